@@ -1,0 +1,121 @@
+"""Requests and replies: the plain data that flows through the refinement path. No torch, no litellm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens."""
+
+    input: float
+    output: float
+    cached_input: float | None = None
+    """None: cached input tokens cost as much as the others."""
+
+    def cost(self, usage: Usage) -> float:
+        """Dollars for *usage*."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        fresh = usage.input - usage.cached_input
+        return (fresh * self.input + usage.cached_input * cached + usage.output * self.output) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call; *cached_input* is the share of *input* that the provider served from its prompt cache."""
+
+    input: int = 0
+    cached_input: int = 0
+    output: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question to one backend, complete and canonical: equal requests have equal keys."""
+
+    provider: str
+    """litellm provider prefix, ``simulated`` for the one that needs no network."""
+    model: str
+    api_base: str | None
+    messages: tuple[dict[str, str], ...]
+    sampling: dict[str, Any]
+    """Everything sent that shapes the answer: temperature, top_p, max_tokens, seed, extra body ..."""
+    response_format: dict[str, Any] | None = None
+    replicate: int = 0
+    """Distinguishes repeated samples of the same prompt."""
+    oracle: dict[str, Any] | None = None
+    """Only for ``simulated``: what it answers from. Never sent anywhere."""
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON of all that decides the answer; time-outs, retries and keys take no part."""
+        content = {
+            "schema": 1,
+            "backend": [self.provider, self.model, self.api_base],
+            "messages": list(self.messages),
+            "sampling": self.sampling,
+            "response_format": self.response_format,
+            "replicate": self.replicate,
+        }
+        if self.oracle is not None:
+            content["oracle"] = self.oracle
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a backend returned and was paid for, before anyone judged its content."""
+
+    text: str
+    finish_reason: str | None
+    usage: Usage = field(default_factory=Usage)
+    cost: float | None = None
+    """Dollars; None when the price is not known."""
+    latency: float = 0.0
+    """Seconds from sending to the last byte."""
+    model: str | None = None
+    """The model string that the provider reports."""
+    logprobs: list[dict[str, Any]] | None = None
+    created: float = 0.0
+    """Unix time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no usable reply.
+
+    Kinds of the transport: ``rate_limit``, ``quota``, ``timeout``, ``connection``, ``server_error``, ``bad_body``,
+    ``empty``, ``auth``, ``not_found``, ``bad_request``, ``context_length``, ``budget``, ``cancelled``.
+    Kinds of the content: ``refusal``, ``cut_off``, ``unparsable``, ``incomplete``, ``bad_numbers``, ``wrong_classes``.
+    """
+
+    kind: str
+    message: str = ""
+    """Provider text or parser message, secrets redacted."""
+    status: int | None = None
+    reply: Reply | None = None
+    """The paid reply whose content failed; None for failures of the transport."""
+
+
+Outcome = Reply | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Snapshot for a progress bar."""
+
+    total: int
+    done: int
+    cached: int
+    """Of *done*, answered from the ledger."""
+    failed: int
+    calls: int
+    """Calls sent to the provider in this run, retries included."""
+    cost: float
+    eta: float | None
+    """Seconds, None while unknown."""
