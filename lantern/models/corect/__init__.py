@@ -1,0 +1,7 @@
+"""CORECT backbone (Nguyen et al., EMNLP 2023, arXiv 2311.04507)."""
+
+from lantern.models.corect.config import Config
+from lantern.models.corect.model import Model
+from lantern.models.corect.published import load_published
+
+__all__ = ["Config", "Model", "load_published"]

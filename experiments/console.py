@@ -1,0 +1,103 @@
+"""What a person sees: stages, progress bars, one-line errors. Quiet where the output is not a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from lantern.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lantern.refine.types import Progress
+
+
+def command(main: Callable[[list[str]], int | None]) -> None:
+    """Run *main* on the arguments; a user's mistake is one line and exit code 2, Ctrl-C is 130."""
+    try:
+        code = main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        code = 1
+    sys.exit(code or 0)
+
+
+class ConsoleReporter:
+    """Draws the progress of one run; implements :class:`lantern.stages.Reporter`."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.console = console
+        self.live = console.is_terminal
+        columns = (TextColumn("  {task.description}"), BarColumn(24), TextColumn("{task.fields[text]}"))
+        self._bars = Progress(*columns, TimeElapsedColumn(), console=console, transient=True) if self.live else None
+        self._task: object = None
+        self._last = ""
+
+    def __enter__(self) -> ConsoleReporter:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+        if self._bars is not None:
+            self._bars.stop()
+
+    def stage(self, title: str) -> None:
+        """A new stage begins."""
+        self._close()
+        self.console.print(f"[bold]{title}[/bold]", highlight=False)
+
+    def note(self, text: str) -> None:
+        """One line about the current stage."""
+        self._close()
+        self.console.print(f"  {text}", highlight=False, markup=False)
+
+    def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        """An epoch ended."""
+        text = f"epoch {epoch}/{epochs}"
+        for key, short in (("train/loss", "loss"), ("val/accuracy", "dev acc"), ("val/weighted_f1", "dev wF1")):
+            if key in metrics:
+                text += f"  {short} {metrics[key]:.3f}"
+        self._show("train", epoch, epochs, text)
+
+    def asking(self, progress: Progress) -> None:
+        """The LLM stage moved on."""
+        text = f"{progress.done}/{progress.total} fields, {progress.cached} from the ledger, {progress.failed} failed"
+        text += f", ${progress.cost:.2f}" if progress.cost else ""
+        text += f", about {_duration(progress.eta)} left" if progress.eta else ""
+        self._show("ask", progress.done, progress.total, text)
+
+    def _show(self, description: str, done: int, total: int, text: str) -> None:
+        self._last = text
+        if self._bars is None:
+            return
+        if self._task is None:
+            self._task = self._bars.add_task(description, total=total, text=text)
+        self._bars.update(self._task, completed=done, total=total, text=text)  # type: ignore[arg-type]
+
+    def _close(self) -> None:
+        if self._bars is not None and self._task is not None:
+            self._bars.remove_task(self._task)  # type: ignore[arg-type]
+        self._task = None
+        if self._last:
+            self.console.print(f"  {self._last}", highlight=False, markup=False)
+        self._last = ""
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else (f"{minutes}m{rest:02d}s" if minutes else f"{rest}s")

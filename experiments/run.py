@@ -1,0 +1,107 @@
+"""Train a vanilla model, refine it with an LLM, weight, evaluate: ``python -m experiments.run backbone=sdt``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from experiments.console import ConsoleReporter, command
+from lantern.errors import UserError
+
+if TYPE_CHECKING:
+    from lantern.config import RunConfig
+
+USAGE = """usage: python -m experiments.run [group=choice ...] [section.key=value ...]
+       python -m experiments.run -m group=a,b seed=0,1,2        every combination, one after the other
+
+Trains a vanilla model, refines its predictions with an LLM, fits the weighting, evaluates on the test split.
+Typed again, the same command reuses what is done and asks the LLM nothing twice.
+
+groups and their choices (one file each under configs/):
+{groups}
+keys: every key of configs/run.yaml and lantern/config.py, for example
+  seed=1  corpus.limit_dialogues=20  backbone.hidden=128  model.dimensions=false  prompt.dimensions=false
+  refine.stride=2  refine.coverage=3  refine.max_cost=5  trainer.epochs=20
+
+options:
+  -m, --multirun   sweep over comma-separated values
+  --config         print the composed configuration and stop
+  -h, --help       this text"""
+
+
+def main(arguments: list[str]) -> int:
+    """Compose, check, run; returns the exit code."""
+    flags = {a for a in arguments if a.startswith("-")}
+    overrides = [a for a in arguments if not a.startswith("-")]
+    unknown = flags - {"-m", "--multirun", "--config", "-h", "--help"}
+    if unknown:
+        raise UserError(f"unknown option {sorted(unknown)[0]}; see python -m experiments.run --help")
+    if flags & {"-h", "--help"}:
+        print(_usage())
+        return 0
+    from lantern.config import compose
+
+    trials = expand(overrides) if flags & {"-m", "--multirun"} else [overrides]
+    configs = [compose(trial) for trial in trials]
+    if "--config" in flags:
+        from lantern.config import dump
+
+        print("\n".join(dump(config) for config in configs))
+        return 0
+    return run_all(trials, configs)
+
+
+def _usage() -> str:
+    from lantern.names import GROUPS, choices
+
+    lines = [f"  {group:<11}{', '.join(choices(group)) or '-'}" for group in GROUPS]
+    return USAGE.format(groups="\n".join(lines))
+
+
+def expand(overrides: list[str]) -> list[list[str]]:
+    """Every combination of the comma-separated values, in the syntax of Hydra's basic sweeper."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        return [list(trial) for trial in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
+    except HydraException as error:
+        raise UserError(f"-m: {str(error).splitlines()[0]}") from None
+
+
+def run_all(trials: list[list[str]], configs: list[RunConfig]) -> int:
+    """Run the trials in turn; a trial that fails on a user's mistake does not stop the others."""
+    from rich.console import Console
+
+    from lantern.environment import prepare
+
+    prepare(configs[0].trainer.threads)
+    from lantern.report.terminal import print_run, print_sweep
+    from lantern.run import preflight, run
+
+    console = Console(width=None if os.isatty(1) else 120)
+    prepared = [preflight(config) for config in configs]
+    results, failed = [], 0
+    for number, (trial, ready) in enumerate(zip(trials, prepared), 1):
+        if len(trials) > 1:
+            console.rule(f"{number}/{len(trials)}  {' '.join(trial)}", align="left", style="dim")
+        try:
+            with ConsoleReporter(console) as reporter:
+                result = run(ready, reporter)
+        except UserError as error:
+            if len(trials) == 1:
+                raise
+            failed += 1
+            console.print(f"error: {error}", style="red", markup=False, highlight=False)
+            continue
+        print_run(console, result)
+        results.append((trial, result))
+    if len(trials) > 1:
+        print_sweep(console, results)
+    return 2 if failed else 0
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,283 @@
+"""The typed configuration of a run and how it is composed. Imports neither torch, lightning nor litellm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from lantern.errors import UserError, did_you_mean
+from lantern.names import CONFIG_DIR, GROUPS, choices
+from lantern.refine.backend import BackendConfig
+from lantern.refine.prompt import PromptConfig
+from lantern.refine.refiner import RefineConfig
+from lantern.refine.simulate import SimulatedConfig
+from lantern.weighting.config import WeightingConfig
+
+_SECRET = re.compile(r"(^|_)(api_?key|token|secret|password)$", re.IGNORECASE)
+
+
+@dataclass
+class CorpusConfig:
+    """Which dialogues."""
+
+    name: str = "???"
+    path: str | None = None
+    """Corpus folder written by ``experiments.import_corpus``; null: made by the generator (``sample`` only)."""
+    dialogues: int = 60
+    """Dialogues to generate (``sample`` only)."""
+    seed: int = 0
+    """Seed of the generator (``sample`` only)."""
+    limit_dialogues: int | None = None
+    """Use only the first so many dialogues, in the proportions of the splits. null: all."""
+    modalities: list[str] | None = None
+    """Use only these of the corpus's modalities (text, audio, visual). null: all it has."""
+    allow_external_llm: bool = False
+    """Send text of a corpus whose licence forbids redistribution to a remote LLM all the same."""
+
+
+@dataclass
+class ModelConfig:
+    """What the vanilla model learns."""
+
+    dimensions: bool = True
+    """A head for valence, arousal and dominance; off by itself where the corpus has no scores."""
+    dimension_loss: str = "ccc"
+    """``ccc`` (1 - concordance over the batch) or ``mse``."""
+    dimension_weight: float = 1.0
+    """Lambda of the dimension loss."""
+    class_weights: str = "inverse"
+    """``inverse``: inverse class frequency of the training split; ``none``."""
+
+    def __post_init__(self) -> None:
+        _choice("model.dimension_loss", self.dimension_loss, ("ccc", "mse"))
+        _choice("model.class_weights", self.class_weights, ("inverse", "none"))
+        if self.dimension_weight < 0:
+            raise UserError(f"model.dimension_weight={self.dimension_weight} must not be negative")
+
+
+@dataclass
+class ProtocolConfig:
+    """Which dialogues train, select and test."""
+
+    name: str = "own"
+    """``own``: the corpus's own split; without a dev split, one training session or a seeded share is held out."""
+    dev_share: float = 0.1
+    """Share of training dialogues held out where neither a dev split nor sessions exist."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.dev_share < 1:
+            raise UserError(f"protocol.dev_share={self.dev_share} must lie between 0 and 1")
+
+
+@dataclass
+class TrainerConfig:
+    """How and where the vanilla model is trained."""
+
+    accelerator: str = "cpu"
+    devices: int = 1
+    precision: str = "32-true"
+    epochs: int | None = None
+    """null: the backbone's own number."""
+    patience: int | None = None
+    """Stop after so many epochs without a better dev weighted F1. null: never."""
+    gradient_clip: float | None = None
+    """Clip gradients by norm. null: off, as published."""
+    threads: int | None = None
+    """CPU threads. null: all cores of this process."""
+    deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"trainer.{name}={value} must be at least 1, or null")
+
+
+@dataclass
+class TrackingConfig:
+    """A sink besides the run folder."""
+
+    name: str = "none"
+    """``none`` or ``wandb``."""
+    project: str | None = None
+    """null: one project per corpus and label set."""
+    online: bool = False
+    """false: W&B writes to the run folder only; true: to its server, with your own login."""
+
+    def __post_init__(self) -> None:
+        _choice("tracking.name", self.name, ("none", "wandb"))
+
+
+@dataclass
+class LLMConfig(BackendConfig):
+    """A backend, one file under ``configs/llm/``."""
+
+    simulated: SimulatedConfig | None = None
+    """Only for ``llm=simulated``."""
+
+
+@dataclass
+class TrainingDefaults:
+    """The keys that every file under ``configs/backbone/`` has besides the backbone's own options."""
+
+    name: str = "???"
+    init_from: str | None = None
+    """Weights to start from: safetensors or a plain state dict."""
+    epochs: int = 30
+    batch_size: int = 16
+    """Dialogues per step."""
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    """Coupled L2, as in Adam."""
+    scheduler: str = "none"
+    """``none``, or ``plateau``: a tenth of the rate after 10 epochs without a better dev loss."""
+
+    def __post_init__(self) -> None:
+        _choice("backbone.scheduler", self.scheduler, ("none", "plateau"))
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"backbone.{name}={getattr(self, name)} must be at least 1")
+
+
+@dataclass
+class RunConfig:
+    """Everything that decides a run."""
+
+    seed: int = 0
+    runs: str = "runs"
+    """Folder of run folders, shared stages and the ledger."""
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    """:class:`TrainingDefaults` and the backbone's own options, told apart by :func:`split_backbone`."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    weighting: WeightingConfig = field(default_factory=WeightingConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def _choice(key: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise UserError(f"{key}={value} is not one of {', '.join(valid)}")
+
+
+def split_backbone(node: dict[str, Any]) -> tuple[TrainingDefaults, dict[str, Any]]:
+    """Training defaults and the backbone's own options of a ``backbone`` node."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    names = {f.name for f in fields(TrainingDefaults)}
+    common = {k: v for k, v in node.items() if k in names}
+    try:
+        defaults = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainingDefaults), common))
+    except OmegaConfBaseException as error:
+        raise UserError(f"backbone.{error.full_key}: {str(error).splitlines()[0]}") from None
+    assert isinstance(defaults, TrainingDefaults)
+    return defaults, {k: v for k, v in node.items() if k not in names}
+
+
+def compose(overrides: list[str]) -> RunConfig:
+    """The configuration that *overrides* (``group=choice``, ``section.key=value``) make of ``configs/run.yaml``.
+
+    Raises:
+        UserError: unknown group choice, unknown key or wrong type, with the valid ones.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for override in overrides:
+        _check_override(override)
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            node = hydra_compose("run", overrides=overrides)
+        config = OmegaConf.to_object(node)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_one_line(error)) from None
+    assert isinstance(config, RunConfig)
+    split_backbone(config.backbone)
+    for key, value in _leaves(to_plain(config)):
+        if value is not None and _SECRET.search(key.rsplit(".", 1)[-1]):
+            raise UserError(
+                f"{key} holds a literal secret; put it in an environment variable and name that in llm.api_key_env"
+            )
+    return config
+
+
+def _check_override(override: str) -> None:
+    key, equals, value = override.lstrip("+~").partition("=")
+    if not equals:
+        raise UserError(f"{override!r} is not of the form key=value")
+    head = key.split("@")[0]
+    if head in GROUPS:
+        valid = choices(head)
+        if value not in valid and value != "null":
+            raise UserError(f"{override}: no such {head}.{did_you_mean(value, valid)} Valid: {', '.join(valid)}")
+        return
+    parts, node, path = key.split("."), RunConfig, ""
+    for number, part in enumerate(parts):
+        names = [f.name for f in fields(node)]
+        if part not in names:
+            if number == 0:
+                names = sorted({*names, *GROUPS})
+            raise UserError(
+                f"{override}: unknown key {path + part!r}.{did_you_mean(part, names)} Valid: {', '.join(names)}"
+            )
+        path += f"{part}."
+        kind = _dataclass_of(get_type_hints(node)[part])
+        if kind is None:
+            return
+        node = kind
+
+
+def _dataclass_of(hint: Any) -> Any:
+    """The dataclass behind ``X`` or ``X | None``; None for leaves and open sections."""
+    for candidate in (hint, *getattr(hint, "__args__", ())):
+        if isinstance(candidate, type) and is_dataclass(candidate):
+            return candidate
+    return None
+
+
+def _one_line(error: BaseException) -> str:
+    """The innermost cause of a composition error, in one line with its key."""
+    cause: BaseException = error
+    while cause.__cause__ is not None or cause.__context__ is not None:
+        cause = cause.__cause__ or cause.__context__ or cause
+        if isinstance(cause, UserError):
+            return str(cause)
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    outer = str(error).splitlines()[0]
+    key = getattr(cause, "full_key", None)
+    text = lines[0] if lines else outer
+    return f"{key}: {text}" if key and key not in text else (text if cause is error else f"{outer}: {text}")
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A configuration as plain dicts, lists and scalars."""
+    from dataclasses import asdict
+
+    return asdict(config)
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved configuration as YAML; it holds names of key variables, never keys."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node

@@ -1,0 +1,38 @@
+"""Process environment that must be set before torch is imported."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+
+def prepare(threads: int | None = None) -> None:
+    """Set OpenMP so that small models do not crawl, and keep libraries quiet; what the user has set stays.
+
+    torch's OpenMP spins by default: with another busy process on the machine a small model's step takes tens of
+    times longer than with ``OMP_WAIT_POLICY=passive``.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads or len(os.sched_getaffinity(0))))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    quiet()
+
+
+def quiet() -> None:
+    """Silence library chatter that tells a user of Lantern nothing."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*torch.jit.script.*",
+        ".*LeafSpec.*",
+        ".*isinstance.treespec.*",
+        ".*You have overridden .*transfer_batch_to_device.*",
+        ".*lr_scheduler.step.*",
+    ):
+        warnings.filterwarnings("ignore", message=pattern)

@@ -1,0 +1,140 @@
+"""Classification and calibration metrics of a whole split, from stored probabilities. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+BINS = 15
+
+
+def scored(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows with a label: probabilities ``[M, C]`` and labels ``[M]`` of ``[N, C]`` and ``[N]`` (-1: not scored).
+
+    Raises:
+        ValueError: shapes do not fit, a label is not a class, a probability is not finite, or no row is labelled.
+    """
+    probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
+        raise ValueError(f"probabilities {probabilities.shape} and labels {labels.shape} must be [N, C] and [N]")
+    keep = labels >= 0
+    if not keep.any():
+        raise ValueError(f"none of the {len(labels)} rows is labelled; there is nothing to score")
+    probabilities, labels = probabilities[keep], labels[keep].astype(np.int64)
+    if labels.max() >= probabilities.shape[1]:
+        raise ValueError(f"label {labels.max()} is not one of the {probabilities.shape[1]} classes")
+    if not np.isfinite(probabilities).all():
+        raise ValueError("probabilities must be finite")
+    return probabilities, labels
+
+
+def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Counts ``[C, C]``, rows gold, columns predicted; both inputs ``[M]`` without -1."""
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+
+
+def f1_per_class(confusion: np.ndarray) -> np.ndarray:
+    """F1 ``[..., C]`` of confusion matrices ``[..., C, C]``; 0 where a class is neither gold nor predicted."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return _ratio(2 * hits, confusion.sum(-1) + confusion.sum(-2))
+
+
+def weighted_f1(confusion: np.ndarray) -> np.ndarray:
+    """Mean of the per-class F1 weighted by gold support, ``[...]`` of ``[..., C, C]``."""
+    support = confusion.sum(-1)
+    return _ratio((f1_per_class(confusion) * support).sum(-1), support.sum(-1))
+
+
+def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean ``-log p[y]`` in nats; ``p`` is floored at 1e-12."""
+    chosen = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(chosen, 1e-12)).mean())
+
+
+def brier(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean squared distance to the one-hot label summed over classes (Brier 1950): 0 best, 2 worst."""
+    error = probabilities.copy()
+    error[np.arange(len(labels)), labels] -= 1
+    return float(np.square(error).sum(1).mean())
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> list[dict[str, Any]]:
+    """Reliability curve of the top class over equal bins ``(low, high]`` of confidence; empty bins have None.
+
+    The tie of two top classes goes to the first one, as everywhere in this module.
+    """
+    confidence = probabilities.max(1)
+    correct = probabilities.argmax(1) == labels
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    mean, hit = _ratio(np.bincount(place, confidence, bins), count), _ratio(np.bincount(place, correct, bins), count)
+    return [
+        {
+            "low": k / bins,
+            "high": (k + 1) / bins,
+            "count": int(count[k]),
+            "confidence": float(mean[k]) if count[k] else None,
+            "accuracy": float(hit[k]) if count[k] else None,
+        }
+        for k in range(bins)
+    ]
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
+    """Expected calibration error of the top class (Guo et al. 2017, eq. 3)."""
+    curve = [b for b in reliability(probabilities, labels, bins) if b["count"]]
+    return float(sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in curve) / len(labels))
+
+
+def classification_report(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Every classification and calibration number of a split, as plain JSON values.
+
+    ``macro_f1`` and ``uar`` average over the classes that occur among the labels (``macro_over`` names them); a class
+    that does not occur has recall None. Precision is 0 for a class that is never predicted, as in scikit-learn with
+    ``zero_division=0``. All rates are fractions of 1.
+
+    Args:
+        probabilities: ``[N, C]``.
+        labels: ``[N]``, -1 where not scored.
+        classes: the ``C`` names.
+
+    Raises:
+        ValueError: no row is labelled, or the shapes do not fit.
+    """
+    probabilities, labels = scored(probabilities, labels)
+    if probabilities.shape[1] != len(classes):
+        raise ValueError(f"{probabilities.shape[1]} probabilities per row, but {len(classes)} classes")
+    confusion = confusion_matrix(probabilities.argmax(1), labels, len(classes))
+    hits, support, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
+    recall, f1, precision = _ratio(hits, support), f1_per_class(confusion), _ratio(hits, predicted)
+    present = support > 0
+    return {
+        "rows": len(labels),
+        "accuracy": float(hits.sum() / len(labels)),
+        "weighted_f1": float(weighted_f1(confusion)),
+        "macro_f1": float(f1[present].mean()),
+        "macro_over": [name for name, here in zip(classes, present, strict=True) if here],
+        "uar": float(recall[present].mean()),
+        "nll": negative_log_likelihood(probabilities, labels),
+        "brier": brier(probabilities, labels),
+        "ece": calibration_error(probabilities, labels),
+        "per_class": {
+            name: {
+                "precision": float(precision[k]),
+                "recall": float(recall[k]) if present[k] else None,
+                "f1": float(f1[k]),
+                "support": int(support[k]),
+                "predicted": int(predicted[k]),
+            }
+            for k, name in enumerate(classes)
+        },
+        "confusion": confusion.tolist(),
+        "reliability": reliability(probabilities, labels),
+    }
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    below = np.asarray(below, dtype=np.float64)
+    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below != 0)

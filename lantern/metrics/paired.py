@@ -1,0 +1,218 @@
+"""Is the difference of two models on the same utterances more than chance? NumPy and SciPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from lantern.metrics.classification import weighted_f1
+
+METRICS = ("accuracy", "weighted_f1")
+_CHUNK = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Metric of B minus metric of A, as a fraction of 1, with a percentile interval over resampled dialogues."""
+
+    metric: str
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    """Two-sided: twice the smaller share of resamples on either side of zero, ``(k + 1) / (resamples + 1)``."""
+    standard_error: float
+    resamples: int
+    dialogues: int
+    rows: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """Exact McNemar test of two classifiers on the same utterances."""
+
+    only_a: int
+    """Utterances that only A gets right."""
+    only_b: int
+    """Utterances that only B gets right."""
+    p_value: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def paired_bootstrap(
+    predicted_a: np.ndarray,
+    predicted_b: np.ndarray,
+    labels: np.ndarray,
+    dialogues: Sequence[str] | np.ndarray,
+    classes: int,
+    *,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """Cluster bootstrap over dialogues of the difference in accuracy and weighted F1 (Efron & Tibshirani 1993).
+
+    Dialogues are drawn with replacement and every utterance of a drawn dialogue comes along, since utterances of one
+    dialogue are not independent. Both models see the same resamples.
+
+    Args:
+        predicted_a: ``[N]`` class of model A (for example vanilla).
+        predicted_b: ``[N]`` class of model B.
+        labels: ``[N]``, -1 where not scored.
+        dialogues: ``[N]`` dialogue of each utterance.
+        classes: ``C``.
+
+    Raises:
+        ValueError: the shapes do not fit or no row is labelled.
+    """
+    a, b, gold, kept = _aligned(predicted_a, predicted_b, labels)
+    names = np.asarray(dialogues)
+    if names.shape != kept.shape:
+        raise ValueError(f"{names.shape} dialogues for {kept.shape} labels")
+    _, group = np.unique(names[kept], return_inverse=True)
+    groups, cells = int(group.max()) + 1, classes * classes
+    table_a, table_b = (
+        np.bincount(group * cells + gold * classes + p, minlength=groups * cells).reshape(groups, cells).astype(float)
+        for p in (a, b)
+    )
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
+    for start in range(0, resamples, _CHUNK):
+        counts = rng.multinomial(groups, np.full(groups, 1 / groups), size=min(_CHUNK, resamples - start)).astype(float)
+        for name, value_a, value_b in _metrics(counts @ table_a, counts @ table_b, classes):
+            drawn[name].append(value_b - value_a)
+    tail = (1 - confidence) / 2
+    result = {}
+    for name, value_a, value_b in _metrics(table_a.sum(0)[None], table_b.sum(0)[None], classes):
+        differences = np.concatenate(drawn[name])
+        low, high = np.quantile(differences, (tail, 1 - tail))
+        side = min((differences <= 1e-12).sum(), (differences >= -1e-12).sum())
+        result[name] = Difference(
+            metric=name,
+            a=float(value_a[0]),
+            b=float(value_b[0]),
+            difference=float(value_b[0] - value_a[0]),
+            low=float(low),
+            high=float(high),
+            p_value=float(min(1.0, 2 * (side + 1) / (resamples + 1))),
+            standard_error=float(differences.std(ddof=1)) if resamples > 1 else 0.0,
+            resamples=resamples,
+            dialogues=groups,
+            rows=len(gold),
+        )
+    return result
+
+
+def mcnemar(predicted_a: np.ndarray, predicted_b: np.ndarray, labels: np.ndarray) -> McNemar:
+    """Exact two-sided test of ``[N]`` predictions against ``[N]`` labels (-1: not scored); p is 1 without discord.
+
+    Utterances count as independent; the bootstrap over dialogues does not assume that.
+    """
+    a, b, gold, _ = _aligned(predicted_a, predicted_b, labels)
+    only_a, only_b = int(((a == gold) & (b != gold)).sum()), int(((a != gold) & (b == gold)).sum())
+    discordant = only_a + only_b
+    p_value = float(stats.binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
+    return McNemar(only_a, only_b, p_value)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjusted p-values of a family of comparisons (Holm 1979), in the order given."""
+    adjusted, running = {}, 0.0
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        running = max(running, min(1.0, (len(p_values) - rank) * p))
+        adjusted[name] = running
+    return {name: adjusted[name] for name in p_values}
+
+
+def minimum_detectable_effect(
+    rows: int, discordance: float, *, alpha: float = 0.05, power: float = 0.8, design_effect: float = 1.0
+) -> float:
+    """Smallest true difference of accuracy (fraction of 1) that a paired test on this split finds with *power*.
+
+    ``(z_{1-α/2} + z_power) · √(discordance · design_effect / rows)``, the normal approximation of McNemar's test
+    (Connor 1987), capped at *discordance*, which a difference cannot exceed.
+
+    Args:
+        rows: labelled utterances.
+        discordance: share of utterances that exactly one of the two models gets right; 0.1 is usual here.
+        design_effect: variance inflation because utterances of one dialogue are alike (1: none).
+    """
+    if rows < 1 or not 0 <= discordance <= 1 or not 0 < alpha < 1 or not 0 < power < 1 or design_effect <= 0:
+        raise ValueError("rows must be positive, discordance, alpha and power shares, design_effect above 0")
+    reach = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)
+    return float(min(discordance, reach * math.sqrt(discordance * design_effect / rows)))
+
+
+def compare(
+    predicted_a: np.ndarray,
+    predicted_b: np.ndarray,
+    labels: np.ndarray,
+    dialogues: Sequence[str] | np.ndarray,
+    classes: int,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Bootstrap, McNemar and the split's minimum detectable effect for one pair of models; plain JSON values.
+
+    The design effect is the bootstrap's variance of the accuracy difference over that of independent utterances.
+    """
+    bootstrap = paired_bootstrap(predicted_a, predicted_b, labels, dialogues, classes, resamples=resamples, seed=seed)
+    test = mcnemar(predicted_a, predicted_b, labels)
+    rows = bootstrap["accuracy"].rows
+    discordance = (test.only_a + test.only_b) / rows
+    independent = (discordance - bootstrap["accuracy"].difference ** 2) / rows
+    effect = bootstrap["accuracy"].standard_error ** 2 / independent if independent > 0 else 1.0
+    effect = max(1.0, effect)
+    return {
+        **{name: difference.as_dict() for name, difference in bootstrap.items()},
+        "mcnemar": test.as_dict(),
+        "discordance": discordance,
+        "design_effect": effect,
+        "minimum_detectable_effect": minimum_detectable_effect(rows, discordance, design_effect=effect),
+    }
+
+
+def mean_sd(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and sample standard deviation over seeds; ``sd`` is None for a single seed."""
+    array = np.asarray(values, dtype=np.float64)
+    if not array.size:
+        raise ValueError("no values to average")
+    return {
+        "n": int(array.size),
+        "mean": float(array.mean()),
+        "sd": float(array.std(ddof=1)) if array.size > 1 else None,
+    }
+
+
+def _aligned(
+    predicted_a: np.ndarray, predicted_b: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    a, b, gold = np.asarray(predicted_a), np.asarray(predicted_b), np.asarray(labels)
+    if not a.shape == b.shape == gold.shape or gold.ndim != 1:
+        raise ValueError(f"predictions {a.shape}, {b.shape} and labels {gold.shape} must all be [N]")
+    kept = gold >= 0
+    if not kept.any():
+        raise ValueError(f"none of the {len(gold)} rows is labelled; there is nothing to compare")
+    return a[kept].astype(np.int64), b[kept].astype(np.int64), gold[kept].astype(np.int64), kept
+
+
+def _metrics(a: np.ndarray, b: np.ndarray, classes: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, value of A ``[R]``, value of B ``[R]`` for flat confusion matrices ``[R, C·C]``."""
+    a, b = (table.reshape(-1, classes, classes) for table in (a, b))
+    accuracy_a, accuracy_b = (np.trace(t, axis1=1, axis2=2) / t.sum((1, 2)) for t in (a, b))
+    return [("accuracy", accuracy_a, accuracy_b), ("weighted_f1", weighted_f1(a), weighted_f1(b))]

@@ -1,0 +1,86 @@
+"""A bidirectional GRU over the concatenated modalities: the plain baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from lantern.errors import UserError
+from lantern.models.batch import Backbone, BackboneOutput, Batch, Sizes
+
+
+@dataclass
+class Config:
+    """Options of the GRU backbone.
+
+    Raises:
+        UserError: for a value that cannot work, with the way it is spelt on the command line.
+    """
+
+    hidden: int = 128
+    """Width of the projected features and of the GRU in each direction."""
+    layers: int = 1
+    """GRU layers."""
+    dropout: float = 0.3
+    """On the projected features, between layers, and on the hidden vectors before the class layer."""
+    bidirectional: bool = True
+    """Read the dialogue in both directions; False sees the past only."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "layers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"backbone.{name}={getattr(self, name)}: must be at least 1.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"backbone.dropout={self.dropout}: must be at least 0 and below 1.")
+
+
+class Model(Backbone):
+    """Concatenated features -> linear, ReLU -> GRU -> class layer; speakers are not used and there is no extra loss.
+
+    ``hidden`` is ``[N, H]`` with ``H = hidden`` per direction. With ``stages=True``: ``projected`` ``[N, hidden]``.
+    """
+
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        super().__init__()
+        if not sizes.dims:
+            raise UserError("backbone=gru: the corpus has no modality with features.")
+        self.modalities = sorted(sizes.dims)
+        self.hidden_size = config.hidden * (2 if config.bidirectional else 1)
+        self.project = nn.Linear(sum(sizes.dims.values()), config.hidden)
+        self.dropout = nn.Dropout(config.dropout)
+        self.gru = nn.GRU(
+            config.hidden,
+            config.hidden,
+            config.layers,
+            batch_first=True,
+            dropout=config.dropout if config.layers > 1 else 0.0,
+            bidirectional=config.bidirectional,
+        )
+        self.classify = nn.Linear(self.hidden_size, sizes.classes)
+
+    def forward(self, batch: Batch, stages: bool = False) -> BackboneOutput:
+        """See :class:`Model` for the outputs; shapes of *batch* in :class:`~lantern.models.batch.Batch`."""
+        features = torch.cat([batch.features[name][batch.mask] for name in self.modalities], dim=-1)
+        projected = torch.relu(self.project(features.to(self.project.weight.dtype)))
+        hidden = self._read(self.dropout(projected), batch.mask)
+        output = BackboneOutput(hidden, self.classify(self.dropout(hidden)))
+        if stages:
+            output.stages = {"projected": projected}
+        return output
+
+    def _read(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Hidden vectors ``[N, H]`` of utterances ``[N, hidden]``."""
+        mask = mask[mask.any(dim=1)]  # a dialogue without utterances cannot be packed
+        if not len(mask):
+            return x.new_zeros(0, self.hidden_size)
+        # Autocast gives the input and the recurrent weights different types, which the CPU kernel refuses.
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.classify.weight.dtype)
+            padded = x.new_zeros(*mask.shape, x.shape[-1]).masked_scatter(mask.unsqueeze(-1), x)
+            lengths = mask.sum(dim=1).cpu()
+            packed = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
+            hidden, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=mask.shape[1])
+        return hidden[mask]

@@ -1,0 +1,149 @@
+"""The vanilla model as one LightningModule: backbone + class head + dimension head, trained multi-task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from lantern.models.batch import BackboneOutput, Batch, Sizes
+from lantern.models.losses import ccc_loss, class_loss, mse_loss
+from lantern.models.registry import build_backbone
+
+MONITOR = "val/weighted_f1"
+
+
+class MultiTaskModule(pl.LightningModule):
+    """Loss = class loss + ``dimension_weight`` * dimension loss + the backbone's auxiliary loss.
+
+    Every argument is a plain container, so that a checkpoint loads with ``weights_only=True``.
+
+    Args:
+        backbone: name of a backbone under ``lantern/models``.
+        options: its options.
+        sizes: fields of :class:`~lantern.models.batch.Sizes` as a dict.
+        dimensions: whether there is a dimension head (valence, arousal, dominance in [-1, 1]).
+        dimension_loss: ``ccc`` or ``mse``.
+        dimension_weight: lambda; 0 trains no dimension head although it is there.
+        optimizer: ``lr``, ``weight_decay`` (coupled L2, as both published codes use Adam) and
+            ``scheduler`` (``none`` or ``plateau``).
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        options: dict[str, Any],
+        sizes: dict[str, Any],
+        dimensions: bool = True,
+        dimension_loss: str = "ccc",
+        dimension_weight: float = 1.0,
+        optimizer: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        shape = Sizes(**sizes)
+        self.backbone = build_backbone(backbone, options, shape)
+        self.dimension_head = nn.Linear(self.backbone.hidden_size, 3) if dimensions else None
+        weights = None if shape.class_weights is None else torch.tensor(shape.class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.metrics = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(shape.classes, average="micro"),
+                "weighted_f1": MulticlassF1Score(shape.classes, average="weighted"),
+                "macro_f1": MulticlassF1Score(shape.classes, average="macro"),
+            }
+        )
+        self._sums: dict[str, float] = {}
+
+    def forward(self, batch: Batch) -> tuple[BackboneOutput, Tensor | None]:
+        """Backbone output and dimension scores ``[N, 3]`` in [-1, 1] (None without the head)."""
+        output = self.backbone(batch)
+        scores = None if self.dimension_head is None else self.dimension_head(output.hidden)
+        return output, scores
+
+    def model_step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """Losses by name (``loss`` is their total), class probabilities ``[N, C]`` and scores ``[N, 3]``."""
+        output, scores = self(batch)
+        labels = batch.labels[batch.mask]
+        weights = self.class_weights if isinstance(self.class_weights, Tensor) else None
+        losses = {"class_loss": class_loss(output.logits, labels, weights)}
+        if scores is not None and self.hparams["dimension_weight"] > 0:
+            compare = ccc_loss if self.hparams["dimension_loss"] == "ccc" else mse_loss
+            losses["dimension_loss"] = compare(scores, batch.scores[batch.mask])
+        if output.auxiliary_loss is not None:
+            losses["auxiliary_loss"] = output.auxiliary_loss
+        total = losses["class_loss"]
+        if "dimension_loss" in losses:
+            total = total + self.hparams["dimension_weight"] * losses["dimension_loss"]
+        if "auxiliary_loss" in losses:
+            total = total + losses["auxiliary_loss"]
+        return {"loss": total, **losses}, output.logits.float().softmax(dim=-1), scores
+
+    def _accumulate(self, losses: dict[str, Tensor], weight: int) -> None:
+        for name, value in losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach()) * weight
+        self._sums["_weight"] = self._sums.get("_weight", 0.0) + weight
+
+    def _log_sums(self, prefix: str) -> None:
+        # One log call an epoch: logging every step costs more than a step of a small model.
+        weight = max(self._sums.pop("_weight", 0.0), 1.0)
+        self.log_dict({f"{prefix}/{name}": value / weight for name, value in self._sums.items()}, batch_size=1)
+        self._sums = {}
+
+    def on_train_epoch_start(self) -> None:
+        self._sums = {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses, _, _ = self.model_step(batch)
+        self._accumulate(losses, int((batch.labels >= 0).sum()))
+        return losses["loss"]
+
+    def on_train_epoch_end(self) -> None:
+        self._log_sums("train")
+
+    def _eval_step(self, batch: Batch) -> dict[str, Any]:
+        losses, probabilities, scores = self.model_step(batch)
+        labels = batch.labels[batch.mask]
+        scored = labels >= 0
+        self._accumulate(losses, int(scored.sum()))
+        if bool(scored.any()):
+            self.metrics.update(probabilities[scored], labels[scored])
+        return {"probabilities": probabilities, "scores": scores}
+
+    def on_validation_epoch_start(self) -> None:
+        # Validation runs inside the training epoch: its sums must not mix with the training ones.
+        self._train_sums, self._sums = self._sums, {}
+        self.metrics.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        return self._eval_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.metrics["accuracy"].update_called:
+            self.log_dict({f"val/{k}": v for k, v in self.metrics.compute().items()}, batch_size=1)
+        self._log_sums("val")
+        self._sums = self._train_sums
+
+    def on_test_epoch_start(self) -> None:
+        self._sums = {}
+        self.metrics.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        return self._eval_step(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        _, probabilities, scores = self.model_step(batch)
+        return {"probabilities": probabilities, "scores": scores}
+
+    def configure_optimizers(self) -> Any:
+        options = {"lr": 1e-4, "weight_decay": 0.0, "scheduler": "none", **(self.hparams["optimizer"] or {})}
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=options["lr"], weight_decay=options["weight_decay"])
+        if options["scheduler"] == "none":
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="min", factor=0.1, patience=10)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}

@@ -1,0 +1,256 @@
+"""Asks the LLM about every receptive field of a predictions table and writes what it said into the table."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lantern.corpora.types import Dialogue
+from lantern.errors import UserError
+from lantern.predictions import FieldReply, PredictionTable, Row
+from lantern.refine.fields import Field, receptive_fields
+from lantern.refine.prompt import Prompt, Turn
+from lantern.refine.reply import Parsed, parse_reply
+from lantern.refine.simulate import oracle
+from lantern.refine.types import Failure, Outcome, Reply, Request
+
+if TYPE_CHECKING:
+    from lantern.refine.backend import BackendConfig
+    from lantern.refine.simulate import SimulatedConfig
+
+
+@dataclass
+class RefineConfig:
+    """How the LLM is asked."""
+
+    enabled: bool = True
+    """False: the run ends after the vanilla model."""
+    when: str = "end"
+    """``end``: once, on the selected checkpoint; ``best``: also in training, at each validation epoch that improves;
+    ``every_n``: also in training, at every n-th validation epoch."""
+    every_n: int = 5
+    """Used by ``when=every_n``."""
+    stride: int = 2
+    """``s``: utterances by which neighbouring receptive fields are shifted."""
+    coverage: int = 2
+    """``t``: receptive fields that hold each utterance; the window is ``t * s`` utterances wide."""
+    repair: bool = True
+    """Show the LLM its error and ask once more when a reply cannot be used."""
+    max_cost: float | None = None
+    """Dollars; the call that would pass it is not sent. null: no limit."""
+    limit_dialogues: int | None = None
+    """Refine and score only the first so many dialogues of each split. null: all."""
+    ledger: str = "runs/ledger.sqlite"
+    """Every request, reply, usage, cost and failure; shared by all runs."""
+
+    def __post_init__(self) -> None:
+        if self.when not in ("end", "best", "every_n"):
+            raise UserError(f"refine.when={self.when} is not one of end, best, every_n")
+        for name in ("every_n", "stride", "coverage"):
+            if getattr(self, name) < 1:
+                raise UserError(f"refine.{name}={getattr(self, name)} must be at least 1")
+        if self.limit_dialogues is not None and self.limit_dialogues < 1:
+            raise UserError(f"refine.limit_dialogues={self.limit_dialogues} must be at least 1, or null for all")
+        if self.max_cost is not None and self.max_cost < 0:
+            raise UserError(f"refine.max_cost={self.max_cost} must not be negative")
+
+
+@dataclass
+class RefineStats:
+    """Counts of one refinement; all plain numbers."""
+
+    fields: int = 0
+    prompts: int = 0
+    """Distinct prompts: fields that read the same are asked once."""
+    calls: int = 0
+    """Calls sent to the backend now; the rest came from the ledger."""
+    repaired: int = 0
+    failed_fields: int = 0
+    failures: dict[str, int] = field(default_factory=dict)
+    """Fields without probabilities, by kind of failure."""
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = 0.0
+    """Dollars for every reply that this result stands on, whenever it was bought; None when a price is unknown."""
+
+    def add(self, other: RefineStats) -> None:
+        """Sum *other* into this."""
+        for name in ("fields", "prompts", "calls", "repaired", "failed_fields"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("input_tokens", "cached_input_tokens", "output_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failures = dict(sorted((Counter(self.failures) + Counter(other.failures)).items()))
+        self.cost = None if self.cost is None or other.cost is None else self.cost + other.cost
+
+
+class Asker(Protocol):
+    """What the refiner needs of the engine."""
+
+    calls: int
+
+    def run(
+        self, requests: Sequence[Request], follow_up: Callable[[Request, Outcome], Request | None] | None = None
+    ) -> list[list[Outcome]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    rows: tuple[int, ...]
+    field: Field
+    request: Request
+
+
+class Refiner:
+    """Binds corpus, prompt and backend; :meth:`refine` is a function of the table and the ledger only."""
+
+    def __init__(
+        self,
+        dialogues: Mapping[str, Dialogue],
+        prompt: Prompt,
+        config: RefineConfig,
+        backend: BackendConfig,
+        simulated: SimulatedConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.dialogues, self.prompt, self.config, self.backend = dialogues, prompt, config, backend
+        self.simulated, self.seed = simulated, seed
+
+    def questions(self, table: PredictionTable) -> list[_Question]:
+        """Every receptive field of every dialogue of *table* with the request that asks about it.
+
+        The table must hold every utterance of its dialogues: fields run over the full transcript.
+        """
+        by_dialogue: dict[str, list[int]] = defaultdict(list)
+        for number, row in enumerate(table.rows):
+            by_dialogue[row.dialogue].append(number)
+        questions = []
+        for name, numbers in by_dialogue.items():
+            dialogue = self.dialogues[name]
+            if [table.rows[n].utterance for n in numbers] != [u.id for u in dialogue.utterances]:
+                raise ValueError(f"the predictions of dialogue {name!r} do not cover its transcript in order")
+            for window in receptive_fields(len(dialogue), self.config.stride, self.config.coverage):
+                rows = tuple(numbers[window.start : window.stop])
+                questions.append(
+                    _Question(rows, window, self._request(dialogue, window, [table.rows[n] for n in rows]))
+                )
+        return questions
+
+    def _request(self, dialogue: Dialogue, window: Field, rows: list[Row]) -> Request:
+        from lantern.refine.backend import make_request
+
+        turns = [
+            Turn(dialogue.utterances[i], row.vanilla, row.predicted_scores)
+            for i, row in zip(range(window.start, window.stop), rows)
+        ]
+        schema = self.prompt.schema(len(turns))
+        request = make_request(
+            self.backend, self.prompt.messages(turns), schema=schema, max_tokens=self.prompt.max_tokens(len(turns))
+        )
+        if self.simulated is None:
+            return request
+        described = oracle(
+            self.simulated,
+            self.prompt.labels.classes,
+            [row.label for row in rows],
+            [window.band(i) for i in range(window.start, window.stop)],
+            window.stride * window.coverage,
+            [row.vanilla for row in rows],
+            self.seed,
+        )
+        return replace(request, oracle=described)
+
+    def judge(self, request: Request, reply: Reply) -> Failure | None:
+        """Typed failure of a reply's content, None when it is an answer."""
+        parsed = self._parse(request, reply)
+        return parsed if isinstance(parsed, Failure) else None
+
+    def _parse(self, request: Request, reply: Reply) -> Parsed | Failure:
+        return parse_reply(reply, _asked(request), self.prompt.labels.classes)
+
+    def repair(self, request: Request, outcome: Outcome) -> Request | None:
+        """The one repair turn for a reply whose content failed."""
+        if not self.config.repair or not isinstance(outcome, Failure) or outcome.reply is None:
+            return None
+        count = _asked(request)
+        if outcome.kind == "cut_off":
+            # Its own words would only be cut off again: ask anew with room.
+            return replace(request, sampling={**request.sampling, "max_tokens": 2 * request.sampling["max_tokens"]})
+        turn = (
+            {"role": "assistant", "content": outcome.reply.text[:4000]},
+            {"role": "user", "content": self.prompt.repair(outcome.message, count)},
+        )
+        return replace(request, messages=request.messages + turn)
+
+    def refine(self, table: PredictionTable, engine: Asker) -> RefineStats:
+        """Ask about every field and fill ``row.fields`` of *table* in place; failures become masked entries."""
+        questions = self.questions(table)
+        before = engine.calls
+        outcomes = engine.run([q.request for q in questions], self.repair)
+        stats = RefineStats(
+            fields=len(questions),
+            prompts=len({q.request.key for q in questions}),
+            calls=engine.calls - before,
+        )
+        for row in table.rows:
+            row.fields = []
+        failures: Counter[str] = Counter()
+        paid: dict[str, Reply] = {}
+        for question, history in zip(questions, outcomes):
+            last = history[-1]
+            repaired = len(history) > 1
+            for number, outcome in enumerate(history):
+                reply = outcome.reply if isinstance(outcome, Failure) else outcome
+                if reply is not None:
+                    paid[f"{question.request.key}/{number}"] = reply
+            result = last if isinstance(last, Failure) else self._parse(question.request, last)
+            if isinstance(result, Failure):
+                failures[result.kind] += 1
+            elif repaired:
+                stats.repaired += 1
+            self._fill(table, question, result, repaired)
+        for row in table.rows:
+            row.fields.sort(key=lambda entry: entry.band)
+        stats.failures, stats.failed_fields = dict(sorted(failures.items())), failures.total()
+        _add_usage(stats, list(paid.values()))
+        return stats
+
+    def _fill(self, table: PredictionTable, question: _Question, result: Parsed | Failure, repaired: bool) -> None:
+        window = question.field
+        for position, number in enumerate(question.rows):
+            failed = isinstance(result, Failure)
+            table.rows[number].fields.append(
+                FieldReply(
+                    band=window.band(window.start + position),
+                    length=len(window),
+                    position=position,
+                    probabilities=None if failed else result.probabilities[position],
+                    repaired=repaired,
+                    failure=result.kind if failed else None,
+                    raw_sum=None if failed else result.sums[position],
+                )
+            )
+
+
+def _asked(request: Request) -> int:
+    """Utterances that *request* asks about: the numbered lines between the dialogue's delimiters."""
+    user = next(m["content"] for m in request.messages if m["role"] == "user")
+    return user.split("\n</dialogue>", 1)[0].count("\n")
+
+
+def _add_usage(stats: RefineStats, replies: list[Reply]) -> None:
+    costs: list[float | None] = []
+    for reply in replies:
+        stats.input_tokens += reply.usage.input
+        stats.cached_input_tokens += reply.usage.cached_input
+        stats.output_tokens += reply.usage.output
+        costs.append(reply.cost)
+    known = [c for c in costs if c is not None]
+    stats.cost = sum(known) if len(known) == len(costs) else None
+
+
+def summary(stats: RefineStats) -> dict[str, Any]:
+    """The counts as plain JSON."""
+    return {name: getattr(stats, name) for name in RefineStats.__dataclass_fields__}

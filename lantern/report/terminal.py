@@ -1,0 +1,150 @@
+"""What stands on the terminal when a run or a sweep has ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lantern.metrics.paired import mean_sd
+from lantern.report.results import WEIGHTED
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+METRICS = ("accuracy", "weighted_f1", "macro_f1", "nll", "ece")
+TITLES = {"accuracy": "acc", "weighted_f1": "wF1", "macro_f1": "macro F1", "nll": "NLL", "ece": "ECE"}
+
+
+def _rows(methods: dict[str, Any]) -> list[str]:
+    """Vanilla first, the run's merge last, the bands and baselines between."""
+    order = ["vanilla", "temperature", *sorted(n for n in methods if n.startswith("band") and n != "band")]
+    order += ["mean", "band", "stacking", "attention", WEIGHTED]
+    return [name for name in order if name in methods]
+
+
+def _cell(metric: str, value: float) -> str:
+    return f"{100 * value:.2f}" if metric not in ("nll",) else f"{value:.3f}"
+
+
+def _difference(value: float, metric: str) -> str:
+    return f"{100 * value:+.2f}" if metric not in ("nll",) else f"{value:+.3f}"
+
+
+def label(name: str, weighting: str) -> str:
+    """How a method is called in a table."""
+    if name == WEIGHTED:
+        return f"weighted ({weighting})"
+    if name == "band":
+        return "band scalars"
+    if name.startswith("band"):
+        return f"band {name[4:]} alone"
+    return {"vanilla": "vanilla", "temperature": "vanilla, tempered", "mean": "uniform mean"}.get(name, name)
+
+
+def print_run(console: Console, result: dict[str, Any]) -> None:
+    """The table of one run, the tests beside it, what the LLM did and cost."""
+    from rich.table import Table
+
+    test = result["test"]
+    methods = test["methods"]
+    name = result["weighting"]["name"] if result["weighting"] else "none"
+    table = Table(
+        title=f"{result['title']}: test split", title_justify="left", title_style="bold", box=None, padding=(0, 2)
+    )
+    table.add_column("")
+    for metric in METRICS:
+        table.add_column(TITLES[metric], justify="right")
+    for metric in ("accuracy", "weighted_f1"):
+        table.add_column(f"Δ {TITLES[metric]}", justify="right")
+    for row in _rows(methods):
+        report = methods[row]
+        cells = [_cell(metric, report[metric]) for metric in METRICS]
+        for metric in ("accuracy", "weighted_f1"):
+            base = methods["vanilla"][metric]
+            cells.append("" if row == "vanilla" else _difference(report[metric] - base, metric))
+        table.add_row(label(row, name), *cells, style="bold" if row in ("vanilla", "mean", WEIGHTED) else "dim")
+    console.print()
+    console.print(table)
+    for line in lines(result):
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The run's facts in sentences."""
+    test, out = result["test"], []
+    out.append(f"{test['labelled']} labelled of {test['rows']} utterances in {test['dialogues']} test dialogues")
+    if test["dimensions"]:
+        scores = (
+            f"{name} {report['ccc']:.3f}" for name, report in test["dimensions"].items() if report["ccc"] is not None
+        )
+        out.append(f"CCC of the vanilla model: {', '.join(scores)}")
+    paired = test["against_vanilla"].get(WEIGHTED)
+    if paired:
+        accuracy, mcnemar = paired["accuracy"], paired["mcnemar"]
+        out.append(
+            f"weighted - vanilla: accuracy {100 * accuracy['difference']:+.2f} points, 95 % interval "
+            f"[{100 * accuracy['low']:+.2f}, {100 * accuracy['high']:+.2f}] over dialogues, McNemar p = "
+            f"{mcnemar['p_value']:.3g}; this split can show {100 * paired['minimum_detectable_effect']:.1f} points"
+        )
+    if result["weighting"]:
+        weighting = result["weighting"]
+        sources = ", ".join(f"{s['source']} {s['mean']:.2f}" for s in weighting["weights"]["sources"])
+        fitted = f"fitted on {weighting['fitted_on']} utterances of the {weighting['fit_on']} split"
+        chosen = "" if weighting["choice"] == weighting["name"] else f", {weighting['choice']} stands instead"
+        out.append(f"weights: {sources or 'none'} ({fitted}{chosen})")
+    if result["llm"]:
+        llm, effect = result["llm"], test["llm"]
+        cost = "price unknown" if llm["cost"] is None else f"${llm['cost']:.2f}"
+        out.append(
+            f"LLM {llm['name']}: {llm['fields']} fields, {llm['prompts']} prompts, {llm['calls']} calls now, "
+            f"{llm['input_tokens']:,} + {llm['output_tokens']:,} tokens, {cost}"
+        )
+        failures = ", ".join(f"{kind} {count}" for kind, count in llm["failures"].items()) or "none"
+        out.append(f"failed fields: {llm['failed_fields']} ({failures}), repaired: {llm['repaired']}")
+        every = effect["all_replies"]
+        if every.get("copy_rate") is not None:
+            out.append(
+                f"of its test replies {100 * every['copy_rate']:.0f} % keep the vanilla class; "
+                f"{every['helpful']} flips helped, {every['harmful']} harmed"
+            )
+    out += [f"note: {note}" for note in result["notes"]]
+    out.append(f"run folder: {result['folder']}")
+    return out
+
+
+def print_sweep(console: Console, results: list[tuple[list[str], dict[str, Any]]]) -> None:
+    """Mean and standard deviation over seeds of every combination of the other settings."""
+    from rich.table import Table
+
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for trial, result in results:
+        name = " ".join(part for part in trial if not part.startswith("seed=")) or "defaults"
+        groups.setdefault(name, []).append(result)
+    table = Table(title="sweep: test split, mean ± sd over seeds", title_justify="left", title_style="bold", box=None)
+    for title in ("", "seeds", "vanilla acc", "mean acc", "best band acc", "weighted acc", "Δ acc", "Δ wF1"):
+        table.add_column(title, justify="left" if not title else "right")
+    for name, runs in groups.items():
+        tests = [run["test"]["methods"] for run in runs]
+        cells = [_spread([m["vanilla"]["accuracy"] for m in tests])]
+        for pick in ("mean", "best band", WEIGHTED):
+            cells.append(_spread([v for m in tests if (v := _accuracy(m, pick)) is not None]))
+        for metric in ("accuracy", "weighted_f1"):
+            gains = [m[WEIGHTED][metric] - m["vanilla"][metric] for m in tests if WEIGHTED in m]
+            cells.append(_spread(gains, sign=True))
+        table.add_row(name, str(len(runs)), *cells)
+    console.print()
+    console.print(table)
+
+
+def _accuracy(methods: dict[str, Any], pick: str) -> float | None:
+    if pick == "best band":
+        bands = [m["accuracy"] for name, m in methods.items() if name.startswith("band") and name != "band"]
+        return max(bands, default=None)
+    return methods[pick]["accuracy"] if pick in methods else None
+
+
+def _spread(values: list[float], sign: bool = False) -> str:
+    if not values:
+        return "-"
+    summary = mean_sd([100 * v for v in values])
+    text = f"{summary['mean']:+.2f}" if sign else f"{summary['mean']:.2f}"
+    return text if summary["sd"] is None else f"{text} ± {summary['sd']:.2f}"

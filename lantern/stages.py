@@ -1,0 +1,231 @@
+"""The stages of a run: train, refine, weight, evaluate. Each is a function of its arguments and of what is on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from lantern.config import RunConfig, TrainingDefaults, split_backbone
+from lantern.corpora.data import CorpusDataModule
+from lantern.corpora.folder import Corpus
+from lantern.corpora.splits import Split
+from lantern.errors import UserError
+from lantern.models.module import MONITOR, MultiTaskModule
+from lantern.models.registry import backbone_config, init_backbone
+from lantern.predictions import PredictionTable
+from lantern.refine.callback import LLMRefinement, PredictionCollector
+from lantern.refine.refiner import RefineStats
+from lantern.refine.types import Progress
+from lantern.store import StageFolder
+
+log = logging.getLogger(__name__)
+
+
+class Reporter(Protocol):
+    """Where a run tells how far it is; ``experiments/`` draws it."""
+
+    def stage(self, title: str) -> None: ...
+
+    def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None: ...
+
+    def asking(self, progress: Progress) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Vanilla:
+    """A trained vanilla model."""
+
+    checkpoint: Path
+    folder: Path
+    """Its stage folder; vanilla predictions are kept there so that prompts never change between runs."""
+    best_epoch: int
+    best_score: float
+    reused: bool
+
+
+class _EpochReport(pl.Callback):
+    def __init__(self, reporter: Reporter, epochs: int) -> None:
+        self.reporter, self.epochs = reporter, epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        self.reporter.training(trainer.current_epoch + 1, self.epochs, metrics)
+
+
+def train_inputs(config: RunConfig, corpus: Corpus, split: Split) -> dict[str, Any]:
+    """Everything the vanilla model depends on, as plain JSON: the address of the train stage."""
+    defaults, options = split_backbone(config.backbone)
+    trainer = config.trainer
+    return {
+        "version": 1,
+        "corpus": corpus.fingerprint,
+        "modalities": sorted(modalities(config, corpus)),
+        "train": list(split.train),
+        "dev": list(split.dev),
+        "backbone": defaults.name,
+        "options": dataclasses.asdict(backbone_config(defaults.name, options)),
+        "training": {**dataclasses.asdict(defaults), "init_from": _file_digest(defaults.init_from)},
+        "model": dataclasses.asdict(config.model),
+        "seed": config.seed,
+        "trainer": [trainer.precision, trainer.epochs, trainer.patience, trainer.gradient_clip],
+        "in_training": [config.refine.when, config.refine.every_n, config.llm.name, config.prompt.digest]
+        if config.refine.enabled and config.refine.when != "end"
+        else None,
+    }
+
+
+def modalities(config: RunConfig, corpus: Corpus) -> list[str]:
+    """Modalities the run uses; one that the corpus lacks is refused."""
+    available = list(corpus.features)
+    chosen = config.corpus.modalities or available
+    for name in chosen:
+        if name not in available:
+            raise UserError(f"corpus.modalities: corpus {corpus.name!r} has no {name!r}; it has {', '.join(available)}")
+    return [name for name in available if name in chosen]
+
+
+def _file_digest(path: str | None) -> str | None:
+    if path is None:
+        return None
+    import hashlib
+
+    if not Path(path).is_file():
+        raise UserError(f"backbone.init_from={path}: no such file")
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _trainer(config: RunConfig, **options: Any) -> pl.Trainer:
+    trainer = config.trainer
+    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer=gpu: this machine has no CUDA device that torch can use; take trainer=cpu")
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    return pl.Trainer(
+        accelerator=trainer.accelerator,
+        devices=trainer.devices,
+        precision=trainer.precision,  # type: ignore[arg-type]
+        gradient_clip_val=trainer.gradient_clip,
+        deterministic="warn" if trainer.deterministic else False,
+        **{**quiet, **options},
+    )
+
+
+def train(
+    config: RunConfig,
+    corpus: Corpus,
+    data: CorpusDataModule,
+    folder: StageFolder,
+    reporter: Reporter,
+    logger: Any,
+    callbacks: list[pl.Callback],
+) -> Vanilla:
+    """Train the vanilla model, or take it from *folder*; an interrupted training goes on from its last epoch."""
+    defaults, options = split_backbone(config.backbone)
+    best = folder.path / "best.ckpt"
+    record = folder.record
+    if record is not None and best.is_file():
+        return Vanilla(best, folder.path, record["best_epoch"], record["best_score"], reused=True)
+    epochs = config.trainer.epochs or defaults.epochs
+    pl.seed_everything(config.seed, verbose=False)
+    module = build_module(config, corpus, data, defaults, options)
+    checkpoint = ModelCheckpoint(
+        folder.path, filename="best", monitor=MONITOR, mode="max", save_last=True, enable_version_counter=False
+    )
+    watched: list[pl.Callback] = [checkpoint, _EpochReport(reporter, epochs), *callbacks]
+    if config.trainer.patience is not None:
+        watched.append(EarlyStopping(MONITOR, mode="max", patience=config.trainer.patience))
+    trainer = _trainer(config, max_epochs=epochs, callbacks=watched, logger=logger, log_every_n_steps=1)
+    last = folder.path / "last.ckpt"
+    if last.is_file():
+        log.info("training goes on from %s", last)
+    trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    state = torch.load(best, map_location="cpu", weights_only=True)
+    score = float(checkpoint.best_model_score) if checkpoint.best_model_score is not None else float("nan")
+    folder.finish({"best_epoch": int(state["epoch"]), "best_score": score, "epochs": epochs})
+    last.unlink(missing_ok=True)
+    return Vanilla(best, folder.path, int(state["epoch"]), score, reused=False)
+
+
+def build_module(
+    config: RunConfig, corpus: Corpus, data: CorpusDataModule, defaults: TrainingDefaults, options: dict[str, Any]
+) -> MultiTaskModule:
+    """A fresh multi-task module for the corpus's sizes."""
+    sizes = dataclasses.asdict(data.sizes(class_weights=config.model.class_weights))
+    module = MultiTaskModule(
+        backbone=defaults.name,
+        options=dataclasses.asdict(backbone_config(defaults.name, options)),
+        sizes=sizes,
+        dimensions=config.model.dimensions and corpus.score_range is not None,
+        dimension_loss=config.model.dimension_loss,
+        dimension_weight=config.model.dimension_weight,
+        optimizer={"lr": defaults.lr, "weight_decay": defaults.weight_decay, "scheduler": defaults.scheduler},
+    )
+    if defaults.init_from is not None:
+        init_backbone(module.backbone, defaults.name, Path(defaults.init_from))
+    return module
+
+
+def refine(
+    config: RunConfig,
+    corpus: Corpus,
+    data: CorpusDataModule,
+    vanilla: Vanilla,
+    split: str,
+    ask: Callable[[PredictionTable], RefineStats] | None,
+) -> tuple[PredictionTable, RefineStats | None]:
+    """Predictions table of *split* (``dev`` or ``test``), refined by *ask* through :class:`LLMRefinement`.
+
+    The vanilla predictions are written before the first call and read back ever after: a prompt holds them to two
+    decimals, and a prompt that changed by rounding would be paid for again.
+    """
+    stored = vanilla.folder / f"vanilla.{split}.jsonl"
+
+    def act(table: PredictionTable) -> RefineStats:
+        if not stored.is_file():
+            table.save(stored)
+        limit_table(table, config.refine.limit_dialogues)
+        return ask(table) if ask is not None else RefineStats()
+
+    if stored.is_file():
+        table = PredictionTable.load(stored)
+        return table, act(table)
+    dialogues = {d.id: d for d in corpus.dialogues}
+    callback = LLMRefinement(act, PredictionCollector(dialogues, corpus.label_set, corpus.score_range))
+    module = MultiTaskModule.load_from_checkpoint(vanilla.checkpoint, map_location="cpu", weights_only=True)
+    trainer = _trainer(config, callbacks=[callback], logger=False)
+    if split == "dev":
+        trainer.validate(module, datamodule=data, verbose=False)
+    else:
+        trainer.test(module, datamodule=data, verbose=False)
+    if callback.table is None or callback.stats is None:
+        raise RuntimeError(f"the {split} split gave no predictions")
+    return callback.table, callback.stats
+
+
+def limit_table(table: PredictionTable, dialogues: int | None) -> None:
+    """Keep the first *dialogues* dialogues of *table* (all if None), in place."""
+    if dialogues is not None:
+        kept = set(list(dict.fromkeys(row.dialogue for row in table.rows))[:dialogues])
+        table.rows = [row for row in table.rows if row.dialogue in kept]
+
+
+def keep_checkpoint(vanilla: Vanilla, run_folder: Path) -> None:
+    """A copy of the selected checkpoint in the run folder, which then stands on its own."""
+    target = run_folder / "checkpoints" / "best.ckpt"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.is_file() or target.stat().st_size != vanilla.checkpoint.stat().st_size:
+        partial = target.with_suffix(".partial")
+        shutil.copy2(vanilla.checkpoint, partial)
+        partial.replace(target)

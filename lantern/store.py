@@ -1,0 +1,77 @@
+"""Stages are stored under the hash of what they depend on and done once, by whoever comes first."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lantern.errors import UserError
+
+
+def digest(inputs: Any) -> str:
+    """First 16 hex digits of the SHA-256 of the canonical JSON of *inputs*."""
+    text = json.dumps(inputs, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write *value* so that a reader sees the old file or the whole new one; NaN is refused."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as out:
+        json.dump(value, out, indent=1, ensure_ascii=False, allow_nan=False)
+        out.write("\n")
+        out.flush()
+        os.fsync(out.fileno())
+    partial.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class StageFolder:
+    """One stage's folder, held under its lock."""
+
+    path: Path
+    inputs: dict[str, Any]
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What :meth:`finish` wrote; None while the stage is not done."""
+        done = self.path / "done.json"
+        try:
+            return json.loads(done.read_text(encoding="utf-8"))["record"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError):
+            raise UserError(f"{done} is damaged; delete the folder {self.path} to do the stage again") from None
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Mark the stage done; everything it made must be on disk before."""
+        write_json(self.path / "done.json", {"inputs": self.inputs, "record": record, "time": time.time()})
+
+
+class StageStore:
+    """Folder of finished and half-finished stages, shared by every run and process that uses it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextmanager
+    def open(self, name: str, inputs: dict[str, Any]) -> Iterator[StageFolder]:
+        """The stage's folder; a second process that needs the same stage waits here until the first is through."""
+        folder = self.root / name / digest(inputs)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / "lock").open("w")
+        except OSError as error:
+            raise UserError(f"runs: cannot write to {folder} ({error.strerror})") from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield StageFolder(folder, inputs)

@@ -1,0 +1,101 @@
+"""What stands beside the attention weighting in every result."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lantern.weighting.features import WeightingInputs, floored_log
+
+
+class TemperatureScaling(nn.Module):
+    """The vanilla prediction at one learned temperature (Guo et al. 2017); ignores the LLM."""
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+        self.log_temperature = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, inputs: WeightingInputs) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities ``[N, C]`` and weights ``[N, 1 + T]``, all on the vanilla source."""
+        logits = floored_log(inputs.vanilla, 1e-12) * (-self.log_temperature).exp()
+        return logits.log_softmax(-1), _only_vanilla(inputs)
+
+    def penalty(self) -> Tensor:
+        """Minus the log-density of the prior, up to a constant."""
+        return self.log_temperature.square() / (2 * self.scale**2)
+
+
+class LogisticStacking(nn.Module):
+    """Multinomial logistic regression on the log-probabilities of all sources (Wolpert 1992).
+
+    ``logits = s·log p₀ + Σ_f m_f (W_f log p_f + b_f) + b``; the prior mean is ``s = 1`` and zero elsewhere, that is
+    the vanilla prediction. It has no weights per source.
+    """
+
+    def __init__(self, classes: int, coverage: int, *, floor: float = 1e-3, scale: float = 0.3) -> None:
+        super().__init__()
+        self.floor, self.scale = floor, scale
+        self.log_slope = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.coefficients = nn.Parameter(torch.zeros(coverage, classes, classes, dtype=torch.float64))
+        self.offsets = nn.Parameter(torch.zeros(coverage + 1, classes, dtype=torch.float64))
+
+    def forward(self, inputs: WeightingInputs) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities ``[N, C]``; no weights."""
+        logs = floored_log(inputs.refined, self.floor)
+        logs = (logs - logs.mean(-1, keepdim=True)) * inputs.mask.unsqueeze(-1)
+        terms = torch.einsum("ntc,ntcd->nd", logs, self.coefficients[inputs.band])
+        offsets = (self.offsets[inputs.band + 1] * inputs.mask.unsqueeze(-1)).sum(1) + self.offsets[0]
+        vanilla = floored_log(inputs.vanilla, self.floor) * self.log_slope.exp()
+        merged = (vanilla + terms + offsets).log_softmax(-1)
+        alone = ~inputs.mask.any(dim=1, keepdim=True)
+        return torch.where(alone, floored_log(inputs.vanilla, 1e-12), merged), None
+
+    def penalty(self) -> Tensor:
+        """Minus the log-density of the priors, up to a constant."""
+        weights = self.coefficients.square().sum() + self.offsets.square().sum() + self.log_slope.square()
+        return weights / (2 * self.scale**2)
+
+
+class FieldMean(nn.Module):
+    """Uniform mean of the fields that are there; the vanilla prediction where none is. Nothing to learn."""
+
+    def forward(self, inputs: WeightingInputs) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities ``[N, C]`` and weights ``[N, 1 + T]``."""
+        present = inputs.mask.to(inputs.vanilla.dtype)
+        return _pool(inputs, present)
+
+
+class SingleBand(nn.Module):
+    """The reply of one band alone; the vanilla prediction where it is missing. Nothing to learn."""
+
+    def __init__(self, band: int) -> None:
+        super().__init__()
+        self.band = band
+
+    def forward(self, inputs: WeightingInputs) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities ``[N, C]`` and weights ``[N, 1 + T]``."""
+        present = (inputs.mask & (inputs.band == self.band)).to(inputs.vanilla.dtype)
+        return _pool(inputs, present)
+
+
+class VanillaAlone(nn.Module):
+    """The vanilla prediction as it is. Nothing to learn."""
+
+    def forward(self, inputs: WeightingInputs) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities ``[N, C]`` and weights ``[N, 1 + T]``."""
+        return floored_log(inputs.vanilla, 1e-12), _only_vanilla(inputs)
+
+
+def _only_vanilla(inputs: WeightingInputs) -> Tensor:
+    weights = inputs.vanilla.new_zeros(len(inputs), 1 + inputs.mask.shape[1])
+    weights[:, 0] = 1
+    return weights
+
+
+def _pool(inputs: WeightingInputs, present: Tensor) -> tuple[Tensor, Tensor]:
+    count = present.sum(1, keepdim=True)
+    weights = torch.cat(((count == 0).to(present.dtype), present / count.clamp_min(1)), dim=1)
+    sources = torch.cat((inputs.vanilla.unsqueeze(1), inputs.refined), dim=1)
+    merged = torch.einsum("ns,nsc->nc", weights, sources)
+    return floored_log(merged, 1e-12), weights

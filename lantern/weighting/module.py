@@ -1,0 +1,122 @@
+"""The receptive-field-aware attention weighting."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lantern.weighting.features import DESCRIPTORS, DIMENSIONS, WeightingInputs, agreement, floored_log
+
+_TINY = 1e-12
+
+
+class AttentionWeighting(nn.Module):
+    """Merges the ``T`` refined predictions of an utterance and the vanilla one (method: "Weighting").
+
+    ``α = softmax(q·k / √h + bias[band])`` over the vanilla prediction and the fields that are there;
+    ``q`` from ``(log p₀, d)``, ``k`` from ``(log p_f, r_f, agreement with p₀)``; merged ``= Σ α p^(1/τ)`` with one
+    learned temperature for the vanilla source and one for the LLM's. With *unanchor* a field enters the pool as
+    ``p_f / p₀^a``, ``a`` learned: the vanilla prediction stands in the prompt, and the share of it that the LLM repeats
+    would otherwise be counted once per field. A new module gives every source that is there, the vanilla one included,
+    the same weight at temperature 1 and ``a = 0``: the plain mean. An utterance without a single reply keeps its
+    vanilla probabilities untouched.
+
+    Args:
+        classes: ``C``.
+        coverage: ``t``, the number of bands.
+        hidden: ``h``.
+        pool: ``linear`` or ``log``.
+        attend: False leaves only the band biases and the temperatures (one learned scalar per source).
+        use_dimensions: whether ``d`` is part of the query.
+        recalibrate: learned exponent on the linear pool.
+        unanchor: learned share of the vanilla prediction that is divided out of the replies.
+        floor: smallest probability told apart from zero.
+        scales: standard deviations of the priors on (query and key weights, biases, temperatures and anchor).
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        coverage: int,
+        *,
+        hidden: int = 16,
+        pool: str = "linear",
+        attend: bool = True,
+        use_dimensions: bool = True,
+        recalibrate: bool = True,
+        unanchor: bool = True,
+        floor: float = 1e-3,
+        scales: tuple[float, float, float] = (0.3, 3.0, 1.0),
+    ) -> None:
+        super().__init__()
+        self.pool, self.attend, self.use_dimensions = pool, attend, use_dimensions
+        self.recalibrate, self.floor, self.hidden, self.scales = recalibrate and pool == "linear", floor, hidden, scales
+        self.bias = nn.Parameter(torch.zeros(coverage + 1, dtype=torch.float64))
+        """One per source: vanilla, band 0 ... t-1."""
+        self.log_temperature = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+        """Of the vanilla source and of the LLM's."""
+        self.log_exponent = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=self.recalibrate)
+        self.anchor = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=unanchor)
+        if attend:
+            inputs = classes + (DIMENSIONS if use_dimensions else 0)
+            self.query = nn.Linear(inputs, hidden, dtype=torch.float64)
+            self.key = nn.Linear(classes + len(DESCRIPTORS) + 2, hidden, bias=False, dtype=torch.float64)
+            nn.init.zeros_(self.query.weight)
+            nn.init.zeros_(self.query.bias)
+
+    def weights(self, inputs: WeightingInputs) -> Tensor:
+        """``α`` of [vanilla, field 0 ... T-1] in the order of *inputs*, ``[N, 1 + T]``; exactly 0 where missing."""
+        n = len(inputs)
+        source = torch.cat((torch.zeros(n, 1, dtype=torch.int64, device=inputs.band.device), inputs.band + 1), dim=1)
+        score = self.bias[source]
+        if self.attend:
+            score = score + self._attention(inputs) / math.sqrt(self.hidden)
+        vanilla = torch.ones(n, 1, dtype=torch.bool, device=inputs.mask.device)
+        present = torch.cat((vanilla, inputs.mask), dim=1)
+        return score.masked_fill(~present, -math.inf).softmax(dim=1)
+
+    def _attention(self, inputs: WeightingInputs) -> Tensor:
+        asked = self._scaled_log(inputs.vanilla)
+        query = self.query(torch.cat((asked, inputs.dimensions), dim=1) if self.use_dimensions else asked)
+        sources = torch.cat((inputs.vanilla.unsqueeze(1), inputs.refined), dim=1)
+        no_field = inputs.descriptors.new_zeros(len(inputs), 1, len(DESCRIPTORS))
+        described = torch.cat((no_field, inputs.descriptors), dim=1)
+        key = self.key(torch.cat((self._scaled_log(sources), described, agreement(inputs.vanilla, sources)), dim=2))
+        return torch.einsum("nh,nsh->ns", query, key)
+
+    def _scaled_log(self, probabilities: Tensor) -> Tensor:
+        """Log-probabilities brought to [-1, 1]."""
+        return 1 - 2 * floored_log(probabilities, self.floor) / math.log(self.floor)
+
+    def forward(self, inputs: WeightingInputs) -> tuple[Tensor, Tensor]:
+        """Log of the merged probabilities ``[N, C]`` and the weights ``[N, 1 + T]``."""
+        weights = self.weights(inputs)
+        floor = _TINY if self.pool == "linear" else self.floor
+        log_vanilla, log_refined = floored_log(inputs.vanilla, floor), floored_log(inputs.refined, floor)
+        vanilla_inverse, refined_inverse = (-self.log_temperature).exp()
+        repeated = self.anchor * floored_log(inputs.vanilla, self.floor).unsqueeze(1)
+        logs = torch.cat(
+            ((log_vanilla * vanilla_inverse).unsqueeze(1), (log_refined - repeated) * refined_inverse), dim=1
+        )
+        if self.pool == "log":
+            merged = torch.einsum("ns,nsc->nc", weights, logs).log_softmax(-1)
+        else:
+            merged = torch.einsum("ns,nsc->nc", weights, logs.softmax(-1)).clamp_min(_TINY).log()
+            if self.recalibrate:
+                merged = (merged * self.log_exponent.exp()).log_softmax(-1)
+        alone = ~inputs.mask.any(dim=1, keepdim=True)
+        return torch.where(alone, floored_log(inputs.vanilla, _TINY), merged), weights
+
+    def penalty(self) -> Tensor:
+        """Minus the log-density of the priors, up to a constant."""
+        attention, bias, temperature = self.scales
+        total = self.bias.square().sum() / (2 * bias**2)
+        total = total + (self.log_temperature.square().sum() + self.log_exponent.square() + self.anchor.square()) / (
+            2 * temperature**2
+        )
+        if self.attend:
+            for weight in (self.query.weight, self.query.bias, self.key.weight):
+                total = total + weight.square().sum() / (2 * attention**2)
+        return total

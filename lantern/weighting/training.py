@@ -1,0 +1,130 @@
+"""The Lightning side of the weighting stage: nothing but cached predictions goes in."""
+
+from __future__ import annotations
+
+import logging
+import random
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lantern.weighting.config import WeightingConfig
+from lantern.weighting.features import WeightingInputs
+
+LOSS = "weighting/loss"
+NLL = "weighting/nll"
+
+
+class WeightingData(lightning.LightningDataModule):
+    """One split of a predictions table, served as a single batch (a corpus is a few thousand short vectors)."""
+
+    def __init__(self, inputs: WeightingInputs) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The whole split as one batch."""
+        return DataLoader([self.inputs], batch_size=None)  # type: ignore[arg-type]
+
+
+class WeightingTask(lightning.LightningModule):
+    """Fits a merge by its negative log-likelihood plus its prior, with full-batch L-BFGS.
+
+    The objective is ``mean_i -log merged_i[y_i] + penalty / N`` over the labelled utterances that have a reply, the
+    maximum a posteriori estimate under the module's Gaussian priors.
+    """
+
+    def __init__(self, merge: nn.Module, iterations: int = 20) -> None:
+        super().__init__()
+        self.merge, self.iterations = merge, iterations
+        self._last: dict[str, Tensor] = {}
+
+    def training_step(self, batch: WeightingInputs, batch_idx: int) -> Tensor:
+        """Loss of the whole split."""
+        nll = negative_log_likelihood(self.merge(batch)[0], batch.labels).mean()
+        loss = nll + self.merge.penalty() / len(batch)  # type: ignore[operator]
+        self._last = {LOSS: loss.detach(), NLL: nll.detach()}
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the loss once per pass (L-BFGS evaluates it many times)."""
+        self.log_dict(self._last)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """L-BFGS with a strong Wolfe line search."""
+        return torch.optim.LBFGS(
+            [p for p in self.parameters() if p.requires_grad],
+            max_iter=self.iterations,
+            tolerance_change=1e-8,
+            line_search_fn="strong_wolfe",
+        )
+
+
+def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """``-log p[y]`` per utterance, ``[N]``, of log-probabilities ``[N, C]``."""
+    return -log_probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
+
+
+def train(
+    merge: nn.Module,
+    inputs: WeightingInputs,
+    config: WeightingConfig,
+    trainer: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Fit *merge* in place on *inputs*, all of whose rows are labelled, and return it in evaluation mode."""
+    settings: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_epochs": config.epochs,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        **(trainer or {}),
+    }
+    stop = EarlyStopping(
+        LOSS, min_delta=config.min_delta, patience=config.patience, check_on_train_epoch_end=True, check_finite=True
+    )
+    settings["callbacks"] = [*settings.get("callbacks", ()), stop]
+    with quiet_lightning():
+        lightning.Trainer(**settings).fit(WeightingTask(merge, config.iterations), WeightingData(inputs))
+    return merge.eval()
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's device report, tips and warnings inside, and only inside, the block."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning\b.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def fitting(seed: int) -> Iterator[None]:
+    """Seed torch and switch gradients on inside the block, whatever the caller's mode; after it Python, NumPy and torch
+    have their random states back."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lantern.metrics.llm_effect import llm_effect
+from lantern.predictions import FieldReply, PredictionTable, Row
+
+A, B, C = [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]
+
+
+def row(i: int, label: int | None, vanilla: list[float], replies: list[list[float] | None], **extra: object) -> Row:
+    fields = [
+        FieldReply(band=k, length=4 if k else 2, position=0, probabilities=p, failure=None if p else "refusal")
+        for k, p in enumerate(replies)
+    ]
+    return Row("d", f"u{i}", i, "F", label, None, vanilla, fields=fields, **extra)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def table() -> PredictionTable:
+    rows = [
+        row(0, 0, B, [A, A], merged=A),  # helpful in both bands
+        row(1, 0, A, [B, A], merged=A),  # harmful in band 0
+        row(2, 0, B, [C, B], merged=B),  # neutral in band 0, copied in band 1
+        row(3, None, A, [A, C], merged=A),  # not scored
+        row(4, 1, B, [None, None], merged=B),  # all failed
+    ]
+    return PredictionTable(("a", "b", "c"), rows)
+
+
+def test_counts_by_hand(table: PredictionTable) -> None:
+    effect = llm_effect(table)
+    assert effect["replies"] == {
+        "asked": 10,
+        "answered": 8,
+        "failed": 2,
+        "repaired": 0,
+        "failures": {"refusal": 2},
+        "rows_without": 1,
+    }
+    newest, oldest = effect["bands"]
+    assert (newest["helpful"], newest["harmful"], newest["neutral"]) == (1, 1, 1)
+    assert newest["copy_rate"] == pytest.approx(1 / 4)
+    assert newest["gain"] == pytest.approx(0)
+    assert (oldest["helpful"], oldest["harmful"], oldest["neutral"]) == (1, 0, 0)
+    assert oldest["gain"] == pytest.approx(1 / 3)
+    assert [entry["length"] for entry in effect["lengths"]] == [2, 4]
+    assert effect["all_replies"]["replies"] == 8
+    assert effect["all_replies"]["scored"] == 6
+    assert effect["all_replies"]["copy_rate"] == pytest.approx(3 / 8)
+    assert effect["merged"]["helpful"] == 1
+    assert effect["merged"]["gain"] == pytest.approx(1 / 4)
+    assert effect["merged"]["ece_after"] is not None
+    assert effect["disagreement"]["argmax"] == [[0, 0.75], [0.75, 0]]
+    assert effect["disagreement"]["distance"][0][1] == pytest.approx(0.75 * 0.7)
+    assert effect["disagreement"]["rows_split"] == pytest.approx(0.75)
+    assert json.loads(json.dumps(effect)) == effect
+
+
+def test_before_refinement_and_without_labels(table: PredictionTable) -> None:
+    for entry in table.rows:
+        entry.fields, entry.merged = [], None
+    effect = llm_effect(table)
+    assert effect["bands"] == []
+    assert effect["merged"] is None
+    assert effect["all_replies"]["copy_rate"] is None
+    nothing = llm_effect(PredictionTable(("a", "b", "c"), [row(0, None, A, [B])]))
+    assert nothing["all_replies"]["gain"] is None
+    assert nothing["all_replies"]["copy_rate"] == 0
+    assert llm_effect(PredictionTable(("a", "b", "c"), []))["rows"] == 0
+
+
+def test_metrics_do_not_import_torch() -> None:
+    code = (
+        "import sys, lantern.metrics.classification, lantern.metrics.dimensions, lantern.metrics.paired, "
+        "lantern.metrics.llm_effect, lantern.weighting.config; sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score
+
+from lantern.metrics.paired import compare, holm, mcnemar, mean_sd, minimum_detectable_effect, paired_bootstrap
+
+
+def draw(
+    gain: float, n: int = 1600, seed: int = 0, classes: int = 6
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=n)
+    a = np.where(rng.random(n) < 0.6, labels, rng.integers(classes, size=n))
+    b = np.where(rng.random(n) < gain, labels, a)
+    labels[rng.random(n) < 0.1] = -1
+    return a, b, labels, np.array([f"d{i // 50}" for i in range(n)])
+
+
+def test_bootstrap_reports_the_plain_metrics() -> None:
+    a, b, labels, dialogues = draw(0.1)
+    result = paired_bootstrap(a, b, labels, dialogues, 6, resamples=500)
+    kept = labels >= 0
+    for name, function in (
+        ("accuracy", accuracy_score),
+        ("weighted_f1", lambda y, p: f1_score(y, p, average="weighted")),
+    ):
+        assert result[name].a == pytest.approx(function(labels[kept], a[kept]))
+        assert result[name].b == pytest.approx(function(labels[kept], b[kept]))
+        assert result[name].low < result[name].difference < result[name].high
+        assert result[name].p_value < 0.01
+
+
+def test_bootstrap_agrees_with_a_loop() -> None:
+    a, b, labels, dialogues = draw(0.02, n=400)
+    result = paired_bootstrap(a, b, labels, dialogues, 6, resamples=4000)["weighted_f1"]
+    rng = np.random.default_rng(1)
+    members = [np.flatnonzero((dialogues == name) & (labels >= 0)) for name in np.unique(dialogues)]
+    loop = []
+    for _ in range(600):
+        rows = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
+        scores = [f1_score(labels[rows], p[rows], average="weighted", zero_division=0) for p in (a, b)]
+        loop.append(scores[1] - scores[0])
+    assert result.standard_error == pytest.approx(np.std(loop), rel=0.15)
+    assert result.low == pytest.approx(np.quantile(loop, 0.025), abs=0.3 * result.standard_error)
+
+
+def test_equal_models_do_not_differ() -> None:
+    a, _, labels, dialogues = draw(0.0)
+    result = paired_bootstrap(a, a, labels, dialogues, 6, resamples=200)["accuracy"]
+    assert (result.difference, result.low, result.high, result.p_value) == (0, 0, 0, 1)
+    assert mcnemar(a, a, labels).p_value == 1
+
+
+def test_ten_thousand_resamples_take_seconds_and_are_reproducible() -> None:
+    a, b, labels, dialogues = draw(0.05, n=7000)
+    start = time.perf_counter()
+    first = paired_bootstrap(a, b, labels, dialogues, 6, resamples=10_000, seed=3)
+    assert time.perf_counter() - start < 10
+    assert first == paired_bootstrap(a, b, labels, dialogues, 6, resamples=10_000, seed=3)
+
+
+def test_intervals_cover() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(100):
+        labels = rng.integers(3, size=600)
+        a = np.where(rng.random(600) < 0.5, labels, (labels + 1) % 3)
+        b = np.where(rng.random(600) < 0.5, labels, (labels + 1) % 3)
+        result = paired_bootstrap(a, b, labels, np.arange(600) // 10, 3, resamples=400, seed=trial)["accuracy"]
+        covered += result.low <= 0 <= result.high
+    assert 87 <= covered <= 100
+
+
+def test_mcnemar_by_hand() -> None:
+    labels = np.zeros(12, dtype=int)
+    a = np.array([0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0])
+    b = np.array([1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0])
+    result = mcnemar(a, b, labels)
+    assert (result.only_a, result.only_b) == (1, 6)
+    assert result.p_value == pytest.approx(stats.binomtest(1, 7).pvalue)
+
+
+def test_holm_by_hand() -> None:
+    adjusted = holm({"x": 0.01, "y": 0.04, "z": 0.03, "w": 0.005})
+    assert adjusted == pytest.approx({"x": 0.03, "y": 0.06, "z": 0.06, "w": 0.02})
+    assert list(adjusted) == ["x", "y", "z", "w"]
+    assert holm({}) == {}
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+
+
+def test_minimum_detectable_effect_has_the_power_it_promises() -> None:
+    effect = minimum_detectable_effect(1623, 0.1)
+    assert 0.02 < effect < 0.025
+    rng = np.random.default_rng(0)
+    better, worse = (0.1 + effect) / 2, (0.1 - effect) / 2
+    counts = rng.multinomial(1623, [better, worse, 0.9], size=1000)
+    p = np.array([stats.binomtest(int(x), int(x + y)).pvalue for x, y, _ in counts])
+    assert 0.72 < (p < 0.05).mean() < 0.88
+    assert minimum_detectable_effect(1623, 0.1, design_effect=4) == pytest.approx(2 * effect)
+    assert minimum_detectable_effect(10, 0.1) == 0.1
+    with pytest.raises(ValueError, match="rows"):
+        minimum_detectable_effect(0, 0.1)
+
+
+def test_compare_is_plain_json() -> None:
+    a, b, labels, dialogues = draw(0.05, n=500)
+    report = compare(a, b, labels, dialogues, 6, resamples=200)
+    assert json.loads(json.dumps(report)) == report
+    assert report["minimum_detectable_effect"] > 0
+
+
+def test_nothing_labelled_is_refused() -> None:
+    with pytest.raises(ValueError, match="none of the 3 rows"):
+        mcnemar(np.zeros(3), np.zeros(3), np.full(3, -1))
+    with pytest.raises(ValueError, match=r"\[N\]"):
+        paired_bootstrap(np.zeros(3), np.zeros(2), np.zeros(3), ["a"] * 3, 2)
+    with pytest.raises(ValueError, match="dialogues"):
+        paired_bootstrap(np.zeros(3), np.zeros(3), np.zeros(3), ["a"] * 2, 2)
+
+
+def test_mean_sd() -> None:
+    assert mean_sd([1.0, 2.0, 3.0]) == {"n": 3, "mean": 2.0, "sd": 1.0}
+    assert mean_sd([1.0])["sd"] is None
+    with pytest.raises(ValueError, match="no values"):
+        mean_sd([])

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lantern.config import RunConfig, compose, dump
+from lantern.errors import UserError
+from lantern.names import GROUPS, choices
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(("group", "choice"), [(g, c) for g in GROUPS for c in choices(g)])
+def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
+    assert isinstance(compose([f"{group}={choice}"]), RunConfig)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("backbone=corekt", "Did you mean 'corect'"),
+        ("llm=gpt-5000", "Valid: claude, gemini"),
+        ("refine.coverag=3", "Did you mean 'coverage'"),
+        ("refine.coverage=three", "refine.coverage"),
+        ("refine.coverage=0", "refine.coverage=0 must be at least 1"),
+        ("refine.when=never", "not one of end, best, every_n"),
+        ("corpu.name=x", "Did you mean 'corpus'"),
+        ("model.dimension_loss=mae", "not one of ccc, mse"),
+        ("weighting.name=attentoin", "weighting.name=attentoin"),
+        ("backbone.epochs=many", "backbone.epochs"),
+        ("backbone.scheduler=cosine", "not one of none, plateau"),
+        ("seed=one", "seed"),
+        ("seed", "not of the form key=value"),
+        ("protocol.dev_share=2", "between 0 and 1"),
+        ("+llm.extra_body.api_key=sk-123", "literal secret"),
+    ],
+)
+def test_a_bad_override_is_one_line_that_names_it(override: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose([override])
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "sk-123" not in str(caught.value)
+
+
+def test_experiment_files_override_groups() -> None:
+    config = compose(["experiment=first_run"])
+    assert config.refine.limit_dialogues == 4
+    assert config.backbone["hidden"] == 64
+
+
+def test_dump_round_trips() -> None:
+    import yaml
+
+    assert yaml.safe_load(dump(compose(["seed=3"])))["seed"] == 3
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--config"], ["-m", "seed=0,1", "--config"]])
+def test_help_and_config_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from experiments.run import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'lightning', 'litellm', 'wandb', 'torchmetrics', 'openai'} & set(sys.modules);"
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if arguments == ["--help"]:
+        assert all(group in done.stdout for group in GROUPS)
+        assert "corect, corect_small, gru, sdt, sdt_small" in done.stdout

@@ -1,0 +1,111 @@
+"""Draws predictions tables whose Bayes-optimal merge is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lantern.predictions import FieldReply, PredictionTable, Row
+
+CLASSES = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
+
+
+@dataclass
+class World:
+    """Evidence of each source is ``x ~ N(skill · e_y, I)``; its posterior is ``softmax(skill · x)``.
+
+    A reply *states* ``softmax(gain · skill · x + anchor · log p₀)``. The noise of the fields is correlated (the
+    same LLM reads the same utterance), so the Bayes-optimal merge is ``softmax(log p₀ + Σ_f (R⁻¹ skill)_f x_f)`` over
+    the fields that are there, ``R`` being the noise covariance; without correlation, ``softmax(log p₀ + Σ skill · x)``.
+    """
+
+    vanilla: float = 1.8
+    skills: tuple[float, ...] = (0.5, 1.0, 1.5)
+    gain: float = 2.0
+    anchor: float = 0.0
+    """How much of the vanilla prediction, which stands in the prompt, a reply repeats."""
+    correlation: float = 0.0
+    """Of the noise of two fields."""
+    missing: float = 0.05
+    short: float = 1.0
+    """Skill is multiplied by this in cut fields."""
+    kind: str = "skilled"
+    """``skilled``; ``votes``: the reply's top class is right with probability ``skill`` (given as a share), else any
+    other class, and stated with a noisy confidence, so that Bayes adds ``log(skill / (1 - skill) · (C - 1))`` to that
+    class; or a useless LLM: ``random`` (Dirichlet), ``oneclass``, ``uniform``, ``onehot`` (random class), ``copy`` (of
+    the vanilla prediction, sharpened)."""
+
+
+def draw(world: World, utterances: int, seed: int, *, length: int = 40) -> tuple[PredictionTable, np.ndarray]:
+    """A table and the Bayes-optimal probabilities ``[N, C]``."""
+    rng = np.random.default_rng(seed)
+    c, t, n = len(CLASSES), len(world.skills), utterances
+    y = rng.integers(c, size=n)
+    x0 = rng.normal(size=(n, c)) + world.vanilla * np.eye(c)[y]
+    vanilla = softmax(world.vanilla * x0)
+    cut = rng.random((n, t)) < 0.25
+    skill = np.array(world.skills)[None, :] * np.where(cut, world.short, 1.0)
+    shared = np.sqrt(world.correlation) * rng.normal(size=(n, 1, c))
+    noise = shared + np.sqrt(1 - world.correlation) * rng.normal(size=(n, t, c))
+    x = noise + skill[..., None] * np.eye(c)[y][:, None]
+    present = rng.random((n, t)) >= world.missing
+    optimal = world.vanilla * x0
+    if world.kind == "skilled":
+        replies = softmax(world.gain * skill[..., None] * x + world.anchor * world.vanilla * x0[:, None])
+        covariance = np.full((t, t), world.correlation) + (1 - world.correlation) * np.eye(t)
+        inverse = np.linalg.pinv(covariance * present[:, :, None] * present[:, None, :])
+        optimal = optimal + (np.einsum("nij,nj->ni", inverse, skill * present)[..., None] * x).sum(1)
+    elif world.kind == "votes":
+        right = rng.random((n, t)) < skill
+        vote = np.where(right, y[:, None], (y[:, None] + rng.integers(1, c, size=(n, t))) % c)
+        replies = softmax(rng.normal(size=(n, t, c)) * 0.3 + rng.uniform(2, 4, size=(n, t, 1)) * np.eye(c)[vote])
+        optimal = optimal + ((np.log(skill / (1 - skill) * (c - 1)) * present)[..., None] * np.eye(c)[vote]).sum(1)
+    else:
+        replies = {
+            "copy": lambda: np.repeat(softmax(1.5 * world.vanilla * x0)[:, None], t, axis=1),
+            "random": lambda: rng.dirichlet(np.ones(c), size=(n, t)),
+            "oneclass": lambda: np.broadcast_to(np.array([0.05] * 2 + [0.75] + [0.05] * (c - 3)), (n, t, c)),
+            "uniform": lambda: np.full((n, t, c), 1 / c),
+            "onehot": lambda: np.eye(c)[rng.integers(c, size=(n, t))] * 0.94 + 0.01,
+        }[world.kind]()
+    replies = np.round(replies, 3)
+    replies = replies / replies.sum(-1, keepdims=True)
+    rows = []
+    for i in range(n):
+        fields = [
+            FieldReply(
+                band=k,
+                length=4 if cut[i, k] else 12,
+                position=min(k * 4, 3 if cut[i, k] else 11),
+                probabilities=replies[i, k].tolist() if present[i, k] else None,
+                failure=None if present[i, k] else "refusal",
+                repaired=False,
+            )
+            for k in range(t)
+        ]
+        rows.append(
+            Row(
+                dialogue=f"d{i // length}",
+                utterance=f"d{i // length}_{i % length}",
+                index=i % length,
+                speaker="FM"[i % 2],
+                label=int(y[i]),
+                scores=[3.0, 3.0, 3.0],
+                vanilla=vanilla[i].tolist(),
+                predicted_scores=(3 + rng.normal(size=3) * 0.5).tolist(),
+                fields=fields,
+            )
+        )
+    return PredictionTable(CLASSES, rows, "simulated"), softmax(optimal)
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    """Along the last axis."""
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def accuracy(probabilities: np.ndarray, table: PredictionTable) -> float:
+    """In per cent."""
+    return 100 * float((probabilities.argmax(1) == table.labels).mean())

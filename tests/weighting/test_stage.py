@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import logging
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lantern.errors import UserError
+from lantern.predictions import PredictionTable
+from lantern.weighting.config import WEIGHTINGS, WeightingConfig
+from lantern.weighting.stage import (
+    CHECKPOINT,
+    FittedWeighting,
+    apply_weighting,
+    compare_baselines,
+    fit_weighting,
+    weight_summary,
+)
+from tests.weighting.simulation import CLASSES, World, accuracy, draw
+
+
+@pytest.fixture(scope="module")
+def tables() -> tuple[PredictionTable, PredictionTable]:
+    return draw(World(), 600, seed=0)[0], draw(World(), 2000, seed=1)[0]
+
+
+@pytest.fixture(scope="module")
+def fitted(tables: tuple[PredictionTable, PredictionTable]) -> FittedWeighting:
+    return fit_weighting(WeightingConfig(guard=False), tables[0], seed=3)
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_every_weighting_sums_to_one_and_leaves_failed_rows_alone(
+    name: str, tables: tuple[PredictionTable, PredictionTable]
+) -> None:
+    fit, target = tables[0], draw(World(missing=0.5), 300, seed=5)[0]
+    silent = [i for i, row in enumerate(target.rows) if all(reply.probabilities is None for reply in row.fields)]
+    assert silent
+    filled, summary = apply_weighting(fit_weighting(WeightingConfig(name=name, guard=False), fit), target)
+    for i, row in enumerate(filled.rows):
+        assert row.merged is not None
+        assert sum(row.merged) == pytest.approx(1)
+        if i in silent:
+            assert row.merged == row.vanilla
+        if row.weights is not None:
+            assert sum(row.weights) == pytest.approx(1)
+            for weight, reply in zip(row.weights[1:], row.fields, strict=True):
+                assert reply.probabilities is not None or weight == 0
+    assert (filled.rows[0].weights is None) == (name == "stacking")
+    assert summary["choice"] == name
+    assert target.rows[0].merged is None
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_skilled_llm_beats_vanilla_mean_and_comes_near_the_optimum() -> None:
+    table, bayes = draw(World(), 4000, seed=11)
+    fit, _ = draw(World(), 1000, seed=10)
+    merged = {
+        name: accuracy(fit_weighting(WeightingConfig(name=name), fit).predict(table).probabilities, table)
+        for name in ("attention", "mean", "vanilla")
+    }
+    best = accuracy(bayes, table)
+    assert merged["attention"] > merged["mean"] + 2
+    assert (merged["attention"] - merged["vanilla"]) / (best - merged["vanilla"]) > 0.93
+
+
+@pytest.mark.parametrize("kind", ["random", "oneclass", "uniform", "onehot", "copy"])
+def test_useless_llm_costs_next_to_nothing_on_200_utterances(kind: str) -> None:
+    world, lost = World(kind=kind), []
+    for seed in range(3):
+        fit, target = draw(world, 200, seed=seed)[0], draw(world, 4000, seed=100 + seed)[0]
+        merged = fit_weighting(WeightingConfig(), fit, seed=seed).predict(target).probabilities
+        lost.append(accuracy(target.vanilla, target) - accuracy(merged, target))
+    assert np.mean(lost) <= 0.2
+
+
+def test_attention_learns_that_cut_fields_are_worthless() -> None:
+    world = World(skills=(1.5, 1.5), short=0.0)
+    fit, target = draw(world, 3000, seed=0)[0], draw(world, 4000, seed=1)[0]
+    learned = fit_weighting(WeightingConfig(), fit)
+    assert learned.choice == "attention"
+    weights = learned.predict(target).weights
+    assert weights is not None
+    cut = np.array([[reply.length == 4 for reply in row.fields] for row in target.rows])
+    _, mask = target.refined()
+    assert weights[:, 1:][cut & mask].mean() < 0.5 * weights[:, 1:][~cut & mask].mean()
+    band = fit_weighting(WeightingConfig(name="band"), fit).predict(target).probabilities
+    assert accuracy(learned.predict(target).probabilities, target) > accuracy(band, target)
+
+
+def test_same_seed_same_result_and_the_callers_random_state_is_untouched(
+    tables: tuple[PredictionTable, PredictionTable], fitted: FittedWeighting
+) -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    expected = torch.rand(1), np.random.rand(), random.random()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    again = fit_weighting(WeightingConfig(guard=False), tables[0], seed=3)
+    assert (torch.rand(1), np.random.rand(), random.random()) == expected
+    assert np.array_equal(again.predict(tables[1]).probabilities, fitted.predict(tables[1]).probabilities)
+    assert again.report == fitted.report
+
+
+def test_labels_are_not_looked_at_when_applying(
+    tables: tuple[PredictionTable, PredictionTable], fitted: FittedWeighting
+) -> None:
+    blind = PredictionTable(CLASSES, [replace(row, label=None) for row in tables[1].rows])
+    assert np.array_equal(fitted.predict(blind).probabilities, fitted.predict(tables[1]).probabilities)
+
+
+def test_unlabelled_rows_do_not_enter_the_fit(tables: tuple[PredictionTable, PredictionTable]) -> None:
+    half = [replace(row, label=None if i >= 300 else row.label) for i, row in enumerate(tables[0].rows)]
+    a = fit_weighting(WeightingConfig(), PredictionTable(CLASSES, half))
+    b = fit_weighting(WeightingConfig(), PredictionTable(CLASSES, tables[0].rows[:300]))
+    assert np.array_equal(a.predict(tables[1]).probabilities, b.predict(tables[1]).probabilities)
+    assert a.report["fitted_on"] == b.report["fitted_on"] < 301
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_checkpoint_round_trip(name: str, tables: tuple[PredictionTable, PredictionTable], tmp_path: Path) -> None:
+    before = fit_weighting(WeightingConfig(name=name, hidden=8), tables[0], folder=tmp_path)
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["choice"] == before.choice
+    after = FittedWeighting.load(tmp_path / CHECKPOINT)
+    assert np.array_equal(before.predict(tables[1]).probabilities, after.predict(tables[1]).probabilities)
+    assert (after.config, after.score_range, after.report) == (before.config, before.score_range, before.report)
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+def test_checkpoint_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no weighting checkpoint"):
+        FittedWeighting.load(tmp_path / "none")
+    torch.save({"schema": 99}, tmp_path / "other")
+    with pytest.raises(UserError, match="schema"):
+        FittedWeighting.load(tmp_path / "other")
+
+
+def test_degenerate_fit_tables() -> None:
+    table, _ = draw(World(), 60, seed=0)
+    unlabelled = PredictionTable(CLASSES, [replace(row, label=None) for row in table.rows], "dev")
+    with pytest.raises(UserError, match=r"weighting\.name=attention.*dev table"):
+        fit_weighting(WeightingConfig(), unlabelled)
+    assert fit_weighting(WeightingConfig(name="mean"), unlabelled).choice == "mean"
+    failed = PredictionTable(
+        CLASSES,
+        [
+            replace(row, fields=[replace(f, probabilities=None, failure="refusal") for f in row.fields])
+            for row in table.rows
+        ],
+    )
+    silent = fit_weighting(WeightingConfig(), failed)
+    assert silent.choice == "vanilla"
+    assert np.array_equal(silent.predict(failed).probabilities, failed.vanilla)
+    one = PredictionTable(CLASSES, table.rows[:1])
+    assert fit_weighting(WeightingConfig(), one).choice == "vanilla"
+    assert fit_weighting(WeightingConfig(guard=False), one).choice == "attention"
+    single_class = PredictionTable(CLASSES, [replace(row, label=2) for row in table.rows])
+    assert np.isfinite(fit_weighting(WeightingConfig(), single_class).predict(table).probabilities).all()
+    unrefined = PredictionTable(CLASSES, [replace(row, fields=[]) for row in table.rows])
+    merged = fit_weighting(WeightingConfig(), unrefined).predict(unrefined)
+    assert np.array_equal(merged.probabilities, unrefined.vanilla)
+    assert merged.weights is not None
+    assert merged.weights.shape == (60, 1)
+    assert fit_weighting(WeightingConfig(), table).predict(PredictionTable(CLASSES, [])).probabilities.shape == (0, 6)
+
+
+def test_tables_that_do_not_fit_are_refused(fitted: FittedWeighting) -> None:
+    wider, _ = draw(World(skills=(1.0,) * 4), 5, seed=0)
+    with pytest.raises(UserError, match="band 3"):
+        fitted.predict(wider)
+    with pytest.raises(UserError, match="fitted on classes"):
+        fitted.predict(PredictionTable(("a", "b"), []))
+
+
+def test_baselines_side_by_side(tables: tuple[PredictionTable, PredictionTable], fitted: FittedWeighting) -> None:
+    fit, target = tables
+    merged = compare_baselines(fit, target, fitted=fitted)
+    assert list(merged) == [
+        "vanilla",
+        "temperature",
+        "band0",
+        "band1",
+        "band2",
+        "mean",
+        "band",
+        "stacking",
+        "attention",
+    ]
+    for probabilities in merged.values():
+        assert probabilities.shape == (2000, 6)
+        assert np.allclose(probabilities.sum(1), 1)
+    assert np.array_equal(merged["vanilla"], target.vanilla)
+    assert np.array_equal(merged["temperature"].argmax(1), target.vanilla.argmax(1))
+    assert np.array_equal(merged["attention"], fitted.predict(target).probabilities)
+    assert accuracy(merged["band2"], target) > accuracy(merged["band0"], target)
+    refined, mask = target.refined()
+    there = mask[:, 2]
+    assert np.allclose(merged["band2"][there], refined[there, 2])
+
+
+def test_stacking_agrees_with_scikit_learn_when_hardly_regularised() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    fit, target = draw(World(missing=0.0), 3000, seed=0)[0], draw(World(missing=0.0), 4000, seed=1)[0]
+    config = WeightingConfig(name="stacking", guard=False, stacking_scale=5.0, epochs=40)
+    ours = fit_weighting(config, fit).predict(target).probabilities
+
+    def features(table: PredictionTable) -> np.ndarray:
+        logs = np.log(np.maximum(table.refined()[0], 1e-3))
+        vanilla = np.log(np.maximum(table.vanilla, 1e-3))
+        return np.concatenate((vanilla[:, None], logs), axis=1).reshape(len(table), -1)
+
+    theirs = LogisticRegression(C=1e3, max_iter=3000).fit(features(fit), fit.labels).predict(features(target))
+    assert (ours.argmax(1) == theirs).mean() > 0.95
+
+
+def test_weight_summary_by_hand(tables: tuple[PredictionTable, PredictionTable]) -> None:
+    filled, summary = apply_weighting(fit_weighting(WeightingConfig(name="mean"), tables[0]), tables[1])
+    weights = np.array([row.weights for row in filled.rows])
+    assert [s["source"] for s in summary["sources"]] == ["vanilla", "band 0", "band 1", "band 2"]
+    assert [s["mean"] for s in summary["sources"]] == pytest.approx(weights.mean(0).tolist())
+    mask = filled.refined()[1]
+    assert summary["sources"][1]["mean_present"] == pytest.approx(weights[mask[:, 0], 1].mean())
+    assert weight_summary(tables[1]) == {"rows": 0, "sources": []}
+
+
+def test_quiet_and_without_files(
+    tables: tuple[PredictionTable, PredictionTable],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    levels = logging.getLogger("lightning.pytorch").level
+    with torch.inference_mode():
+        fit_weighting(WeightingConfig(guard=False, epochs=1), tables[0])
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+    assert list(tmp_path.iterdir()) == []
+    assert logging.getLogger("lightning.pytorch").level == levels
+
+
+def test_a_logger_can_be_given(tables: tuple[PredictionTable, PredictionTable], tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    config = WeightingConfig(guard=False, epochs=2)
+    fit_weighting(config, tables[0], trainer={"logger": CSVLogger(tmp_path), "log_every_n_steps": 1})
+    assert "weighting/loss" in next(tmp_path.rglob("metrics.csv")).read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pool": "lin"}, r"weighting\.pool=lin is not known.*weighting\.pool=linear\|log"),
+        ({"name": "atention"}, r"weighting\.name=atention.*Did you mean 'attention'"),
+        ({"hidden": 0}, r"weighting\.hidden=0"),
+        ({"folds": 1}, r"weighting\.folds=1"),
+        ({"floor": 0.5}, r"weighting\.floor=0\.5"),
+        ({"attention_scale": 0.0}, r"weighting\.attention_scale"),
+        ({"margin": -1.0}, r"weighting\.margin"),
+    ],
+)
+def test_bad_settings_name_their_spelling(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        WeightingConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_config_is_a_structured_config() -> None:
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.merge(OmegaConf.structured(WeightingConfig), {"pool": "log", "hidden": 4})
+    assert OmegaConf.to_object(config) == WeightingConfig(pool="log", hidden=4)
