@@ -29,8 +29,9 @@ def dialogue_lengths() -> list[int]:
     """120 lengths that sum to 5810, spread as in IEMOCAP (about 8 to 110)."""
     spread = torch.randn(DIALOGUES, generator=torch.Generator().manual_seed(0)) * 18 + UTTERANCES / DIALOGUES
     lengths = [int(value) for value in spread.clamp(8, 110)]
-    for step in range(UTTERANCES - sum(lengths)):
-        lengths[step % DIALOGUES] += 1
+    missing = UTTERANCES - sum(lengths)
+    for step in range(abs(missing)):
+        lengths[step % DIALOGUES] += 1 if missing > 0 else -1
     return lengths
 
 

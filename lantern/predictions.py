@@ -130,7 +130,7 @@ class PredictionTable:
         rows: list[Row] = []
         classes: Sequence[str] = ()
         split = ""
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
             try:
                 record = json.loads(line)
                 if record["schema"] != SCHEMA:

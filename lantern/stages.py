@@ -88,6 +88,8 @@ def train_inputs(config: RunConfig, corpus: Corpus, split: Split) -> dict[str, A
 def modalities(config: RunConfig, corpus: Corpus) -> list[str]:
     """Modalities the run uses; one that the corpus lacks is refused."""
     available = list(corpus.features)
+    if not available:
+        raise UserError(f"corpus {corpus.name!r} has no features; import it without --no-features")
     chosen = config.corpus.modalities or available
     for name in chosen:
         if name not in available:

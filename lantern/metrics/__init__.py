@@ -1,0 +1,1 @@
+"""Classification, calibration and dimension metrics, paired tests, and what the LLM changed. No torch."""

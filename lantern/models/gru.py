@@ -76,11 +76,7 @@ class Model(Backbone):
         mask = mask[mask.any(dim=1)]  # a dialogue without utterances cannot be packed
         if not len(mask):
             return x.new_zeros(0, self.hidden_size)
-        # Autocast gives the input and the recurrent weights different types, which the CPU kernel refuses.
-        with torch.autocast(x.device.type, enabled=False):
-            x = x.to(self.classify.weight.dtype)
-            padded = x.new_zeros(*mask.shape, x.shape[-1]).masked_scatter(mask.unsqueeze(-1), x)
-            lengths = mask.sum(dim=1).cpu()
-            packed = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
-            hidden, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=mask.shape[1])
+        padded = x.new_zeros(*mask.shape, x.shape[-1]).masked_scatter(mask.unsqueeze(-1), x)
+        packed = pack_padded_sequence(padded, mask.sum(dim=1).cpu(), batch_first=True, enforce_sorted=False)
+        hidden, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=mask.shape[1])
         return hidden[mask]

@@ -36,7 +36,7 @@ class WeightingConfig:
     floor: float = 0.001
     """Smallest probability that is told apart from zero by the log pool, by stacking and by the attention's inputs;
     replies carry two or three decimals, so a zero in them is not evidence of impossibility."""
-    attention_scale: float = 0.3
+    attention_scale: float = 0.15
     """Standard deviation of the Gaussian prior on query and key weights; smaller means nearer to fixed weights per
     band. The prior counts once, however many utterances there are, so it fades as the fit split grows."""
     bias_scale: float = 3.0

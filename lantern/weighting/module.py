@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from lantern.weighting.features import DESCRIPTORS, DIMENSIONS, WeightingInputs, agreement, floored_log
 
 _TINY = 1e-12
+_STRUCTURE = 6.0
+"""How much wider the prior is on what does not depend on the classes (descriptors, agreement, the query's constant):
+few inputs, that cannot over-fit as the class-by-class log-probabilities can."""
 
 
 class AttentionWeighting(nn.Module):
@@ -48,7 +51,7 @@ class AttentionWeighting(nn.Module):
         recalibrate: bool = True,
         unanchor: bool = True,
         floor: float = 1e-3,
-        scales: tuple[float, float, float] = (0.3, 3.0, 1.0),
+        scales: tuple[float, float, float] = (0.15, 3.0, 1.0),
     ) -> None:
         super().__init__()
         self.pool, self.attend, self.use_dimensions = pool, attend, use_dimensions
@@ -83,7 +86,8 @@ class AttentionWeighting(nn.Module):
         sources = torch.cat((inputs.vanilla.unsqueeze(1), inputs.refined), dim=1)
         no_field = inputs.descriptors.new_zeros(len(inputs), 1, len(DESCRIPTORS))
         described = torch.cat((no_field, inputs.descriptors), dim=1)
-        key = self.key(torch.cat((self._scaled_log(sources), described, agreement(inputs.vanilla, sources)), dim=2))
+        structure = torch.cat((described, agreement(inputs.vanilla, sources)), dim=2) * _STRUCTURE
+        key = self.key(torch.cat((self._scaled_log(sources), structure), dim=2))
         return torch.einsum("nh,nsh->ns", query, key)
 
     def _scaled_log(self, probabilities: Tensor) -> Tensor:
@@ -117,6 +121,6 @@ class AttentionWeighting(nn.Module):
             2 * temperature**2
         )
         if self.attend:
-            for weight in (self.query.weight, self.query.bias, self.key.weight):
-                total = total + weight.square().sum() / (2 * attention**2)
+            weights = self.query.weight.square().sum() + self.key.weight.square().sum()
+            total = total + (weights + (self.query.bias / _STRUCTURE).square().sum()) / (2 * attention**2)
         return total

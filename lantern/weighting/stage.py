@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -92,7 +93,10 @@ class FittedWeighting:
         """Read what :meth:`save` wrote; a missing or foreign file is a :class:`UserError`."""
         if not path.is_file():
             raise UserError(f"no weighting checkpoint at {path}")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(f"{path} is not a weighting checkpoint: {str(error).splitlines()[0]}") from None
         if not isinstance(state, dict) or state.get("schema") != _SCHEMA:
             raise UserError(f"{path} is not a weighting checkpoint of schema {_SCHEMA}")
         config = WeightingConfig(**state["config"])
@@ -120,7 +124,7 @@ def fit_weighting(
         seed: makes the fit reproducible; the caller's random states are left as they were.
         score_range: lowest and highest dimension score on the corpus scale; None when the corpus has no scores.
         folder: where to write ``weighting.ckpt``; nothing is written when None.
-        trainer: extra arguments of ``lightning.Trainer``.
+        trainer: extra arguments of the ``lightning.Trainer`` of the final fit, for example a logger.
 
     Raises:
         UserError: a learned weighting is asked for and no row is labelled.
@@ -138,10 +142,12 @@ def fit_weighting(
                     f"weighting.name={config.name} has to be fitted, but no row of the {table.split or 'fit'} table is "
                     "labelled; use weighting.name=mean or weighting.name=vanilla"
                 )
-            choice, reason = _choose(config, inputs.select(usable), _dialogues(table, usable), report, trainer)
+            choice, reason = _choose(config, inputs.select(usable), _dialogues(table, usable), report)
         module = _build(choice, config, len(table.classes), coverage)
         if choice in _LEARNED:
             train(module, inputs.select(usable), config, trainer)
+            if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
+                choice, reason, module = "vanilla", "the fit diverged", VanillaAlone()
     report.update(choice=choice, reason=reason, parameters=sum(p.numel() for p in module.parameters()))
     if choice != config.name:
         log.warning("weighting.name=%s: %s is used instead (%s)", config.name, choice, reason)
@@ -269,7 +275,6 @@ def _choose(
     inputs: WeightingInputs,
     dialogues: np.ndarray,
     report: dict[str, Any],
-    trainer: Mapping[str, Any] | None,
 ) -> tuple[str, str]:
     """The richest candidate whose held-out log-loss is worth it, and why."""
     if not len(inputs):
@@ -290,7 +295,7 @@ def _choose(
                 if name == "temperature"
                 else _build(name, config, inputs.vanilla.shape[1], inputs.mask.shape[1])
             )
-            train(module, inputs.select(inside), config, trainer)
+            train(module, inputs.select(inside), config)
             held = inputs.select(outside)
             with torch.no_grad():
                 losses[name][fold == k] = negative_log_likelihood(module(held)[0], held.labels).numpy()

@@ -13,6 +13,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -63,7 +64,7 @@ class WeightingTask(lightning.LightningModule):
         return torch.optim.LBFGS(
             [p for p in self.parameters() if p.requires_grad],
             max_iter=self.iterations,
-            tolerance_change=1e-8,
+            tolerance_change=1e-6,
             line_search_fn="strong_wolfe",
         )
 
@@ -89,6 +90,7 @@ def train(
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
+        "plugins": [LightningEnvironment()],  # one process, also inside a cluster job
         **(trainer or {}),
     }
     stop = EarlyStopping(

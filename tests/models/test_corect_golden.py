@@ -10,19 +10,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lantern.errors import UserError
-from lantern.models.batch import Batch
-from lantern.models.corect import Model, load_published
+from lantern.models.batch import Batch, Sizes
+from lantern.models.corect import Config, Model, load_published
 from lantern.models.corect.graph import EdgeRule
-from lantern.models.corect.published import rename
+from lantern.models.corect.published import published_name, rename
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "corect"
 VECTORS = sorted(path.stem for path in GOLDEN.glob("golden_*way*.json"))
 EDGES = json.loads((GOLDEN / "golden_edges.json").read_text())
 TOLERANCE = 5e-5
-SLOW_GRADIENT = 1e-6  # official gradients that are zero up to rounding
+VANISHING = 1e-6  # some official gradients are zero up to rounding
 
 
 class Golden:
@@ -65,7 +65,8 @@ def check(golden: Golden, stages: dict[str, Tensor], prefix: str) -> int:
             continue
         got = stages[name]
         if want.is_floating_point():
-            torch.testing.assert_close(got, want, atol=TOLERANCE, rtol=0, msg=lambda m, k=key: f"{k}: {m}")
+            assert got.shape == want.shape, key
+            assert float((got - want).abs().max()) <= TOLERANCE, key
         else:
             assert torch.equal(got, want), key
         compared += 1
@@ -89,8 +90,19 @@ def test_masked_targets(golden: Golden, garbage: bool) -> None:
     assert check(golden, out.stages, "masked.") >= 5
 
 
+def lift_kinks(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    """Move what is within rounding of a ReLU's kink to its positive side.
+
+    One unit of the recorded run stood at -4.5e-8 (in double precision too), and rounding took it to the other side.
+    """
+    return output + (output.abs() < 1e-7) * 2e-7
+
+
 def test_gradients_of_the_first_step(golden: Golden) -> None:
     model, batch = golden.model().train(), golden.batch()
+    for name, module in model.named_modules():
+        if name.endswith("fc1"):
+            module.register_forward_hook(lift_kinks)
     F.cross_entropy(model(batch).logits, batch.labels[batch.mask]).backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     compared = 0
@@ -100,7 +112,7 @@ def test_gradients_of_the_first_step(golden: Golden) -> None:
             continue
         grad = gradients[ours]
         assert grad is not None, name
-        assert float(grad.norm()) == pytest.approx(norm, rel=1e-3, abs=SLOW_GRADIENT), name
+        assert float(grad.norm()) == pytest.approx(norm, rel=1e-5, abs=VANISHING), name
         compared += 1
     assert compared == len(gradients)
     for key, want in golden.tensors.items():
@@ -124,21 +136,134 @@ def test_five_training_steps(golden: Golden) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses == pytest.approx(golden.info["train_mode_loss_5_adam_steps"], abs=1e-4)
 
 
 def rule_of(case: dict[str, Any]) -> EdgeRule:
-    kind = case["edge_type"] if case.get("edge_type") in ("temp", "multi", "temp_multi") else None
-    assert kind is not None
     return EdgeRule(
         modalities=len(case["modalities"]),
-        temporal="temp" in kind,
-        multimodal="multi" in kind,
+        temporal="temp" in case["edge_type"],
+        multimodal="multi" in case["edge_type"],
         first=None if case["wp"] < 0 else -case["wp"],
         last=None if case["wf"] < 0 else case["wf"] - 1,
     )
 
 
-def edge_cases() -> list[dict[str, Any]]:
-    return list(EDGES["cases"])
+def test_every_recorded_graph() -> None:
+    assert len(EDGES["cases"]) == 243
+    for case in EDGES["cases"]:
+        rule = rule_of(case)
+        index, kind = rule.edges(torch.tensor(case["lengths"]))
+        if "error" in case:  # the published code stops where no edge is left; here the graph is just empty
+            assert index.shape == (2, 0), case
+            assert kind.shape == (0,), case
+            continue
+        assert rule.relations == case["num_relations"]
+        assert index.shape == (2, case["num_edges"])
+        assert kind.bincount(minlength=rule.relations).tolist() == case["edges_per_relation"]
+        if "edge_index" in case:
+            assert index.tolist() == case["edge_index"]
+            assert kind.tolist() == case["edge_type_ids"]
+
+
+def test_relation_numbers() -> None:
+    for letters, kinds in EDGES["relation_numbering"].items():
+        for kind, numbers in kinds.items():
+            rule = rule_of({"modalities": letters, "edge_type": kind, "wp": 1, "wf": 1})
+            for key, number in numbers.items():
+                direction = int(key[:-2])
+                assert rule.relation(int(key[-2]), int(key[-1]), direction) == number
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_rules_from_options(exact: bool) -> None:
+    rule = EdgeRule.of(Config(past_window=11, future_window=5, exact_published=exact), 3)
+    assert (rule.first, rule.last) == (-11, 4 if exact else 5)
+    rule = EdgeRule.of(Config(past_window=-1, future_window=-1, edges="temporal", exact_published=exact), 3)
+    assert (rule.first, rule.last, rule.relations) == (None, None, 9)
+
+
+@pytest.fixture
+def recorded() -> Golden:
+    return Golden(VECTORS[0])
+
+
+def test_unknown_parameter_is_named(recorded: Golden) -> None:
+    with pytest.raises(UserError, match=r"unknown parameter 'clf.lin9.weight'"):
+        load_published({**recorded.state, "clf.lin9.weight": torch.ones(1)}, recorded.config)
+    with pytest.raises(UserError, match=r"unknown parameter 'crossmodal.layers.aa.layer_norm.bias'"):
+        load_published({**recorded.state, "crossmodal.layers.aa.layer_norm.bias": torch.ones(1)}, recorded.config)
+
+
+@pytest.mark.parametrize(
+    "name", ["clf.lin2.weight", "crossmodal.layers.ta.layer_norm.bias", "graph_model.gnn.conv1.root"]
+)
+def test_missing_parameter_is_named(recorded: Golden, name: str) -> None:
+    state = {key: value for key, value in recorded.state.items() if key != name}
+    with pytest.raises(UserError, match=f"lacks parameter '{name}'"):
+        load_published(state, recorded.config)
+
+
+def test_misshapen_parameter_is_named(recorded: Golden) -> None:
+    state = {**recorded.state, "graph_model.gnn.bn.weight": torch.ones(3)}
+    with pytest.raises(UserError, match=r"'graph_model.gnn.bn.weight' has shape \[3\]"):
+        load_published(state, recorded.config)
+
+
+def test_window_is_read_with_the_masked_graph(recorded: Golden) -> None:
+    masked = load_published(recorded.state, recorded.config | {"exact_published": False})
+    assert masked.config.future_window == recorded.config["wf"] - 1
+    with pytest.raises(UserError, match="wf=0"):
+        load_published(recorded.state, recorded.config | {"wf": 0, "exact_published": False})
+
+
+ROUND_TRIPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"modalities": ["text", "audio"], "past_window": 3, "future_window": 1}, {"modalities": "at", "wp": 3, "wf": 1}),
+    (
+        {"modalities": ["audio", "visual"], "edges": "temporal", "graph_heads": 3, "use_speaker": False},
+        {"modalities": "av", "edge_type": "temp", "use_speaker": False},
+    ),
+    (
+        {"modalities": ["text", "visual"], "edges": "multimodal", "crossmodal_heads": 4, "self_attention_heads": 1},
+        {"modalities": "tv", "edge_type": "multi", "crossmodal_nheads": 4, "self_att_nheads": 1},
+    ),
+    ({"modalities": ["visual"], "past_window": -1, "future_window": -1}, {"modalities": "v", "wp": -1, "wf": -1}),
+    ({"graph_transformer": False, "crossmodal_layers": 1, "self_attention_layers": 4}, {}),
+    ({"crossmodal": False, "text_encoder": "ffn", "future_window": 0}, {"wf": 0}),
+    ({"graph": False, "text_encoder": "lstm", "text_layers": 1}, {"encoder_nlayers": 1}),
+    ({"text_heads": 2, "text_layers": 3, "text_feedforward": 20}, {"text_encoder_nhead": 2}),
+]
+
+
+@pytest.mark.parametrize(("options", "published"), ROUND_TRIPS, ids=str)
+def test_settings_are_read_from_names_and_shapes(options: dict[str, Any], published: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    batch = Golden(VECTORS[0]).batch()
+    dims = {"text": 10, "audio": 6, "visual": 8}
+    model = Model(
+        Config(**({"hidden": 16, "text_feedforward": 24, "exact_published": True} | options)),
+        Sizes(dims=dims, classes=4, speakers=2),
+    ).eval()
+    state = {published_name(name, published): value for name, value in model.state_dict().items()}
+    state |= {"clf.lin_7.weight": torch.ones(7, 16), "crossmodal.layers.mem_a.version": torch.ones(1)}
+    loaded = load_published(state, published)
+    assert torch.equal(loaded(batch).logits, model(batch).logits)
+
+
+def test_modality_subset_ignores_the_unused_encoder(recorded: Golden) -> None:
+    torch.manual_seed(0)
+    hidden, heads = 12, 7
+    config = recorded.config | {"modalities": "tv", "modality_slot_order": ["text", "visual"]}
+    state = {
+        name.replace("layers.at.", "layers.tv.").replace("layers.ta.", "layers.vt.").replace("mem_a", "mem_v"): value
+        for name, value in recorded.state.items()
+        if not name.startswith(("crossmodal", "clf"))
+    }
+    state["graph_model.gnn.conv1.weight"] = state["graph_model.gnn.conv1.weight"][:8]
+    width = 2 * hidden * heads
+    state |= {"clf.lin1.weight": torch.randn(hidden, width), "clf.lin1.bias": torch.zeros(hidden)}
+    state |= {"clf.lin2.weight": torch.randn(4, hidden), "clf.lin2.bias": torch.zeros(4)}
+    model = load_published(state, config)
+    assert model.modalities == ["text", "visual"]
+    assert model(recorded.batch()).logits.shape == (15, 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -38,7 +40,10 @@ def test_a_dialogue_depends_on_nothing_but_itself(bidirectional: bool, layers: i
             part = (slice(row, row + 1), slice(length))
             single = Batch(
                 {m: x[part] for m, x in batch.features.items()},
-                *(x[part] for x in (batch.speakers, batch.mask, batch.labels, batch.scores)),
+                batch.speakers[part],
+                batch.mask[part],
+                batch.labels[part],
+                batch.scores[part],
             )
             torch.testing.assert_close(model(single).hidden, rows[row])
 
@@ -78,7 +83,7 @@ def test_batch_without_utterances() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("hidden", 0), ("layers", 0), ("dropout", 1.0), ("dropout", -0.1)])
-def test_bad_options_are_refused_as_spelt_on_the_command_line(name: str, value: float) -> None:
+def test_bad_options_are_refused_as_spelt_on_the_command_line(name: str, value: Any) -> None:
     with pytest.raises(UserError, match=rf"backbone\.{name}={value}"):
         Config(**{name: value})
 

@@ -44,7 +44,10 @@ def alone(batch: Batch, row: int) -> Batch:
     part = (slice(row, row + 1), slice(length))
     return Batch(
         {m: x[part] for m, x in batch.features.items()},
-        *(x[part] for x in (batch.speakers, batch.mask, batch.labels, batch.scores)),
+        batch.speakers[part],
+        batch.mask[part],
+        batch.labels[part],
+        batch.scores[part],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ def golden_batch(tensors: dict[str, Tensor]) -> Batch:
     )
 
 
+def assert_near(name: str, actual: Tensor, expected: Tensor, atol: float, rtol: float) -> None:
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol, msg=lambda text: f"{name}: {text}")
+
+
 def total_loss(model: Model, batch: Batch) -> Tensor:
     output = model(batch)
     assert output.auxiliary_loss is not None
@@ -55,14 +60,10 @@ def test_outputs_and_intermediate_results(case: tuple[dict[str, Any], dict[str, 
     output = model(batch, stages=True)
     ours = published_stages(output.stages)
     for name, expected in part(tensors, "out.").items():
-        torch.testing.assert_close(
-            ours[name], expected[batch.mask], atol=2e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        assert_near(name, ours[name], expected[batch.mask], 2e-6, 0)
     for name, expected in part(tensors, "act.").items():
         by_position = expected.transpose(1, 2) if name.endswith("f_input") else expected
-        torch.testing.assert_close(
-            ours[name], by_position[batch.mask], atol=5e-6, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        assert_near(name, ours[name], by_position[batch.mask], 5e-6, 1e-5)
     assert output.hidden is output.stages["fused"]
     assert output.logits.argmax(-1).tolist() == ours["all_prob"].argmax(-1).tolist()
 
@@ -81,7 +82,7 @@ def test_gradients(case: tuple[dict[str, Any], dict[str, Tensor]], detached: boo
     }
     assert set(ours) == learned
     for name in learned:
-        torch.testing.assert_close(ours[name], expected[name], atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        assert_near(name, ours[name], expected[name], 1e-5, 1e-4)
 
 
 @pytest.mark.parametrize("detached", [False, True])
@@ -105,7 +106,7 @@ def test_five_steps_of_adam(case: tuple[dict[str, Any], dict[str, Tensor]], deta
     compared = [name for name in after if name in ours]
     assert len(compared) >= 5
     for name in compared:
-        torch.testing.assert_close(ours[name], after[name], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        assert_near(name, ours[name], after[name], 2e-5, 1e-4)
 
 
 def test_class_weights_of_the_published_run_are_known(case: tuple[dict[str, Any], dict[str, Tensor]]) -> None:
@@ -153,3 +154,22 @@ def test_never_used_parameters_may_be_missing_and_identity_gates_are_recognised(
     loss = total_loss(meld, batch)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in meld.parameters())
+
+
+def test_load_state_dict_takes_published_names() -> None:
+    meta, tensors = json.loads(CASES[0].read_text()), load_file(CASES[0].with_suffix(".safetensors"))
+    state, batch = part(tensors, "state."), golden_batch(tensors)
+    expected = load_published(state, meta)
+    model = Model(expected.config, expected.sizes).eval()
+    model.load_state_dict(state)
+    assert torch.equal(model(batch).logits, expected(batch).logits)
+    again = Model(expected.config, expected.sizes).eval()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(batch).logits, expected(batch).logits)
+    wrapped = torch.nn.ModuleDict({"backbone": Model(expected.config, expected.sizes)}).eval()
+    wrapped.load_state_dict({f"backbone.{name}": value for name, value in state.items()})
+    assert torch.equal(wrapped["backbone"](batch).logits, expected(batch).logits)
+    with pytest.raises(UserError, match=r"backbone\.gate=identity.*_gate"):
+        Model(replace(expected.config, gate="identity"), expected.sizes).load_state_dict(state)
+    with pytest.raises(UserError, match=r"must be \[3, 32\]"):
+        Model(replace(expected.config, hidden=32), expected.sizes).load_state_dict(state)

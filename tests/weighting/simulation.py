@@ -29,7 +29,7 @@ class World:
     """Of the noise of two fields."""
     missing: float = 0.05
     short: float = 1.0
-    """Skill is multiplied by this in cut fields."""
+    """Skill is multiplied by this in cut fields, and the LLM does not know."""
     kind: str = "skilled"
     """``skilled``; ``votes``: the reply's top class is right with probability ``skill`` (given as a share), else any
     other class, and stated with a noisy confidence, so that Bayes adds ``log(skill / (1 - skill) · (C - 1))`` to that
@@ -52,7 +52,8 @@ def draw(world: World, utterances: int, seed: int, *, length: int = 40) -> tuple
     present = rng.random((n, t)) >= world.missing
     optimal = world.vanilla * x0
     if world.kind == "skilled":
-        replies = softmax(world.gain * skill[..., None] * x + world.anchor * world.vanilla * x0[:, None])
+        stated = world.gain * np.array(world.skills)[:, None]
+        replies = softmax(stated * x + world.anchor * world.vanilla * x0[:, None])
         covariance = np.full((t, t), world.correlation) + (1 - world.correlation) * np.eye(t)
         inverse = np.linalg.pinv(covariance * present[:, :, None] * present[:, None, :])
         optimal = optimal + (np.einsum("nij,nj->ni", inverse, skill * present)[..., None] * x).sum(1)

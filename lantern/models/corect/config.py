@@ -33,7 +33,7 @@ class Config:
     """How many *later* utterances each utterance **sends** messages to, -1 for all; it receives from as many earlier
     ones. With ``exact_published`` the utterance itself counts as one of them."""
     edges: str = "both"
-    """``temporal`` (within a modality), ``multimodal`` (between modalities of one utterance, plus self-loops), ``both``."""
+    """``temporal`` (within a modality), ``multimodal`` (between those of an utterance, plus self-loops) or ``both``."""
     use_speaker: bool = True
     """Add a learned speaker vector to every modality's encoding."""
     graph: bool = True
@@ -79,7 +79,8 @@ class Config:
         for name in ("self_attention_layers", "self_attention_heads", "text_feedforward"):
             _at_least(name, getattr(self, name), 1)
         for name in ("past_window", "future_window"):
-            _at_least(name, getattr(self, name), -1, "or -1 for no limit")
+            if getattr(self, name) < -1:
+                raise UserError(f"backbone.{name}={getattr(self, name)} must be 0 or more, or -1 for no limit.")
         if not 0 <= self.dropout < 1:
             raise UserError(f"backbone.dropout={self.dropout} must be at least 0 and below 1.")
         self._check_contradictions()
@@ -112,13 +113,13 @@ class Config:
             raise UserError(
                 f"backbone.hidden={self.hidden} must be even with backbone.text_encoder=lstm (half per direction)."
             )
-        if self.exact_published and self.graph and self.edges == "temporal":
-            if self.past_window == 0 and self.future_window == 0:
-                raise UserError(
-                    "backbone.past_window=0 backbone.future_window=0 backbone.edges=temporal leaves no edge at all with "
-                    "backbone.exact_published=true, which counts the utterance itself in future_window; "
-                    "use backbone.future_window=1."
-                )
+        windowless = self.past_window == 0 and self.future_window == 0
+        if self.exact_published and self.graph and self.edges == "temporal" and windowless:
+            raise UserError(
+                "backbone.past_window=0 backbone.future_window=0 backbone.edges=temporal leaves no edge at all with "
+                "backbone.exact_published=true, which counts the utterance itself in future_window; "
+                "use backbone.future_window=1."
+            )
 
 
 def _choice(name: str, value: str, valid: tuple[str, ...]) -> None:
@@ -127,6 +128,6 @@ def _choice(name: str, value: str, valid: tuple[str, ...]) -> None:
         raise UserError(f"backbone.{name}={value} is not one of {', '.join(valid)}.{hint}")
 
 
-def _at_least(name: str, value: int, least: int, note: str = "") -> None:
+def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
-        raise UserError(f"backbone.{name}={value} must be at least {least}{' ' + note if note else ''}.")
+        raise UserError(f"backbone.{name}={value} must be at least {least}.")

@@ -66,9 +66,10 @@ class CrossModal(nn.Module):
         self.modalities = modalities
         width = (len(modalities) - 1) * config.hidden
         if width % config.self_attention_heads:
+            others = len(modalities) - 1
             raise UserError(
-                f"backbone.self_attention_heads={config.self_attention_heads} does not divide {width}, the width of the "
-                f"self-attention stacks (backbone.hidden={config.hidden} times {len(modalities) - 1} other modalities)."
+                f"backbone.self_attention_heads={config.self_attention_heads} does not divide {width}, the width of "
+                f"the self-attention stacks (backbone.hidden={config.hidden} times {others} other modalities)."
             )
         self.output_size = len(modalities) * width
         self.pairs = nn.ModuleDict(

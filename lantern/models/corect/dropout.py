@@ -1,4 +1,4 @@
-"""Dropout that is cheap on CPUs, where drawing one Bernoulli number per element costs more than the layers around it."""
+"""Dropout that is cheap on CPUs, where one Bernoulli draw per element costs more than the layers around it."""
 
 from __future__ import annotations
 

@@ -18,14 +18,16 @@ def default_heads(width: int) -> int:
     return next((heads for heads in range(7, 15) if width % heads == 0), 1)
 
 
-class UtteranceEncoder(nn.Sequential):
-    """Two linear layers with ReLU, each utterance by itself: ``[R, D]`` to ``[R, hidden]``."""
+class UtteranceEncoder(nn.Module):
+    """Two linear layers with ReLU, each utterance by itself."""
 
     def __init__(self, size: int, hidden: int) -> None:
-        super().__init__(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
 
     def forward(self, x: Tensor, rows: Rows, lengths: Tensor) -> Tensor:
-        out: Tensor = super().forward(x)
+        """Encode ``[R, D]`` to ``[R, hidden]``."""
+        out: Tensor = self.layers(x)
         return out
 
 
@@ -59,15 +61,15 @@ class TextTransformer(nn.Module):
         heads = config.text_heads or default_heads(size)
         if size % heads:
             raise UserError(f"backbone.text_heads={heads} does not divide the text feature size {size}.")
-        self.layers = nn.ModuleList(
+        self.blocks = nn.ModuleList(
             _TransformerLayer(size, heads, config.text_feedforward, config.dropout) for _ in range(config.text_layers)
         )
         self.output = nn.Linear(size, config.hidden)
 
     def forward(self, x: Tensor, rows: Rows, lengths: Tensor) -> Tensor:
         """Encode ``[R, D]`` to ``[R, hidden]``."""
-        for layer in self.layers:
-            x = layer(x, rows)
+        for block in self.blocks:
+            x = block(x, rows)
         out: Tensor = self.output(x)
         return out
 

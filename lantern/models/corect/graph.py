@@ -146,9 +146,7 @@ class Tiles:
             if count * _TILE * width < len(lengths) * longest**2:
                 starts = torch.arange(count, device=device)[:, None] * _TILE
                 targets = starts + torch.arange(_TILE, device=device)
-                return cls._build(
-                    rule, dialogue, targets, starts - behind + torch.arange(width, device=device), every
-                )
+                return cls._build(rule, dialogue, targets, starts - behind + torch.arange(width, device=device), every)
         starts = (lengths.cumsum(0) - lengths)[:, None]
         places = torch.arange(longest, device=device)
         padded = torch.where(places < lengths[:, None], starts + places, total)
@@ -185,7 +183,7 @@ class Graph(nn.Module):
         super().__init__()
         self.rule, self.hidden, self.heads = rule, config.hidden, config.graph_heads
         self.relational = RGCNConv(config.hidden, config.hidden, rule.relations)
-        self.attention: nn.Module | None = None
+        self.attention: TransformerConv | None = None
         width = config.hidden
         if config.graph_transformer:
             self.attention = TransformerConv(config.hidden, config.hidden, heads=config.graph_heads)
@@ -255,12 +253,13 @@ class Graph(nn.Module):
         """The same two convolutions by PyG on an edge list: the yardstick for the fast path.
 
         *nodes* is ``[M * N, hidden]``; gives the relational convolution and, if used, the graph attention over it.
+        With pyg-lib installed, some versions of ``RGCNConv`` average over all incoming edges instead of per relation.
         """
         x = self.relational(nodes, edge_index, edge_type)
         return x, None if self.attention is None else self.attention(x, edge_index)
 
     def _temporal_means(self, nodes: Tensor, rows: Rows, lengths: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Mean over earlier and over later sources within the window, ``M`` times ``[N, hidden]``, zeros without any."""
+        """Mean over earlier and over later sources in the window, ``M`` times ``[N, hidden]``; zeros without any."""
         band = self.rule.band(rows.length, nodes.device)
         inside = torch.arange(rows.length, device=nodes.device) < lengths[:, None]
         both = torch.stack([band.tril(-1), band.triu(1)]) & inside[:, None, None, :]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lantern.errors import UserError
-from lantern.models.batch import Backbone, Batch, BackboneOutput, Sizes
+from lantern.models.batch import Backbone, BackboneOutput, Batch, Sizes
 from lantern.models.corect.config import MODALITIES, Config
 from lantern.models.corect.crossmodal import CrossModal
 from lantern.models.corect.dropout import dropout

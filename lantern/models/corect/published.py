@@ -19,11 +19,12 @@ _ENCODERS = {"audio": "audio_encoder", "text": "text_encoder", "visual": "vision
 _DEAD = re.compile(r"clf\.(lin_7|linear)\.|crossmodal\..*\.version$")
 _EDGES = {"temp_multi": "both", "temp": "temporal", "multi": "multimodal"}
 _FIXED = (
-    ("encoder.text_encoder.transformer_encoder.layers.", "encoders.text.layers."),
+    ("encoder.text_encoder.transformer_encoder.layers.", "encoders.text.blocks."),
     ("encoder.text_encoder.transformer_out.", "encoders.text.output."),
-    ("encoder.text_encoder.", "encoders.text."),
-    ("encoder.audio_encoder.", "encoders.audio."),
-    ("encoder.vision_encoder.", "encoders.visual."),
+    ("encoder.text_encoder.lstm.", "encoders.text.lstm."),
+    ("encoder.text_encoder.", "encoders.text.layers."),
+    ("encoder.audio_encoder.", "encoders.audio.layers."),
+    ("encoder.vision_encoder.", "encoders.visual.layers."),
     ("speaker_embedding.", "speaker."),
     ("graph_model.gnn.conv1.", "graph.relational."),
     ("graph_model.gnn.conv2.", "graph.attention."),
@@ -58,7 +59,9 @@ def rename(name: str, config: Mapping[str, Any]) -> str | None:
         UserError: the name is unknown.
     """
     letters = published_letters(config)
-    if _DEAD.match(name):
+    if _DEAD.match(name) or (len(letters) == 1 and name.startswith("crossmodal.")):
+        return None
+    if name.startswith("speaker_embedding.") and not config.get("use_speaker", True):
         return None
     for modality, encoder in _ENCODERS.items():
         if modality not in letters.values() and name.startswith(f"encoder.{encoder}."):
@@ -113,12 +116,12 @@ def _fill(model: Model, given: dict[str, tuple[str, Tensor]], config: Mapping[st
             )
     for ours in wanted:
         if ours not in given and not ours.endswith("num_batches_tracked"):
-            raise UserError(f"the published state lacks parameter {_published_name(ours, config)!r}.")
+            raise UserError(f"the published state lacks parameter {published_name(ours, config)!r}.")
     with torch.no_grad():
         model.load_state_dict({ours: value for ours, (_, value) in given.items()}, strict=False)
 
 
-def _published_name(ours: str, config: Mapping[str, Any]) -> str:
+def published_name(ours: str, config: Mapping[str, Any]) -> str:
     """The published name of our parameter *ours*."""
     back = {modality: letter for letter, modality in published_letters(config).items()}
     if found := re.match(r"crossmodal\.memories\.([a-z]+)\.(.+)", ours):
@@ -178,7 +181,7 @@ def _infer(
         graph=has_graph,
         graph_transformer=attention in state,
         graph_heads=int(state[attention].shape[0]) // hidden if attention in state else 1,
-        crossmodal=any(name.startswith("crossmodal.") for name in state),
+        crossmodal=any(name.startswith("crossmodal.") and not _DEAD.match(name) for name in state),
         crossmodal_layers=depth(pair) if rest else 1,
         crossmodal_heads=int(config.get("crossmodal_nheads", 2)),
         self_attention_layers=depth(f"crossmodal.layers.mem_{first}.layers."),

@@ -19,7 +19,7 @@ class _Take(torch.autograd.Function):
         return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         return grad.new_zeros(ctx.total, *grad.shape[1:]).index_copy_(0, index, grad), None
 
@@ -33,7 +33,7 @@ class _Put(torch.autograd.Function):
         return x.new_zeros(total, *x.shape[1:]).index_copy_(0, index, x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (index,) = ctx.saved_tensors
         return grad.index_select(0, index), None, None
 
@@ -65,10 +65,10 @@ class Rows:
     def take(self, padded: Tensor) -> Tensor:
         """``[B, L, ...]`` to rows ``[R, ...]``."""
         flat = padded.reshape(self.batch * self.length, *padded.shape[2:])
-        return flat if self.index is None else _Take.apply(flat, self.index)  # type: ignore[no-any-return,no-untyped-call]
+        return flat if self.index is None else _Take.apply(flat, self.index)
 
     def pad(self, rows: Tensor) -> Tensor:
         """Rows ``[R, ...]`` to ``[B, L, ...]`` with zeros elsewhere."""
         if self.index is not None:
-            rows = _Put.apply(rows, self.index, self.batch * self.length)  # type: ignore[no-untyped-call]
+            rows = _Put.apply(rows, self.index, self.batch * self.length)
         return rows.view(self.batch, self.length, *rows.shape[1:])

@@ -71,7 +71,7 @@ def load_published(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Mo
         ),
         Sizes(dims, classes, speakers, None if weights is None else tuple(float(w) for w in weights)),
     )
-    _fill(model, state)
+    fill_published(model, state)
     return model.eval()
 
 
@@ -112,22 +112,30 @@ def published_stages(stages: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {names[name]: value for name, value in stages.items() if name in names}
 
 
-def _fill(model: Model, state: Mapping[str, Tensor]) -> None:
+def fill_published(model: Model, state: Mapping[str, Tensor]) -> None:
+    """Copy published weights into *model*; never-used parameters are ignored.
+
+    Raises:
+        UserError: naming the parameter that is missing, unknown or of another shape than the model's, or
+            ``backbone.gate`` if the model has identity gates and the weights have learned ones.
+    """
     views = {name: view for name, view in _views(model) if view is not None}
-    known = set(views)
-    if model.gates is None:
-        known |= {f"{SHORT[s]}_{SHORT[t]}_gate.fc.weight" for t in MODALITIES for s in MODALITIES}
+    gates = {f"{SHORT[s]}_{SHORT[t]}_gate.fc.weight" for t in MODALITIES for s in MODALITIES}
     for name in state:
-        if name not in known and not DEAD.fullmatch(name):
-            raise UserError(f"Unknown parameter {name!r} in the published weights.{did_you_mean(name, sorted(known))}")
+        if name not in views and name not in gates and not DEAD.fullmatch(name):
+            raise UserError(f"Unknown parameter {name!r} in the published weights.{did_you_mean(name, list(views))}")
+        if name in gates and model.gates is None and not _is_identity(state[name]):
+            raise UserError(f"backbone.gate=identity: parameter {name!r} of the published weights is a learned gate.")
     with torch.no_grad():
         for name, view in views.items():
             value = _tensor(state, name, view.ndim)
             if value.shape != view.shape:
-                raise UserError(
-                    f"Parameter {name!r} is {list(value.shape)}: the other weights ask for {list(view.shape)}."
-                )
+                raise UserError(f"Parameter {name!r} is {list(value.shape)}: it must be {list(view.shape)}.")
             view.copy_(value)
+
+
+def _is_identity(weight: Tensor) -> bool:
+    return weight.ndim == 2 and torch.equal(weight.detach().cpu().float(), torch.eye(*weight.shape))
 
 
 def _tensor(state: Mapping[str, Tensor], name: str, axes: int) -> Tensor:

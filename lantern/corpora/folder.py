@@ -1,0 +1,446 @@
+"""A corpus in memory and its folder on disk: a manifest, one feature file per modality, a card beside each. No torch.
+
+::
+
+    corpus.json                    name, label set, splits, licence facts, SHA-256 of the manifest
+    manifest.jsonl                 one JSON object per utterance, in order
+    features/<modality>.safetensors  "features" float32 [N, D] and "present" uint8 [N], in manifest order
+    features/<modality>.json       the feature card, with the SHA-256 of the file beside it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lantern.corpora.manifest import decode_manifest, encode_manifest
+from lantern.corpora.types import MODALITIES, Dialogue, LabelSet, Utterance
+from lantern.errors import UserError
+
+SCHEMA = 1
+SPLITS = ("train", "dev", "test")
+FITTED_ON = ("none", "train-labels", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureCard:
+    """Where the features of one modality come from."""
+
+    extractor: str
+    version: str
+    dims: int
+    """Feature size ``D``."""
+    count: int
+    """Utterances that have this modality."""
+    fitted_on: str = "unknown"
+    """``none``: the extractor saw no label of this corpus; ``train-labels``: it was fitted on them; ``unknown``."""
+    sha256: str = ""
+    """Of the feature file; empty until there is one. Anything that changes the features must empty it."""
+
+    def __post_init__(self) -> None:
+        if self.fitted_on not in FITTED_ON:
+            raise UserError(f"feature card: fitted_on={self.fitted_on!r} is not one of {', '.join(FITTED_ON)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Dialogues, their features and the facts that decide how they may be used.
+
+    Raises:
+        UserError: duplicate or unknown ids, or features that do not fit the utterances.
+    """
+
+    name: str
+    label_set: LabelSet
+    dialogues: tuple[Dialogue, ...]
+    splits: dict[str, tuple[str, ...]]
+    """Dialogue ids of ``train``, ``dev``, ``test``; a corpus need not have all three."""
+    features: dict[str, np.ndarray] = field(default_factory=dict)
+    """Per modality float32 ``[N, D]``, one row per utterance in corpus order; zeros where it is missing."""
+    present: dict[str, np.ndarray] = field(default_factory=dict)
+    """Per modality bool ``[N]``: the utterance has it."""
+    cards: dict[str, FeatureCard] = field(default_factory=dict)
+    score_range: tuple[float, float] | None = None
+    """Lowest and highest dimension score, e.g. ``(1.0, 5.0)``; None when nobody rated the corpus."""
+    redistribution: str = "forbidden"
+    """``allowed`` or ``forbidden``: whether text of the corpus may be passed on."""
+    made_up: bool = False
+    contaminated: str = ""
+    """Why an LLM may know the corpus already; empty when there is no reason to think so."""
+    source: str = ""
+    notes: tuple[str, ...] = ()
+    """What an importer found and did, one line each."""
+    checks: tuple[str, ...] = ()
+    """Agreement with published counts, one line each; a line that disagrees starts with ``differs``."""
+    path: Path | None = None
+    manifest_sha256: str = ""
+    """Of the manifest it was loaded from; empty when it is in memory only."""
+
+    def __post_init__(self) -> None:
+        _check_corpus(self)
+
+    @cached_property
+    def utterances(self) -> tuple[Utterance, ...]:
+        """All ``N`` utterances in corpus order: row *i* of every feature array belongs to the *i*-th."""
+        return tuple(u for d in self.dialogues for u in d.utterances)
+
+    @cached_property
+    def by_id(self) -> dict[str, Dialogue]:
+        """Dialogues by id."""
+        return {d.id: d for d in self.dialogues}
+
+    @cached_property
+    def rows(self) -> dict[str, slice]:
+        """Per dialogue id its rows in the feature arrays."""
+        found, start = {}, 0
+        for dialogue in self.dialogues:
+            found[dialogue.id] = slice(start, start + len(dialogue))
+            start += len(dialogue)
+        return found
+
+    def offsets(self) -> dict[str, int]:
+        """Per dialogue id its first row in the feature arrays."""
+        return {name: rows.start for name, rows in self.rows.items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over manifest, features, label set, score range and splits: equal corpora have equal fingerprints."""
+        manifest = self.manifest_sha256 or _sha256(encode_manifest(self.dialogues, self.label_set))
+        sums = {
+            name: card.sha256 or _sha256(_encode_features(self.features[name], self.present[name]))
+            for name, card in sorted(self.cards.items())
+        }
+        parts = [manifest, sums, self.label_set.name, self.label_set.classes, self.score_range, self.splits]
+        return _sha256(json.dumps(parts, sort_keys=True).encode())
+
+    def with_features(
+        self, modality: str, features: np.ndarray, card: FeatureCard, present: np.ndarray | None = None
+    ) -> Corpus:
+        """The corpus with *features* ``[N, D]`` for *modality*; *present* ``[N]`` is all True when left out."""
+        mask = np.ones(len(features), dtype=bool) if present is None else present.astype(bool)
+        values = np.where(mask[:, None], features, 0).astype(np.float32)
+        new = replace(card, dims=values.shape[1], count=int(mask.sum()), sha256="")
+        return replace(
+            self,
+            features={**self.features, modality: values},
+            present={**self.present, modality: mask},
+            cards={**self.cards, modality: new},
+        )
+
+    def limit(self, dialogues: int) -> Corpus:
+        """The first dialogues of each split, *dialogues* in all, in the proportions of the splits.
+
+        Each split keeps at least one dialogue, so a number below that of the splits gives one each. Dialogues outside
+        the splits are dropped; without splits the first *dialogues* stay.
+        """
+        if dialogues < 1:
+            raise UserError(f"corpus.limit_dialogues={dialogues} must be at least 1, or null for all")
+        sizes = {name: len(ids) for name, ids in self.splits.items() if ids}
+        if dialogues >= (sum(sizes.values()) or len(self.dialogues)):
+            return self
+        splits = dict(self.splits)
+        for name, count in _shares(sizes, dialogues).items():
+            splits[name] = self.splits[name][:count]
+        kept = {i for ids in splits.values() for i in ids} if sizes else {d.id for d in self.dialogues[:dialogues]}
+        chosen = tuple(d for d in self.dialogues if d.id in kept)
+        index = np.concatenate([np.arange(self.rows[d.id].start, self.rows[d.id].stop) for d in chosen])
+        present = {name: mask[index] for name, mask in self.present.items()}
+        return replace(
+            self,
+            dialogues=chosen,
+            splits=splits,
+            features={name: values[index] for name, values in self.features.items()},
+            present=present,
+            cards={n: replace(self.cards[n], count=int(mask.sum()), sha256="") for n, mask in present.items()},
+            notes=(*self.notes, f"limited to the first {len(chosen)} of {len(self.dialogues)} dialogues"),
+            path=None,
+            manifest_sha256="",
+        )
+
+    def save(self, path: Path, overwrite: bool = False) -> Path:
+        """Write the corpus folder *path*: whole or not at all.
+
+        Raises:
+            UserError: *path* exists and *overwrite* is False, or it is something other than a corpus folder.
+        """
+        path = path.resolve()
+        check_target(path, overwrite)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial{os.getpid()}")
+        try:
+            _write(self, partial)
+            _put_in_place(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return path
+
+
+def with_fingerprint(corpus: Corpus) -> Corpus:
+    """*corpus* itself; its fingerprint is computed when asked for."""
+    return corpus
+
+
+def check_target(path: Path, overwrite: bool) -> None:
+    """Refuse a *path* that :meth:`Corpus.save` would refuse; costs nothing, so ask before extracting features."""
+    if not path.exists():
+        return
+    if not path.is_dir() or (any(path.iterdir()) and not (path / "corpus.json").is_file()):
+        raise UserError(f"{path} exists and is not a corpus folder; give another one")
+    if not overwrite and any(path.iterdir()):
+        raise UserError(f"{path} exists; give another folder, or --overwrite to replace it")
+
+
+def load_corpus(path: Path, features: bool = True) -> Corpus:
+    """Read the corpus folder *path* and verify its checksums, dimensions and counts.
+
+    With ``features=False`` only text, labels and cards are read: enough for a summary, a plan or a prompt.
+
+    Raises:
+        UserError: no such folder, or anything in it that does not agree with the rest.
+    """
+    header = _read_json(path / "corpus.json", path)
+    source = path / "corpus.json"
+    if header.get("schema") != SCHEMA:
+        raise UserError(f"{source}: schema {header.get('schema')!r}, this Lantern reads {SCHEMA}; import it again")
+    try:
+        labels = _label_set(header["label_set"], source)
+        splits = {str(name): tuple(str(i) for i in ids) for name, ids in header["splits"].items()}
+        score_range = None if header["score_range"] is None else _pair(header["score_range"])
+        modalities = [str(name) for name in header["modalities"]]
+        expected, count = str(header["manifest_sha256"]), int(header["utterances"])
+        facts = {name: header[name] for name in ("name", "redistribution", "made_up", "contaminated", "source")}
+        lines = {name: tuple(header[name]) for name in ("notes", "checks")}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{source}: not a corpus header ({type(error).__name__}: {error}); import it again") from None
+    manifest = path / "manifest.jsonl"
+    content = _read(manifest)
+    _check_sum(manifest, content, expected, "corpus.json")
+    dialogues = decode_manifest(content, labels, manifest)
+    found = sum(len(d) for d in dialogues)
+    if found != count:
+        raise UserError(f"{manifest}: {found} utterances, corpus.json says {count}")
+    cards, arrays, masks = {}, {}, {}
+    for name in modalities:
+        cards[name] = _read_card(path / "features" / f"{name}.json")
+        if features:
+            arrays[name], masks[name] = _read_features(path / "features" / f"{name}.safetensors", cards[name], count)
+    return Corpus(
+        label_set=labels,
+        dialogues=dialogues,
+        splits=splits,
+        features=arrays,
+        present=masks,
+        cards=cards,
+        score_range=score_range,
+        path=path,
+        manifest_sha256=expected,
+        **facts,
+        **lines,
+    )
+
+
+def _check_corpus(corpus: Corpus) -> None:
+    where = f"corpus {corpus.name!r}"
+    if corpus.redistribution not in ("allowed", "forbidden"):
+        raise UserError(f"{where}: redistribution={corpus.redistribution!r} is not one of allowed, forbidden")
+    if corpus.score_range is not None and not corpus.score_range[0] < corpus.score_range[1]:
+        raise UserError(f"{where}: score_range={list(corpus.score_range)} must rise")
+    seen: set[str] = set()
+    for dialogue in corpus.dialogues:
+        if dialogue.id in seen:
+            raise UserError(f"{where}: dialogue {dialogue.id!r} occurs twice")
+        if not dialogue.utterances:
+            raise UserError(f"{where}: dialogue {dialogue.id!r} has no utterances")
+        seen.add(dialogue.id)
+    turns = [u.id for u in corpus.utterances]
+    if len(set(turns)) != len(turns):
+        double = next(i for n, i in enumerate(turns) if i in set(turns[:n]))
+        raise UserError(f"{where}: utterance {double!r} occurs twice")
+    placed: dict[str, str] = {}
+    for name, ids in corpus.splits.items():
+        if name not in SPLITS:
+            raise UserError(f"{where}: split {name!r} is not one of {', '.join(SPLITS)}")
+        for identity in ids:
+            if identity not in seen:
+                raise UserError(f"{where}: split {name!r} names dialogue {identity!r}, which the corpus does not have")
+            if identity in placed:
+                raise UserError(f"{where}: dialogue {identity!r} is in split {placed[identity]!r} and in {name!r}")
+            placed[identity] = name
+    for name, values in corpus.features.items():
+        if name not in MODALITIES:
+            raise UserError(f"{where}: modality {name!r} is not one of {', '.join(MODALITIES)}")
+        mask, card = corpus.present.get(name), corpus.cards.get(name)
+        if card is None or mask is None:
+            raise UserError(f"{where}: {name} features come without a card or without their present mask")
+        wanted = (len(turns), card.dims)
+        if values.shape != wanted or mask.shape != wanted[:1]:
+            raise UserError(f"{where}: {name} features have shape {list(values.shape)}, expected {list(wanted)}")
+        if int(mask.sum()) != card.count:
+            raise UserError(f"{where}: {int(mask.sum())} utterances have {name} features, the card says {card.count}")
+        if not np.isfinite(values).all():
+            bad = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+            raise UserError(f"{where}: {name} features of utterance {turns[bad]!r} are not finite")
+
+
+def _shares(sizes: dict[str, int], total: int) -> dict[str, int]:
+    """Largest-remainder shares of *total*, at least one each."""
+    whole = sum(sizes.values())
+    exact = {name: total * size / whole for name, size in sizes.items()}
+    given = {name: max(1, int(value)) for name, value in exact.items()}
+    for name in sorted(sizes, key=lambda n: int(exact[n]) - exact[n]):
+        if sum(given.values()) < total and given[name] < sizes[name]:
+            given[name] += 1
+    while sum(given.values()) > total and max(given.values()) > 1:
+        given[max(given, key=lambda n: given[n])] -= 1
+    return given
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _encode_features(features: np.ndarray, present: np.ndarray) -> bytes:
+    from safetensors.numpy import save
+
+    return save({"features": np.ascontiguousarray(features, dtype=np.float32), "present": present.astype(np.uint8)})
+
+
+def _write(corpus: Corpus, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "features").mkdir(parents=True)
+    manifest = encode_manifest(corpus.dialogues, corpus.label_set)
+    if set(corpus.cards) != set(corpus.features):
+        raise ValueError("a corpus that was loaded without its features cannot be saved")
+    for name, values in corpus.features.items():
+        content = _encode_features(values, corpus.present[name])
+        card = replace(corpus.cards[name], sha256=_sha256(content))
+        _write_file(folder / "features" / f"{name}.safetensors", content)
+        _write_file(folder / "features" / f"{name}.json", _json(asdict(card)))
+    labels = corpus.label_set
+    header = {
+        "schema": SCHEMA,
+        "name": corpus.name,
+        "label_set": {"name": labels.name, "classes": list(labels.classes), "definitions": labels.definitions},
+        "score_range": None if corpus.score_range is None else list(corpus.score_range),
+        "splits": {name: list(ids) for name, ids in corpus.splits.items()},
+        "modalities": list(corpus.features),
+        "dialogues": len(corpus.dialogues),
+        "utterances": len(corpus.utterances),
+        "redistribution": corpus.redistribution,
+        "made_up": corpus.made_up,
+        "contaminated": corpus.contaminated,
+        "source": corpus.source,
+        "notes": list(corpus.notes),
+        "checks": list(corpus.checks),
+        "manifest_sha256": _sha256(manifest),
+    }
+    _write_file(folder / "manifest.jsonl", manifest)
+    _write_file(folder / "corpus.json", _json(header))
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with path.open("wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    """Rename *partial* to *path*; what stood there comes back if that fails."""
+    old = path.with_name(f".{path.name}.old{os.getpid()}")
+    replaced = path.exists()
+    if replaced:
+        path.rename(old)
+    try:
+        partial.rename(path)
+    finally:
+        if replaced:
+            if not path.exists():
+                old.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; import the corpus again") from None
+
+
+def _read_json(path: Path, folder: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(
+            f"no corpus folder at {folder}; make one with python -m experiments.import_corpus "
+            f"(see --help), for example: python -m experiments.import_corpus meld --csv DIR --out {folder}"
+        )
+    with contextlib.suppress(ValueError):
+        value = json.loads(_read(path))
+        if isinstance(value, dict):
+            return value
+    raise UserError(f"{path}: not a JSON object; import the corpus again")
+
+
+def _label_set(value: dict[str, Any], where: Path) -> LabelSet:
+    """The label set of a header; a name that Lantern knows must have the classes that Lantern knows."""
+    from lantern.corpora.labels import LABEL_SETS
+
+    name, classes = value["name"], tuple(value["classes"])
+    known = LABEL_SETS.get(name)
+    if known is None:
+        return LabelSet(name, classes, dict(value["definitions"]))
+    if known.classes != classes:
+        raise UserError(f"{where}: label set {name!r} has classes {list(classes)}, expected {list(known.classes)}")
+    return known
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    low, high = value
+    return float(low), float(high)
+
+
+def _check_sum(path: Path, content: bytes, expected: str, witness: str) -> None:
+    found = _sha256(content)
+    if found != expected:
+        raise UserError(f"{path}: SHA-256 {found[:12]}…, {witness} says {expected[:12]}…; import the corpus again")
+
+
+def _read_card(path: Path) -> FeatureCard:
+    try:
+        values = json.loads(_read(path))
+        return FeatureCard(**{f.name: values[f.name] for f in fields(FeatureCard)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a feature card ({type(error).__name__}: {error})") from None
+
+
+def _read_features(path: Path, card: FeatureCard, count: int) -> tuple[np.ndarray, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    content = _read(path)
+    _check_sum(path, content, card.sha256, f"{path.stem}.json")
+    try:
+        tensors = load(content)
+        features, present = tensors["features"], tensors["present"]
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"{path}: no tensors 'features' and 'present' ({error})") from None
+    if features.dtype != np.float32 or features.shape != (count, card.dims) or present.shape != (count,):
+        raise UserError(
+            f"{path}: features are {features.dtype} {list(features.shape)} with present {list(present.shape)}, "
+            f"expected float32 {[count, card.dims]} with present {[count]}"
+        )
+    if int((present != 0).sum()) != card.count:
+        raise UserError(f"{path}: {int((present != 0).sum())} utterances are present, its card says {card.count}")
+    return features, present != 0

