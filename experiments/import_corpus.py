@@ -1,109 +1,115 @@
-"""Turn a raw corpus into a corpus folder: ``python -m experiments.import_corpus meld --csv … --out data/meld``."""
+"""Turn a raw corpus into a corpus folder: ``python -m experiments.import_corpus meld --csv DIR --out data/meld``."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
-from collections import Counter
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from experiments.console import command
+from lantern.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lantern.corpora.folder import Corpus
-    from lantern.corpora.meld import ImportReport
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.import_corpus", description=__doc__.split(":")[0] + "."
+    parser = _Parser(
+        prog="python -m experiments.import_corpus",
+        description="Turn a raw corpus into a corpus folder, which runs read with corpus.path=DIR.",
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind")
-    meld = kinds.add_parser("meld", help="MELD from its CSV files, text features by MiniLM")
-    meld.add_argument("--csv", type=Path, required=True, help="folder with train_, dev_ and test_sent_emo.csv")
-    meld.add_argument("--no-features", action="store_true", help="transcript and labels only")
+    meld = kinds.add_parser("meld", help="MELD from its CSV files; text features by MiniLM on the CPU, minutes")
+    meld.add_argument("--csv", type=Path, required=True, metavar="DIR", help="holds train_, dev_ and test_sent_emo.csv")
+    meld.add_argument("--no-features", action="store_true", help="transcript and labels only; cannot be trained on")
     sample = kinds.add_parser("sample", help="the made-up sample corpus, written out")
-    sample.add_argument("--seed", type=int, default=0)
-    sample.add_argument("--dialogues", type=int, default=60)
+    sample.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    sample.add_argument("--dialogues", type=int, default=60, help="default: %(default)s")
     for kind in (meld, sample):
-        kind.add_argument("--out", type=Path, required=True, help="corpus folder to write")
-        kind.add_argument("--overwrite", action="store_true", help="replace an existing corpus folder")
+        kind.add_argument("--out", type=Path, required=True, metavar="DIR", help="corpus folder to write")
+        kind.add_argument("--overwrite", action="store_true", help="replace a corpus folder that is there")
     return parser
 
 
 def main(arguments: list[str]) -> int:
     """Import one corpus and print its summary."""
     given = _parser().parse_args(arguments)
+    from rich.console import Console
+
     from lantern.corpora.folder import check_target
 
     check_target(given.out, given.overwrite)
+    console = Console(width=None if os.isatty(1) else 120)
     if given.kind == "sample":
-        from lantern.corpora.meld import ImportReport
         from lantern.corpora.sample import generate_sample
 
-        corpus, report = generate_sample(given.seed, given.dialogues), ImportReport(["made up by a generator"])
+        corpus = generate_sample(given.seed, given.dialogues)
     else:
         from lantern.corpora.meld import import_meld
 
-        corpus, report = import_meld(given.csv)
+        corpus = import_meld(given.csv)
         if not given.no_features:
-            corpus = _with_text_features(corpus)
+            corpus = _with_text_features(corpus, console)
     corpus.save(given.out, overwrite=given.overwrite)
-    _print_summary(corpus, report, given.out)
+    _print_summary(console, corpus, given.out)
     return 0
 
 
-def _with_text_features(corpus: Corpus) -> Corpus:
-    import numpy as np
-    from rich.console import Console
-    from rich.progress import Progress
+def _with_text_features(corpus: Corpus, console: Console) -> Corpus:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from lantern.environment import prepare
 
     prepare()
     from lantern.corpora.minilm import MiniLM, card
 
-    encoder = MiniLM()
-    texts = [u.text for u in corpus.utterances]
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("MiniLM text features", total=len(texts))
+    encoder, texts, start = MiniLM(), [u.text for u in corpus.utterances], time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total} texts"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not os.isatty(1)) as bar:
+        task = bar.add_task("text features by MiniLM", total=None)
         features = encoder.encode(texts, lambda done, total: bar.update(task, completed=done, total=total))
-    everyone = np.ones(len(texts), bool)
-    return dataclasses.replace(
-        corpus, features={"text": features}, present={"text": everyone}, cards={"text": card(len(texts))}
-    )
+    _line(console, f"text features by MiniLM in {time.monotonic() - start:.0f} s")
+    return corpus.with_features("text", features, card(len(texts)))
 
 
-def _print_summary(corpus: Corpus, report: ImportReport, out: Path) -> None:
-    from rich.console import Console
+def _print_summary(console: Console, corpus: Corpus, out: Path) -> None:
     from rich.table import Table
 
-    console = Console(width=None if os.isatty(1) else 120)
+    from lantern.corpora.summary import summarise
+
+    parts = summarise(corpus)
     table = Table(title=f"{corpus.name} ({corpus.label_set.name}) in {out}", title_justify="left", box=None)
     table.add_column("split")
-    for title in ("dialogues", "utterances", "labelled", *corpus.label_set.classes):
+    for title in ("dialogues", "turns", "labelled", "scored", *corpus.label_set.classes):
         table.add_column(title, justify="right")
-    for split, ids in corpus.splits.items():
-        chosen = [d for d in corpus.dialogues if d.id in set(ids)]
-        turns = [u for d in chosen for u in d.utterances]
-        counts = Counter(u.label for u in turns)
-        cells = [len(chosen), len(turns), len(turns) - counts[None]]
-        cells += [counts[k] for k in range(len(corpus.label_set))]
-        table.add_row(split, *(f"{cell:,}" for cell in cells))
+    for part in parts:
+        cells = (part.dialogues, part.utterances, part.labelled, part.scored, *part.classes)
+        table.add_row(part.name, *(f"{cell:,}" for cell in cells))
     console.print(table)
-    rated = sum(u.scores is not None for u in corpus.utterances)
-    speakers = len({u.speaker for u in corpus.utterances})
-    features = ", ".join(f"{name} {card.dims}-d" for name, card in corpus.cards.items()) or "none"
-    told = [f"{speakers} speakers; dimension scores on {rated:,} utterances; features: {features}"]
-    told += report.notes
-    told.append("counts differ from the published ones" if report.deviations else "counts checked")
-    told += [f"  {line}" for line in report.deviations]
-    told += [corpus.contaminated] if corpus.contaminated else []
-    for line in told:
-        console.print(f"  {line}", highlight=False, markup=False)
+    whole = parts[-1]
+    scale = "no dimension scores"
+    if corpus.score_range is not None:
+        scale = "valence, arousal and dominance on {:g}-{:g}".format(*corpus.score_range)
+    features = ", ".join(f"{n} {c.dims}-d ({c.count:,} turns)" for n, c in corpus.cards.items()) or "none"
+    _line(console, f"{whole.speakers} speakers, longest dialogue {whole.longest} turns; {scale}")
+    _line(console, f"features: {features}")
+    for note in (*corpus.notes, *corpus.checks):
+        _line(console, note, "yellow" if note.startswith("differs") else None)
+    if corpus.contaminated:
+        _line(console, corpus.contaminated)
+
+
+def _line(console: Console, text: str, style: str | None = None) -> None:
+    console.print(f"  {text}", style=style, highlight=False, markup=False)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_a_bad_override_is_one_line_that_names_it(override: str, told: str) -> N
 
 def test_experiment_files_override_groups() -> None:
     config = compose(["experiment=first_run"])
-    assert config.refine.limit_dialogues == 4
+    assert config.refine.limit_dialogues == 3
     assert config.backbone["hidden"] == 64
 
 

@@ -1,97 +1,133 @@
-"""Corpus folder to batches: the DataModule."""
+"""Corpus to batches: dialogues as tensors, padding, and the DataModule."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lantern.corpora.folder import Corpus
+from lantern.corpora.splits import check_split
 from lantern.corpora.types import Dialogue
+from lantern.errors import UserError
 from lantern.models.batch import Batch, Sizes
 
+CLASS_WEIGHTS = ("inverse", "none")
 
-class DialogueDataset(Dataset[dict[str, Any]]):
-    """Tensors of the dialogues *ids*, made once."""
+
+@dataclass(frozen=True, slots=True)
+class DialogueTensors:
+    """One dialogue of ``L`` utterances; the fields are those of :class:`~lantern.models.batch.Batch` without ``B``."""
+
+    dialogue: str
+    ids: list[str]
+    features: dict[str, Tensor]
+    present: dict[str, Tensor]
+    speakers: Tensor
+    labels: Tensor
+    scores: Tensor
+
+
+class DialogueDataset(Dataset[DialogueTensors]):
+    """The dialogues *ids* of *corpus*; their tensors are made once, here."""
 
     def __init__(self, corpus: Corpus, ids: Sequence[str], modalities: Sequence[str]) -> None:
-        by_id = {d.id: d for d in corpus.dialogues}
-        offsets = corpus.offsets()
-        self.items = [_tensors(corpus, by_id[i], offsets[i], modalities) for i in ids]
+        self.items = [_tensors(corpus, corpus.by_id[i], modalities) for i in ids]
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> DialogueTensors:
         return self.items[index]
 
 
-def _tensors(corpus: Corpus, dialogue: Dialogue, start: int, modalities: Sequence[str]) -> dict[str, Any]:
-    rows = slice(start, start + len(dialogue))
+def _tensors(corpus: Corpus, dialogue: Dialogue, modalities: Sequence[str]) -> DialogueTensors:
+    rows = corpus.rows[dialogue.id]
     number = {speaker: n for n, speaker in enumerate(dialogue.speakers)}
-    scores = np.full((len(dialogue), 3), np.nan, np.float32)
-    if corpus.score_range is not None:
-        low, high = corpus.score_range
-        for row, utterance in enumerate(dialogue.utterances):
-            if utterance.scores is not None:
-                known = [np.nan if s is None else s for s in utterance.scores]
-                scores[row] = (np.array(known, np.float32) - (low + high) / 2) / ((high - low) / 2)
-    return {
-        "dialogue": dialogue.id,
-        "ids": [u.id for u in dialogue.utterances],
-        "features": {m: torch.from_numpy(corpus.features[m][rows].astype(np.float32)) for m in modalities},
-        "present": {m: torch.from_numpy(corpus.present[m][rows].astype(bool)) for m in modalities},
-        "speakers": torch.tensor([number[u.speaker] for u in dialogue.utterances]),
-        "labels": torch.tensor([-1 if u.label is None else u.label for u in dialogue.utterances]),
-        "scores": torch.from_numpy(scores),
-    }
+    return DialogueTensors(
+        dialogue=dialogue.id,
+        ids=[u.id for u in dialogue.utterances],
+        # torch.tensor copies: a view of the corpus's arrays may be read-only and would let a model write into them.
+        features={m: torch.tensor(corpus.features[m][rows]) for m in modalities},
+        present={m: torch.tensor(corpus.present[m][rows]) for m in modalities},
+        speakers=torch.tensor([number[u.speaker] for u in dialogue.utterances]),
+        labels=torch.tensor([-1 if u.label is None else u.label for u in dialogue.utterances]),
+        scores=torch.from_numpy(_scores(corpus, dialogue)),
+    )
 
 
-def collate(items: list[dict[str, Any]]) -> Batch:
-    """Pad dialogues to the longest: features ``[B, L, D]`` and the rest as :class:`Batch` says."""
-    pad = torch.nn.utils.rnn.pad_sequence
-    lengths = torch.tensor([len(item["labels"]) for item in items])
-    names = list(items[0]["features"])
+def _scores(corpus: Corpus, dialogue: Dialogue) -> np.ndarray:
+    """Scores ``[L, 3]`` mapped from the corpus scale to [-1, 1]: (x - 3) / 2 for 1-5. NaN where nobody rated."""
+    found = np.full((len(dialogue), 3), np.nan, dtype=np.float32)
+    if corpus.score_range is None:
+        return found
+    low, high = corpus.score_range
+    for row, utterance in enumerate(dialogue.utterances):
+        if utterance.scores is not None:
+            found[row] = [np.nan if s is None else s for s in utterance.scores]
+    return ((found - (low + high) / 2) / ((high - low) / 2)).astype(np.float32)
+
+
+def collate(items: list[DialogueTensors]) -> Batch:
+    """Pad dialogues to the longest: zeros in features and speakers, -1 in labels, NaN in scores, False in masks."""
+    lengths = torch.tensor([len(item.labels) for item in items])
+    names = list(items[0].features)
     return Batch(
-        features={m: pad([i["features"][m] for i in items], batch_first=True) for m in names},
-        present={m: pad([i["present"][m] for i in items], batch_first=True) for m in names},
-        speakers=pad([i["speakers"] for i in items], batch_first=True),
-        labels=pad([i["labels"] for i in items], batch_first=True, padding_value=-1),
-        scores=pad([i["scores"] for i in items], batch_first=True, padding_value=float("nan")),
+        features={m: pad_sequence([i.features[m] for i in items], batch_first=True) for m in names},
+        present={m: pad_sequence([i.present[m] for i in items], batch_first=True) for m in names},
+        speakers=pad_sequence([i.speakers for i in items], batch_first=True),
+        labels=pad_sequence([i.labels for i in items], batch_first=True, padding_value=-1),
+        scores=pad_sequence([i.scores for i in items], batch_first=True, padding_value=float("nan")),
         mask=torch.arange(int(lengths.max()))[None, :] < lengths[:, None],
-        ids=[i["ids"] for i in items],
-        dialogue_ids=[i["dialogue"] for i in items],
+        ids=[i.ids for i in items],
+        dialogue_ids=[i.dialogue for i in items],
     )
 
 
 class EpochSampler(Sampler[int]):
-    """A new order each epoch from ``(seed, epoch)`` alone, so that a resumed training sees the same orders."""
+    """A new order each epoch, from ``(seed, epoch)`` alone: a resumed training sees the orders it would have seen."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed, self.epoch = count, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
+        """Lightning calls this before each epoch, after a resume too."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist())
+        generator = torch.Generator()
+        # Hashed together: with seed + epoch, run 1 would replay the orders of run 0 one epoch later.
+        generator.manual_seed(int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0] >> 1))
+        return iter(torch.randperm(self.count, generator=generator).tolist())
 
 
 class CorpusDataModule(pl.LightningDataModule):
-    """Batches of whole dialogues; test dialogues are not even built while fitting."""
+    """Batches of whole dialogues. Test dialogues are not made into tensors before stage ``test``.
+
+    Args:
+        corpus: loaded with its features.
+        train_ids, dev_ids, test_ids: dialogue ids; no dialogue may be in two. Only dev and test may be empty.
+        batch_size: dialogues per batch.
+        seed: of the order of training dialogues.
+        modalities: those to use; None for all that the corpus has.
+
+    Raises:
+        UserError: an unknown id or modality, no training dialogues, overlapping parts.
+    """
 
     def __init__(
         self,
         corpus: Corpus,
-        *,
         train_ids: Sequence[str],
         dev_ids: Sequence[str],
         test_ids: Sequence[str],
@@ -100,51 +136,86 @@ class CorpusDataModule(pl.LightningDataModule):
         modalities: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        self.corpus, self.batch_size, self.seed = corpus, batch_size, seed
         self.ids = {"train": tuple(train_ids), "dev": tuple(dev_ids), "test": tuple(test_ids)}
-        self.modalities = list(corpus.features) if modalities is None else list(modalities)
+        check_split(corpus, {part: ids for part, ids in self.ids.items() if ids or part == "train"})
+        self.modalities = tuple(corpus.features if modalities is None else modalities)
+        for name in self.modalities:
+            if name not in corpus.features:
+                has = ", ".join(corpus.features) or "none"
+                raise UserError(f"corpus.modalities: corpus {corpus.name!r} has no {name!r} features; it has {has}")
+        if not self.modalities:
+            raise UserError(f"corpus {corpus.name!r} has no features; import it again without --no-features")
+        if batch_size < 1:
+            raise UserError(f"backbone.batch_size={batch_size} must be at least 1")
+        self.corpus, self.batch_size, self.seed = corpus, batch_size, seed
         self._built: dict[str, DialogueDataset] = {}
+        self._fitting = False
 
     def setup(self, stage: str) -> None:
-        parts = {"fit": ("train", "dev"), "validate": ("dev",), "test": ("test",)}.get(stage, ())
-        for part in parts:
+        """Make the tensors of the parts that *stage* reads."""
+        self._fitting = stage == "fit"
+        for part in {"fit": ("train", "dev"), "validate": ("dev",), "test": ("test",)}.get(stage, ()):
             if part not in self._built:
                 self._built[part] = DialogueDataset(self.corpus, self.ids[part], self.modalities)
 
-    def sizes(self, class_weights: str = "none") -> Sizes:
-        """What a backbone must know; *class_weights* ``inverse`` gives total / count per class of the training split.
+    def teardown(self, stage: str) -> None:
+        """Fitting is over: test dialogues may be asked for again."""
+        self._fitting = False
 
-        A class without a training utterance gets weight 0: it never occurs in the loss.
+    def sizes(self, class_weights: str = "none") -> Sizes:
+        """What a backbone must know of the corpus.
+
+        *class_weights* ``inverse`` gives total / count per class over the training split, the published 1 / share; a
+        class that it does not have gets 0, since it occurs in no loss there. ``none`` gives None.
         """
-        train = set(self.ids["train"])
-        labels = [u.label for d in self.corpus.dialogues if d.id in train for u in d.utterances if u.label is not None]
-        counts = np.bincount(labels, minlength=len(self.corpus.label_set))
-        weights = tuple(float(counts.sum() / c) if c else 0.0 for c in counts)
+        if class_weights not in CLASS_WEIGHTS:
+            raise UserError(f"model.class_weights={class_weights} is not one of {', '.join(CLASS_WEIGHTS)}")
+        weights = None
+        if class_weights == "inverse":
+            turns = [u for i in self.ids["train"] for u in self.corpus.by_id[i].utterances]
+            labels = np.array([u.label for u in turns if u.label is not None], dtype=np.int64)
+            counts = np.bincount(labels, minlength=len(self.corpus.label_set))
+            weights = tuple(float(counts.sum() / c) if c else 0.0 for c in counts)
         return Sizes(
             dims={m: int(self.corpus.features[m].shape[1]) for m in self.modalities},
             classes=len(self.corpus.label_set),
             speakers=max(len(d.speakers) for d in self.corpus.dialogues),
-            class_weights=weights if class_weights == "inverse" else None,
+            class_weights=weights,
         )
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        data = self._built["train"]
+    def train_dataloader(self) -> DataLoader[DialogueTensors]:
+        data = self._part("train")
         return DataLoader(data, self.batch_size, sampler=EpochSampler(len(data), self.seed), collate_fn=collate)
 
-    def _eval(self, part: str) -> DataLoader[dict[str, Any]]:
-        return DataLoader(self._built[part], self.batch_size, shuffle=False, collate_fn=collate)
+    def val_dataloader(self) -> DataLoader[DialogueTensors]:
+        return self._in_order(self._part("dev"))
 
-    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return self._eval("dev")
+    def test_dataloader(self) -> DataLoader[DialogueTensors]:
+        return self._in_order(self._part("test"))
 
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return self._eval("test")
+    def loader(self, ids: Sequence[str]) -> DataLoader[DialogueTensors]:
+        """An evaluation loader over the dialogues *ids*, in that order (held-out folds, predictions).
 
-    def loader(self, ids: Sequence[str]) -> DataLoader[dict[str, Any]]:
-        """An evaluation loader over any dialogues."""
-        return DataLoader(
-            DialogueDataset(self.corpus, ids, self.modalities), self.batch_size, shuffle=False, collate_fn=collate
-        )
+        Raises:
+            RuntimeError: a test dialogue while fitting.
+            UserError: an unknown id.
+        """
+        check_split(self.corpus, {"the loader": ids})
+        locked = set(ids) & set(self.ids["test"])
+        if self._fitting and locked:
+            raise RuntimeError(f"test dialogue {min(locked)!r} was asked for while fitting")
+        return self._in_order(DialogueDataset(self.corpus, ids, self.modalities))
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device)
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Lightning moves only containers it knows; a batch moves itself."""
+        if isinstance(batch, Batch):
+            return batch.to(device)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def _part(self, part: str) -> DialogueDataset:
+        if part not in self._built:
+            raise RuntimeError(f"the {part} dialogues are not set up: call setup() with the stage that reads them")
+        return self._built[part]
+
+    def _in_order(self, data: DialogueDataset) -> DataLoader[DialogueTensors]:
+        return DataLoader(data, self.batch_size, shuffle=False, collate_fn=collate)

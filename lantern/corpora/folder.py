@@ -11,44 +11,33 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lantern.corpora.feature_files import (
+    FeatureCard,
+    check_sum,
+    encode_features,
+    read_bytes,
+    read_card,
+    read_features,
+    sha256_of,
+)
 from lantern.corpora.manifest import decode_manifest, encode_manifest
 from lantern.corpora.types import MODALITIES, Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 
 SCHEMA = 1
 SPLITS = ("train", "dev", "test")
-FITTED_ON = ("none", "train-labels", "unknown")
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureCard:
-    """Where the features of one modality come from."""
-
-    extractor: str
-    version: str
-    dims: int
-    """Feature size ``D``."""
-    count: int
-    """Utterances that have this modality."""
-    fitted_on: str = "unknown"
-    """``none``: the extractor saw no label of this corpus; ``train-labels``: it was fitted on them; ``unknown``."""
-    sha256: str = ""
-    """Of the feature file; empty until there is one. Anything that changes the features must empty it."""
-
-    def __post_init__(self) -> None:
-        if self.fitted_on not in FITTED_ON:
-            raise UserError(f"feature card: fitted_on={self.fitted_on!r} is not one of {', '.join(FITTED_ON)}")
+_FACTS = ("name", "redistribution", "made_up", "contaminated", "source")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,20 +96,16 @@ class Corpus:
             start += len(dialogue)
         return found
 
-    def offsets(self) -> dict[str, int]:
-        """Per dialogue id its first row in the feature arrays."""
-        return {name: rows.start for name, rows in self.rows.items()}
-
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over manifest, features, label set, score range and splits: equal corpora have equal fingerprints."""
-        manifest = self.manifest_sha256 or _sha256(encode_manifest(self.dialogues, self.label_set))
+        manifest = self.manifest_sha256 or sha256_of(encode_manifest(self.dialogues, self.label_set))
         sums = {
-            name: card.sha256 or _sha256(_encode_features(self.features[name], self.present[name]))
+            name: card.sha256 or sha256_of(encode_features(self.features[name], self.present[name]))
             for name, card in sorted(self.cards.items())
         }
         parts = [manifest, sums, self.label_set.name, self.label_set.classes, self.score_range, self.splits]
-        return _sha256(json.dumps(parts, sort_keys=True).encode())
+        return sha256_of(json.dumps(parts, sort_keys=True).encode())
 
     def with_features(
         self, modality: str, features: np.ndarray, card: FeatureCard, present: np.ndarray | None = None
@@ -139,12 +124,18 @@ class Corpus:
     def limit(self, dialogues: int) -> Corpus:
         """The first dialogues of each split, *dialogues* in all, in the proportions of the splits.
 
-        Each split keeps at least one dialogue, so a number below that of the splits gives one each. Dialogues outside
-        the splits are dropped; without splits the first *dialogues* stay.
+        Each split keeps at least one. Dialogues outside the splits are dropped; without splits the first *dialogues*
+        stay.
+
+        Raises:
+            UserError: *dialogues* is smaller than the number of splits.
         """
-        if dialogues < 1:
-            raise UserError(f"corpus.limit_dialogues={dialogues} must be at least 1, or null for all")
         sizes = {name: len(ids) for name, ids in self.splits.items() if ids}
+        if dialogues < max(1, len(sizes)):
+            raise UserError(
+                f"corpus.limit_dialogues={dialogues} leaves a split without dialogues; give at least "
+                f"{max(1, len(sizes))}, or null for all"
+            )
         if dialogues >= (sum(sizes.values()) or len(self.dialogues)):
             return self
         splits = dict(self.splits)
@@ -170,23 +161,21 @@ class Corpus:
         """Write the corpus folder *path*: whole or not at all.
 
         Raises:
-            UserError: *path* exists and *overwrite* is False, or it is something other than a corpus folder.
+            UserError: *path* exists and *overwrite* is False, it is something other than a corpus folder, or it cannot
+                be written.
         """
         path = path.resolve()
         check_target(path, overwrite)
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial{os.getpid()}")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             _write(self, partial)
             _put_in_place(partial, path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return path
-
-
-def with_fingerprint(corpus: Corpus) -> Corpus:
-    """*corpus* itself; its fingerprint is computed when asked for."""
-    return corpus
 
 
 def check_target(path: Path, overwrite: bool) -> None:
@@ -217,22 +206,22 @@ def load_corpus(path: Path, features: bool = True) -> Corpus:
         score_range = None if header["score_range"] is None else _pair(header["score_range"])
         modalities = [str(name) for name in header["modalities"]]
         expected, count = str(header["manifest_sha256"]), int(header["utterances"])
-        facts = {name: header[name] for name in ("name", "redistribution", "made_up", "contaminated", "source")}
-        lines = {name: tuple(header[name]) for name in ("notes", "checks")}
+        facts: dict[str, Any] = {name: header[name] for name in _FACTS}
+        facts |= {name: tuple(header[name]) for name in ("notes", "checks")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{source}: not a corpus header ({type(error).__name__}: {error}); import it again") from None
     manifest = path / "manifest.jsonl"
-    content = _read(manifest)
-    _check_sum(manifest, content, expected, "corpus.json")
+    content = read_bytes(manifest)
+    check_sum(manifest, content, expected, "corpus.json")
     dialogues = decode_manifest(content, labels, manifest)
     found = sum(len(d) for d in dialogues)
     if found != count:
         raise UserError(f"{manifest}: {found} utterances, corpus.json says {count}")
     cards, arrays, masks = {}, {}, {}
     for name in modalities:
-        cards[name] = _read_card(path / "features" / f"{name}.json")
+        cards[name] = read_card(path / "features" / f"{name}.json")
         if features:
-            arrays[name], masks[name] = _read_features(path / "features" / f"{name}.safetensors", cards[name], count)
+            arrays[name], masks[name] = read_features(path / "features" / f"{name}.safetensors", cards[name], count)
     return Corpus(
         label_set=labels,
         dialogues=dialogues,
@@ -244,7 +233,6 @@ def load_corpus(path: Path, features: bool = True) -> Corpus:
         path=path,
         manifest_sha256=expected,
         **facts,
-        **lines,
     )
 
 
@@ -263,7 +251,7 @@ def _check_corpus(corpus: Corpus) -> None:
         seen.add(dialogue.id)
     turns = [u.id for u in corpus.utterances]
     if len(set(turns)) != len(turns):
-        double = next(i for n, i in enumerate(turns) if i in set(turns[:n]))
+        double = Counter(turns).most_common(1)[0][0]
         raise UserError(f"{where}: utterance {double!r} occurs twice")
     placed: dict[str, str] = {}
     for name, ids in corpus.splits.items():
@@ -304,16 +292,6 @@ def _shares(sizes: dict[str, int], total: int) -> dict[str, int]:
     return given
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _encode_features(features: np.ndarray, present: np.ndarray) -> bytes:
-    from safetensors.numpy import save
-
-    return save({"features": np.ascontiguousarray(features, dtype=np.float32), "present": present.astype(np.uint8)})
-
-
 def _write(corpus: Corpus, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "features").mkdir(parents=True)
@@ -321,8 +299,8 @@ def _write(corpus: Corpus, folder: Path) -> None:
     if set(corpus.cards) != set(corpus.features):
         raise ValueError("a corpus that was loaded without its features cannot be saved")
     for name, values in corpus.features.items():
-        content = _encode_features(values, corpus.present[name])
-        card = replace(corpus.cards[name], sha256=_sha256(content))
+        content = encode_features(values, corpus.present[name])
+        card = replace(corpus.cards[name], sha256=sha256_of(content))
         _write_file(folder / "features" / f"{name}.safetensors", content)
         _write_file(folder / "features" / f"{name}.json", _json(asdict(card)))
     labels = corpus.label_set
@@ -341,7 +319,7 @@ def _write(corpus: Corpus, folder: Path) -> None:
         "source": corpus.source,
         "notes": list(corpus.notes),
         "checks": list(corpus.checks),
-        "manifest_sha256": _sha256(manifest),
+        "manifest_sha256": sha256_of(manifest),
     }
     _write_file(folder / "manifest.jsonl", manifest)
     _write_file(folder / "corpus.json", _json(header))
@@ -373,21 +351,14 @@ def _put_in_place(partial: Path, path: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; import the corpus again") from None
-
-
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(
-            f"no corpus folder at {folder}; make one with python -m experiments.import_corpus "
-            f"(see --help), for example: python -m experiments.import_corpus meld --csv DIR --out {folder}"
+            f"corpus.path={folder}: no corpus folder there; make one with python -m experiments.import_corpus, "
+            f"for example: python -m experiments.import_corpus meld --csv DIR --out {folder}"
         )
     with contextlib.suppress(ValueError):
-        value = json.loads(_read(path))
+        value = json.loads(read_bytes(path))
         if isinstance(value, dict):
             return value
     raise UserError(f"{path}: not a JSON object; import the corpus again")
@@ -409,38 +380,3 @@ def _label_set(value: dict[str, Any], where: Path) -> LabelSet:
 def _pair(value: Any) -> tuple[float, float]:
     low, high = value
     return float(low), float(high)
-
-
-def _check_sum(path: Path, content: bytes, expected: str, witness: str) -> None:
-    found = _sha256(content)
-    if found != expected:
-        raise UserError(f"{path}: SHA-256 {found[:12]}…, {witness} says {expected[:12]}…; import the corpus again")
-
-
-def _read_card(path: Path) -> FeatureCard:
-    try:
-        values = json.loads(_read(path))
-        return FeatureCard(**{f.name: values[f.name] for f in fields(FeatureCard)})
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a feature card ({type(error).__name__}: {error})") from None
-
-
-def _read_features(path: Path, card: FeatureCard, count: int) -> tuple[np.ndarray, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    content = _read(path)
-    _check_sum(path, content, card.sha256, f"{path.stem}.json")
-    try:
-        tensors = load(content)
-        features, present = tensors["features"], tensors["present"]
-    except (SafetensorError, KeyError) as error:
-        raise UserError(f"{path}: no tensors 'features' and 'present' ({error})") from None
-    if features.dtype != np.float32 or features.shape != (count, card.dims) or present.shape != (count,):
-        raise UserError(
-            f"{path}: features are {features.dtype} {list(features.shape)} with present {list(present.shape)}, "
-            f"expected float32 {[count, card.dims]} with present {[count]}"
-        )
-    if int((present != 0).sum()) != card.count:
-        raise UserError(f"{path}: {int((present != 0).sum())} utterances are present, its card says {card.count}")
-    return features, present != 0

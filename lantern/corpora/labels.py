@@ -43,9 +43,9 @@ def label_set(name: str) -> LabelSet:
     """
     if name.lower() in _AMBIGUOUS:
         raise UserError(
-            f"label set {name!r} names two different tasks: happy, sad, neutral, angry with excited turns dropped "
-            "(4,543 utterances), and the same with excited merged into happy (5,531); their numbers must not be "
-            f"compared. Valid: {', '.join(LABEL_SETS)}"
+            f"label set {name!r} names two different 4-way tasks: happy, sad, neutral, angry with excited turns "
+            "dropped (4,543 utterances), and the same with excited merged into happy (5,531); their numbers must not "
+            f"be compared. Valid: {', '.join(LABEL_SETS)}"
         )
     if name not in LABEL_SETS:
         valid = list(LABEL_SETS)

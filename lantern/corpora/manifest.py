@@ -88,7 +88,9 @@ def _scores(value: Any, where: str) -> tuple[float | None, float | None, float |
         raise UserError(f"{where}: scores={value!r} is not [valence, arousal, dominance] or null")
     found: list[float | None] = []
     for item in value:
-        if item is not None and (isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item)):
+        if item is not None and (
+            isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item)
+        ):
             raise UserError(f"{where}: score {item!r} is not a finite number or null")
         found.append(None if item is None else float(item))
     return found[0], found[1], found[2]

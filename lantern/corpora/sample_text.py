@@ -198,7 +198,8 @@ fru How hard can it be, {o}?
 fru I can't get a straight answer from anyone.
 """
 
-AMBIGUOUS = """
+AMBIGUOUS = tuple(
+    """
 I know.
 What do you mean?
 Say that again.
@@ -232,6 +233,7 @@ Let me think.
 [BREATHING] Right.
 Oh, come on.
 """.strip().splitlines()
+)
 """Lines that fit any emotion."""
 
 OPENERS: dict[str, tuple[str, ...]] = {

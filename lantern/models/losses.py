@@ -13,7 +13,9 @@ def class_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor
     With *weights* ``[C]`` the mean is weighted by the class of each row, as published for SDT. Zero (with a graph)
     when no row is labelled.
     """
-    if not bool((labels >= 0).any()):
+    scored = labels >= 0
+    # A class without training utterances has weight 0; a mean over such rows alone would be 0 / 0.
+    if not bool(scored.any()) or (weights is not None and not bool(weights[labels[scored]].any())):
         return logits.float().sum() * 0.0
     return F.cross_entropy(logits.float(), labels, weight=weights, ignore_index=-1)
 

@@ -142,7 +142,7 @@ class MultiTaskModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         options = {"lr": 1e-4, "weight_decay": 0.0, "scheduler": "none", **(self.hparams["optimizer"] or {})}
         parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=options["lr"], weight_decay=options["weight_decay"])
+        optimizer = torch.optim.Adam(parameters, lr=options["lr"], weight_decay=options["weight_decay"], fused=True)
         if options["scheduler"] == "none":
             return optimizer
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="min", factor=0.1, patience=10)

@@ -276,8 +276,8 @@ class LiteLLMBackend:
             text = " ".join(redact(str(error), secrets).split())[:300]
             return UserError(f"llm={self.config.name}: {text}; leave them out with llm.drop_params=[...]")
         failed = failure_of(error, secrets)
-        if failed.failure.kind == "timeout" and not failed.failure.message:
-            failed.failure = Failure("timeout", f"no reply within {timeout:g} s", failed.failure.status)
+        if failed.failure.kind == "timeout" and failed.failure.status is None:
+            failed.failure = Failure("timeout", f"no reply within {timeout:g} s")
         return failed
 
     def _reply(self, response: Any, request: Request, secrets: list[str], latency: float) -> Reply:
@@ -340,23 +340,33 @@ def _logprobs(choice: Any) -> list[dict[str, Any]] | None:
     ]
 
 
+_loaded: Any = None
+
+
 def _litellm() -> Any:
     """litellm, imported on first use and kept off the network and off the terminal; what the user has set stays."""
+    global _loaded
+    if _loaded is not None:
+        return _loaded
     for name, value in (
         ("LITELLM_OFFLINE_MODE", "true"),
         ("LITELLM_LOCAL_MODEL_COST_MAP", "True"),
         ("LITELLM_MODE", "PRODUCTION"),
     ):
         os.environ.setdefault(name, value)
+    _quiet()  # before the import, which logs already
     import litellm
 
+    _quiet()
     litellm.suppress_debug_info = True
-    litellm.drop_params = False
-    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-        logger = logging.getLogger(name)
-        if logger.level == logging.NOTSET or logger.level < logging.ERROR:
-            logger.setLevel(logging.ERROR)
+    _loaded = litellm
     return litellm
+
+
+def _quiet() -> None:
+    if "LITELLM_LOG" not in os.environ:
+        for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _listed_price(litellm: Any, config: BackendConfig) -> Price | None:

@@ -123,7 +123,7 @@ class LLMRefinement(pl.Callback):
         self.collector.add(batch.dialogue_ids, [int(n) for n in batch.lengths], outputs)
 
     on_validation_epoch_start = on_test_epoch_start = _start
-    on_validation_batch_end = on_test_batch_end = _collect  # type: ignore[assignment]
+    on_validation_batch_end = on_test_batch_end = _collect
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:

@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -70,20 +69,26 @@ def identity(model: str) -> str:
 
 
 def bind(arguments: dict[str, Any]) -> dict[str, Any]:
-    """*arguments* with the reply's JSON schema turned into a grammar: no white space, numbers from 0.00 to 1.00.
+    """*arguments* with the reply's JSON schema turned into a stricter grammar: no white space, numbers in (0, 1].
 
-    A model this small follows no instruction about ranges, and a schema's ``minimum`` is not enforced.
+    A model this small follows no instruction about ranges, and the server's own ``response_format`` ignores them.
     """
     wanted = arguments.get("response_format") or {}
     if wanted.get("type") != "json_schema":
         return arguments
-    import xllamacpp
-
-    rules = xllamacpp.json_schema_to_grammar(json.dumps(wanted["json_schema"]["schema"]))
-    rules = re.sub(r"^space ::=.*$", 'space ::= ""', rules, flags=re.MULTILINE)
-    rules = re.sub(r"^number ::=.*$", r'number ::= "0." [0-9] [0-9] | "1.00"', rules, flags=re.MULTILINE)
+    schema = {**_bounded(wanted["json_schema"]["schema"]), "x-guidance": {"whitespace_flexible": False}}
+    grammar = f"%llguidance {{}}\nstart: %json {json.dumps(schema)}"
     kept = {name: value for name, value in arguments.items() if name != "response_format"}
-    return {**kept, "extra_body": {**arguments.get("extra_body", {}), "grammar": rules}}
+    return {**kept, "extra_body": {**arguments.get("extra_body", {}), "grammar": grammar}}
+
+
+def _bounded(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_bounded(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {name: _bounded(part) for name, part in schema.items()}
+    return {"minimum": 0.01, "maximum": 1, **inner} if inner.get("type") == "number" else inner
 
 
 def _digest(path: Path) -> str:

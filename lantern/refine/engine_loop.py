@@ -64,16 +64,23 @@ class CommonWrites:
         loop = asyncio.get_running_loop()
         while self._waiting:
             batch, self._waiting = self._waiting, []
-            try:
-                results = await loop.run_in_executor(self._thread, self._ledger.apply, [op for op, _ in batch])
-            except Exception as error:  # noqa: BLE001  handed to every one who waits
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
+            results = await loop.run_in_executor(self._thread, self._apply, [operation for operation, _ in batch])
             for (_, future), result in zip(batch, results):
-                if not future.done():
+                if future.done():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
                     future.set_result(result)
+
+    def _apply(self, operations: list[Operation]) -> list[Any]:
+        """Results or exceptions; what cannot be stored does not take the others with it."""
+        try:
+            return self._ledger.apply(operations)
+        except Exception as error:  # noqa: BLE001  handed to the one who waits
+            if len(operations) == 1:
+                return [error]
+            return [result for operation in operations for result in self._apply([operation])]
 
     async def close(self) -> None:
         """Carry out what is still waiting and end the thread."""

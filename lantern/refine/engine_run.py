@@ -120,7 +120,8 @@ class Run:
             await self._prepare()
             self._started = time.monotonic()
             helpers = [asyncio.create_task(self._renew()), asyncio.create_task(self._poll())]
-            count = min(self.config.concurrency, self.open)
+            # More workers than places: some claim and store while the places are all taken by calls.
+            count = min(self.config.concurrency + max(2, self.config.concurrency // 2), self.open)
             self._workers = [asyncio.create_task(self._work()) for _ in range(count)]
             everything = {*helpers, *self._workers}
             while not all(w.done() for w in self._workers):
@@ -230,10 +231,10 @@ class Run:
             held = await self._budget.reserve(request)
             if held is None:
                 return Failure("budget", "not sent: it could pass max_cost")
-            result = await self._send(request, held)
-            if isinstance(result, Reply):
+            result = await self._send(request, key, held)
+            if not isinstance(result, BackendFailure):
                 self._strikes = 0
-                return await self._store(request, key, result)
+                return result
             failure, retryable = result.failure, result.retryable
             settled = failure.kind in CONTENT
             await self._writes.do(
@@ -266,14 +267,18 @@ class Run:
             if failure.kind != "rate_limit" and not self._stopping:
                 await asyncio.sleep(max(result.retry_after or 0.0, backoff(failures)))
 
-    async def _send(self, request: Request, held: float) -> Reply | BackendFailure:
+    async def _send(self, request: Request, key: str, held: float) -> Outcome | BackendFailure:
+        """One attempt. It keeps its place until the reply is durable: a killed process loses no more than that."""
         estimate = worst_case(request)
-        cost = 0.0
         try:
             ticket = await self._gate.enter(estimate.input + estimate.output)
         except BaseException:
             self._budget.settle(held, 0.0)
             raise
+        if self._fatal is not None:
+            self._gate.leave(ticket, Usage())
+            self._budget.settle(held, 0.0)
+            return self._fatal
         me = asyncio.current_task()
         assert me is not None
         used: Usage | None = None
@@ -289,7 +294,7 @@ class Run:
             used, cost = reply.usage, reply.cost or 0.0
             self._paid(reply)
             self._gate.succeeded()
-            return reply
+            return await self._store(request, key, reply)
         except TimeoutError:
             text = f"no reply within {self.config.timeout:g} s"
             return BackendFailure(Failure("timeout", text), retryable=True)

@@ -47,9 +47,12 @@ _CONNECTION = re.compile(
 _BODY = re.compile(
     r"expecting value|jsondecode|invalid json|unterminated string|expecting (?:property|',')|extra data|not valid json"
     r"|has no attribute|object is not (?:subscriptable|iterable)|unable to get json|empty or invalid response"
-    r"|invalid response object|error parsing|choices=none|received[_ ]args|<html|<!doctype",
+    r"|invalid response object|is not a list|error parsing|choices=none|received[_ ]args|<html|<!doctype",
     re.IGNORECASE,
 )
+
+
+_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception)(?::| -) |litellm\.\w+: |Timeout Error: )+")
 
 
 class BackendFailure(Exception):
@@ -96,7 +99,7 @@ def failure_of(error: BaseException, secrets: Iterable[str] = ()) -> BackendFail
     raw = f"{error} {getattr(error, 'body', None) or ''}"
     kind, retryable = _kind(name, status, raw, error)
     message = " ".join(redact(str(error) or name, secrets).split())
-    message = re.sub(r"^(?:litellm\.\w+: )+", "", message)[:500]
+    message = _PREFIX.sub("", message.partition(" Traceback (most recent")[0])[:500]
     wait = None
     if retryable:
         response = getattr(error, "response", None)

@@ -203,7 +203,7 @@ class Budget:
             return 0.0
         need = self._price.cost(worst_case(request))
         while not self.exhausted:
-            if self._spent + self._held + need <= self._limit:
+            if self._spent + self._held + need <= self._limit * (1 + 1e-9):
                 self._held += need
                 return need
             if self._held <= 1e-12:

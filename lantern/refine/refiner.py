@@ -220,18 +220,14 @@ class Refiner:
     def _fill(self, table: PredictionTable, question: _Question, result: Parsed | Failure, repaired: bool) -> None:
         window = question.field
         for position, number in enumerate(question.rows):
-            failed = isinstance(result, Failure)
-            table.rows[number].fields.append(
-                FieldReply(
-                    band=window.band(window.start + position),
-                    length=len(window),
-                    position=position,
-                    probabilities=None if failed else result.probabilities[position],
-                    repaired=repaired,
-                    failure=result.kind if failed else None,
-                    raw_sum=None if failed else result.sums[position],
-                )
+            entry = FieldReply(
+                band=window.band(window.start + position), length=len(window), position=position, repaired=repaired
             )
+            if isinstance(result, Failure):
+                entry.failure = result.kind
+            else:
+                entry.probabilities, entry.raw_sum = result.probabilities[position], result.sums[position]
+            table.rows[number].fields.append(entry)
 
 
 def _asked(request: Request) -> int:

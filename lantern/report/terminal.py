@@ -14,11 +14,11 @@ METRICS = ("accuracy", "weighted_f1", "macro_f1", "nll", "ece")
 TITLES = {"accuracy": "acc", "weighted_f1": "wF1", "macro_f1": "macro F1", "nll": "NLL", "ece": "ECE"}
 
 
-def _rows(methods: dict[str, Any]) -> list[str]:
-    """Vanilla first, the run's merge last, the bands and baselines between."""
+def _rows(methods: dict[str, Any], configured: str) -> list[str]:
+    """Vanilla first, the run's own merge last, the bands and the other baselines between."""
     order = ["vanilla", "temperature", *sorted(n for n in methods if n.startswith("band") and n != "band")]
     order += ["mean", "band", "stacking", "attention", WEIGHTED]
-    return [name for name in order if name in methods]
+    return [name for name in order if name in methods and name != configured]
 
 
 def _cell(metric: str, value: float) -> str:
@@ -46,7 +46,9 @@ def print_run(console: Console, result: dict[str, Any]) -> None:
 
     test = result["test"]
     methods = test["methods"]
-    name = result["weighting"]["name"] if result["weighting"] else "none"
+    weighting = result["weighting"]
+    name = weighting["name"] if weighting else "none"
+    own = name if weighting is None or weighting["choice"] == name else f"{name}: {weighting['choice']} stands"
     table = Table(
         title=f"{result['title']}: test split", title_justify="left", title_style="bold", box=None, padding=(0, 2)
     )
@@ -55,13 +57,13 @@ def print_run(console: Console, result: dict[str, Any]) -> None:
         table.add_column(TITLES[metric], justify="right")
     for metric in ("accuracy", "weighted_f1"):
         table.add_column(f"Δ {TITLES[metric]}", justify="right")
-    for row in _rows(methods):
+    for row in _rows(methods, name):
         report = methods[row]
         cells = [_cell(metric, report[metric]) for metric in METRICS]
         for metric in ("accuracy", "weighted_f1"):
             base = methods["vanilla"][metric]
             cells.append("" if row == "vanilla" else _difference(report[metric] - base, metric))
-        table.add_row(label(row, name), *cells, style="bold" if row in ("vanilla", "mean", WEIGHTED) else "dim")
+        table.add_row(label(row, own), *cells, style="bold" if row in ("vanilla", "mean", WEIGHTED) else "dim")
     console.print()
     console.print(table)
     for line in lines(result):

@@ -1,85 +1,112 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
 
-from experiments import import_corpus
 from lantern.corpora.folder import load_corpus
-from lantern.corpora.meld import import_meld
+from lantern.corpora.meld import PUBLISHED, import_meld
 from lantern.errors import UserError
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
 
 
-def row(text: str, dialogue: int, number: int | str, emotion: str = "joy", speaker: str = "Ann") -> str:
-    return f'1,"{text}",{speaker},{emotion},positive,{dialogue},{number},8,21,"00:16:16,059","00:16:21,731"'
+def row(
+    text: str, emotion: str, dialogue: object, utterance: object, speaker: str = "Monica", season: str = "4"
+) -> str:
+    times = '"00:20:57,256","00:21:00,049"'
+    return f'1,"{text}",{speaker},{emotion},neutral,{dialogue},{utterance},{season},7,{times}'
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write(tmp_path, "train", [row("three", 0, 5), row("one", 0, 1), row("two", 0, 3), row("alone", 2, 4)])
-    write(tmp_path, "dev", [row("dev", 0, 0, "anger")])
-    write(tmp_path, "test", [row("It\x92s a test\x85", 0, 0, "neutral")])
-    return tmp_path
+def write(
+    folder: Path, rows: dict[str, list[str]] | None = None, header: str = HEADER, encoding: str = "utf-8"
+) -> Path:
+    for split in PUBLISHED:
+        lines = (rows or {}).get(split, [row("Hi", "neutral", 0, 0), row("What?", "surprise", 0, 1, "Ross")])
+        (folder / f"{split}_sent_emo.csv").write_bytes("\r\n".join([header, *lines, ""]).encode(encoding))
+    return folder
 
 
-def write(folder: Path, split: str, rows: list[str], header: str = HEADER) -> None:
-    (folder / f"{split}_sent_emo.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+def test_turns_are_sorted_by_their_own_number_and_gaps_stay(tmp_path: Path) -> None:
+    rows = [row("c", "joy", 2, 7), row("a", "anger", 2, 3), row("z", "fear", 0, 0), row("b", "disgust", 2, 4)]
+    corpus = import_meld(write(tmp_path, {"train": rows}))
+    assert corpus.splits["train"] == ("train_0", "train_2")
+    dialogue = corpus.by_id["train_2"]
+    assert [u.id for u in dialogue.utterances] == ["train_2_3", "train_2_4", "train_2_7"]
+    assert [u.text for u in dialogue.utterances] == ["a", "b", "c"]
+    assert [corpus.label_set.classes[u.label or 0] for u in dialogue.utterances] == ["anger", "disgust", "joy"]
+    assert dialogue.session == "S4E7"
+    assert dialogue.utterances[0].extra == {"sentiment": "neutral", "start": "00:20:57,256", "end": "00:21:00,049"}
+    notes = " / ".join(corpus.notes)
+    assert "train: 1 dialogues with gaps" in notes
+    assert "train: 1 dialogues do not start at Utterance_ID 0" in notes
+    assert "train: no Dialogue_ID 1" in notes
 
 
-def test_sorts_by_utterance_id_and_tolerates_gaps(folder: Path) -> None:
-    corpus, report = import_meld(folder)
-    first = corpus.dialogues[0]
-    assert [u.text for u in first.utterances] == ["one", "two", "three"]
-    assert [u.id for u in first.utterances] == ["train_0_1", "train_0_3", "train_0_5"]
-    assert any("2 dialogues with gaps" in note for note in report.notes)
-    assert any("no Dialogue_ID 1" in note for note in report.notes)
-    assert corpus.splits == {"train": ("train_0", "train_2"), "dev": ("dev_0",), "test": ("test_0",)}
-    assert corpus.score_range is None
+def test_licence_facts_and_round_trip(tmp_path: Path) -> None:
+    corpus = import_meld(write(tmp_path))
+    assert corpus.redistribution == "allowed"
     assert "Friends" in corpus.contaminated
+    assert corpus.score_range is None
+    assert not corpus.made_up
+    assert load_corpus(corpus.save(tmp_path / "c")).fingerprint == corpus.fingerprint
 
 
-def test_counts_are_held_against_the_published_ones(folder: Path) -> None:
-    _, report = import_meld(folder)
-    assert "train: 2 dialogues, published 1038" in report.deviations
+def test_counts_that_differ_are_told_and_are_no_error(tmp_path: Path) -> None:
+    checks = import_meld(write(tmp_path)).checks
+    assert "differs: train: 1 dialogues, published 1038" in checks
+    assert "differs: dev: 1 surprise, published 150" in checks
+    assert not any(line.startswith("agrees") for line in checks)
 
 
-def test_mojibake_is_mended(folder: Path) -> None:
-    corpus, _ = import_meld(folder)
-    assert corpus.utterances[-1].text == "It\u2019s a test\u2026"
+GOOD = "It’s “so” — you know… café"
+
+
+@pytest.mark.parametrize("kind", ["cp1252 bytes", "control characters", "double encoding", "byte order mark", "clean"])
+def test_old_copies_read_like_the_clean_one(tmp_path: Path, kind: str) -> None:
+    spoiled, encoding = GOOD, "utf-8"
+    if kind == "cp1252 bytes":
+        encoding = "cp1252"
+    elif kind == "control characters":
+        spoiled = GOOD.encode("cp1252").decode("latin-1")
+    elif kind == "double encoding":
+        # The closing quote has a byte that cp1252 does not define, so no such copy can hold it.
+        spoiled = GOOD.replace("”", "“").encode().decode("cp1252")
+    elif kind == "byte order mark":
+        encoding = "utf-8-sig"
+    expected = GOOD.replace("”", "“") if kind == "double encoding" else GOOD
+    corpus = import_meld(write(tmp_path, {"dev": [row(spoiled, "joy", 0, 0)]}, encoding=encoding))
+    assert corpus.by_id["dev_0"].utterances[0].text == expected
+    repaired = any("were repaired" in note for note in corpus.notes)
+    assert repaired == (kind not in ("byte order mark", "clean"))
+
+
+def test_one_bad_byte_does_not_spoil_the_other_lines(tmp_path: Path) -> None:
+    write(tmp_path, {"test": [row("naïve", "joy", 0, 0), row("it?s", "joy", 0, 1)]})
+    path = tmp_path / "test_sent_emo.csv"
+    path.write_bytes(path.read_bytes().replace(b"it?s", b"it\x92s"))
+    assert [u.text for u in import_meld(tmp_path).by_id["test_0"].utterances] == ["naïve", "it’s"]
 
 
 @pytest.mark.parametrize(
-    ("rows", "header", "told"),
+    ("rows", "message"),
     [
-        ([row("a", 0, 0), row("b", 0, 0)], HEADER, "line 3: Dialogue_ID 0 has Utterance_ID 0 twice"),
-        ([row("a", 0, 0, "joyful")], HEADER, "line 2: Emotion 'joyful' is not one of neutral, surprise"),
-        ([row("a", 0, "x")], HEADER, "line 2: Utterance_ID 'x' is not a whole number"),
-        ([row("a", 0, 0)], HEADER.replace("Emotion", "Feeling"), "line 1: columns missing: Emotion"),
-        (["1,short"], HEADER, "line 2: fewer fields"),
-        ([], HEADER, "holds no utterances"),
+        ([row("a", "joy", 0, 0), row("b", "joy", 0, 0)], r"train_sent_emo\.csv, line 3: Dialogue_ID 0.*line 2 already"),
+        ([row("a", "happiness", 0, 0)], r"line 2: Emotion 'happiness' is not one of neutral, surprise"),
+        ([row("a", "joy", "x", 0)], r"line 2: Dialogue_ID 'x' is not a whole number"),
+        ([row("a", "joy", 0, 0), row("b", "joy", 0, 1, season="5")], r"line 3: Dialogue_ID 0 is in S5E7.*S4E7"),
+        ([row("a", "joy", 0, 0), "1,cut"], r"line 3: not 11 fields"),
+        ([row("a", "joy", 0, 0) + ",more"], r"line 2: not 11 fields"),
+        (['1,"never closed'], r"line \d: unexpected end of data"),
+        ([], r"holds no utterances"),
     ],
 )
-def test_bad_files_are_one_error_with_file_and_line(folder: Path, rows: list[str], header: str, told: str) -> None:
-    write(folder, "dev", rows, header)
-    with pytest.raises(UserError, match=told) as caught:
-        import_meld(folder)
-    assert "dev_sent_emo.csv" in str(caught.value)
+def test_bad_rows_name_file_and_line(tmp_path: Path, rows: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        import_meld(write(tmp_path, {"train": rows}))
+    assert "train_sent_emo.csv" in str(caught.value)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train_sent_emo\.csv is missing"):
-        import_meld(tmp_path)
-
-
-def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
-    arguments = ["meld", "--csv", str(folder), "--out", str(out), "--no-features"]
-    assert import_corpus.main(arguments) == 0
-    assert "published 1038" in capsys.readouterr().out
-    assert load_corpus(out).name == "meld"
-    with pytest.raises(UserError, match="exists already"):
-        import_corpus.main(arguments)
-    assert import_corpus.main(["sample", "--out", str(tmp_path / "s"), "--dialogues", "10"]) == 0
-    assert load_corpus(tmp_path / "s").made_up
+def test_missing_column_and_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train_sent_emo\.csv, line 1: missing columns Emotion; found"):
+        import_meld(write(tmp_path, header=HEADER.replace("Emotion", "Feeling")))
+    with pytest.raises(UserError, match=r"train_sent_emo\.csv is missing; --csv names the folder"):
+        import_meld(tmp_path / "nowhere")

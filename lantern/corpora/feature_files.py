@@ -1,0 +1,97 @@
+"""Feature files and the cards beside them. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from lantern.errors import UserError
+
+FITTED_ON = ("none", "train-labels", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureCard:
+    """Where the features of one modality come from."""
+
+    extractor: str
+    version: str
+    dims: int
+    """Feature size ``D``."""
+    count: int
+    """Utterances that have this modality."""
+    fitted_on: str = "unknown"
+    """``none``: the extractor saw no label of this corpus; ``train-labels``: it was fitted on them; ``unknown``."""
+    sha256: str = ""
+    """Of the feature file; empty until there is one. Anything that changes the features must empty it."""
+
+    def __post_init__(self) -> None:
+        if self.fitted_on not in FITTED_ON:
+            raise UserError(f"feature card: fitted_on={self.fitted_on!r} is not one of {', '.join(FITTED_ON)}")
+
+
+def sha256_of(content: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def encode_features(features: np.ndarray, present: np.ndarray) -> bytes:
+    """A safetensors file: ``features`` float32 ``[N, D]`` and ``present`` uint8 ``[N]``."""
+    from safetensors.numpy import save
+
+    return save({"features": np.ascontiguousarray(features, dtype=np.float32), "present": present.astype(np.uint8)})
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of a corpus folder; one that cannot be read is a UserError."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; import the corpus again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def check_sum(path: Path, content: bytes, expected: str, witness: str) -> None:
+    """Refuse *content* of *path* unless its SHA-256 is *expected*, as the file *witness* says."""
+    found = sha256_of(content)
+    if found != expected:
+        raise UserError(
+            f"{path} was changed after the import: its SHA-256 is {found[:12]}…, {witness} says {expected[:12]}…; "
+            "import the corpus again"
+        )
+
+
+def read_card(path: Path) -> FeatureCard:
+    """The feature card at *path*."""
+    try:
+        values = json.loads(read_bytes(path))
+        return FeatureCard(**{f.name: values[f.name] for f in fields(FeatureCard)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a feature card ({type(error).__name__}: {error})") from None
+
+
+def read_features(path: Path, card: FeatureCard, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features float32 ``[N, D]`` and present mask bool ``[N]`` of *count* utterances, checked against *card*."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    content = read_bytes(path)
+    check_sum(path, content, card.sha256, f"{path.stem}.json")
+    try:
+        tensors = load(content)
+        features, present = tensors["features"], tensors["present"]
+    except (SafetensorError, KeyError) as error:
+        raise UserError(f"{path}: no tensors 'features' and 'present' ({error})") from None
+    if features.dtype != np.float32 or features.shape != (count, card.dims) or present.shape != (count,):
+        raise UserError(
+            f"{path}: features are {features.dtype} {list(features.shape)} with present {list(present.shape)}, "
+            f"expected float32 {[count, card.dims]} with present {[count]}"
+        )
+    if int((present != 0).sum()) != card.count:
+        raise UserError(f"{path}: {int((present != 0).sum())} utterances are present, its card says {card.count}")
+    return features, present != 0
