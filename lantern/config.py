@@ -197,8 +197,12 @@ def compose(overrides: list[str]) -> RunConfig:
     for override in overrides:
         _check_override(override)
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    options = [o for o in overrides if o.lstrip("+~").startswith("backbone.")]
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            if options:
+                chosen = hydra_compose("run", overrides=[o for o in overrides if o not in options])
+                _check_backbone_keys(options, [str(key) for key in chosen.backbone])
             node = hydra_compose("run", overrides=overrides)
         config = OmegaConf.to_object(node)
     except (HydraException, OmegaConfBaseException) as error:
@@ -237,6 +241,16 @@ def _check_override(override: str) -> None:
         if kind is None:
             return
         node = kind
+
+
+def _check_backbone_keys(overrides: list[str], valid: list[str]) -> None:
+    """A backbone's options are what its file lists; their types are checked against its ``Config`` when it is built."""
+    for override in overrides:
+        key = override.lstrip("~").partition("=")[0].removeprefix("backbone.")
+        if not override.startswith("+") and key.split(".")[0] not in valid:
+            raise UserError(
+                f"{override}: not an option of this backbone.{did_you_mean(key, valid)} Valid: {', '.join(valid)}"
+            )
 
 
 def _dataclass_of(hint: Any) -> Any:

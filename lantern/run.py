@@ -19,7 +19,6 @@ from lantern.corpora.folder import Corpus, load_corpus
 from lantern.corpora.sample import generate_sample
 from lantern.corpora.splits import Split, resolve_split
 from lantern.errors import UserError
-from lantern.models.registry import backbone_config
 from lantern.predictions import PredictionTable
 from lantern.refine.backend import LiteLLMBackend
 from lantern.refine.engine import Engine
@@ -52,10 +51,10 @@ def preflight(config: RunConfig) -> Prepared:
     Raises:
         UserError: a missing corpus, backbone option, key, modality or consent.
     """
-    defaults, options = split_backbone(config.backbone)
-    backbone_config(defaults.name, options)
+    defaults, _ = split_backbone(config.backbone)
     corpus = read_corpus(config)
-    stages.modalities(config, corpus)
+    split = resolve_split(corpus, config.protocol.name, config.seed, config.protocol.dev_share)
+    stages.train_inputs(config, corpus, split)
     backend = None
     if config.refine.enabled:
         backend = SimulatedBackend(config.llm) if config.llm.simulated else LiteLLMBackend(config.llm)
@@ -65,7 +64,6 @@ def preflight(config: RunConfig) -> Prepared:
                 "set corpus.allow_external_llm=true if your licence allows it, or take a local LLM"
             )
         backend.check_ready()
-    split = resolve_split(corpus, config.protocol.name, config.seed, config.protocol.dev_share)
     llm = config.llm.name if config.refine.enabled else "none"
     identity = to_plain(config)
     for key in ("runs", "tracking"):

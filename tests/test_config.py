@@ -70,3 +70,15 @@ def test_help_and_config_import_nothing_heavy(arguments: list[str]) -> None:
     if arguments == ["--help"]:
         assert all(group in done.stdout for group in GROUPS)
         assert "corect, corect_small, gru, sdt, sdt_small" in done.stdout
+
+
+@pytest.mark.parametrize("name", list(choices("backbone")))
+def test_backbone_files_list_every_option(name: str) -> None:
+    import dataclasses
+
+    from lantern.config import split_backbone
+    from lantern.models.registry import load_backbone_module
+
+    defaults, options = split_backbone(compose([f"backbone={name}"]).backbone)
+    known = {f.name for f in dataclasses.fields(load_backbone_module(defaults.name).Config)}
+    assert known - set(options) <= {"modalities"}  # corpus.modalities chooses those
