@@ -127,7 +127,7 @@ def test_the_callback_in_training(tiny: Tiny, when: str) -> None:
     recorder = Recorder()
     result = go(tiny(f"refine.when={when}", "refine.every_n=2"), recorder)
     csv = pd.read_csv(Path(result["folder"]) / "training" / "metrics.csv")
-    logged = csv["refine/accuracy"].notna().sum()
+    logged = csv["refine/weighted_f1"].notna().sum()
     assert logged == (2 if when == "every_n" else logged)
     assert logged >= 1
     assert result["llm"]["calls"] <= result["llm"]["prompts"]

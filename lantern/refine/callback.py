@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lantern.corpora.types import Dialogue, LabelSet
+from lantern.metrics.classification import confusion_matrix, weighted_f1
 from lantern.predictions import PredictionTable, Row
 from lantern.refine.refiner import RefineStats, summary
 
@@ -89,9 +90,8 @@ class LLMRefinement(pl.Callback):
     Args:
         refine: fills a predictions table in place and returns the counts (``None``: only collect).
         collector: builds the table.
-        when: ``end`` acts outside ``fit`` only; ``best`` also in training whenever *monitor* improves; ``every_n``
-            also in training at every *every_n*-th validation epoch.
-        monitor: name of a probability metric computed here, ``accuracy`` of the collected split.
+        when: ``end`` acts outside ``fit`` only; ``best`` also in training whenever the vanilla weighted F1 improves;
+            ``every_n`` also in training at every *every_n*-th validation epoch.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class LLMRefinement(pl.Callback):
             return
         self.collector.gather()
         table = self.collector.table(split)
-        vanilla = accuracy(table, table.vanilla)
+        vanilla = score(table, table.vanilla)
         if due is None and vanilla <= self._best:
             return
         self._best = max(self._best, vanilla) if trainer.state.fn == "fit" else self._best
@@ -154,18 +154,26 @@ class LLMRefinement(pl.Callback):
         if self.refine is None or not trainer.is_global_zero:
             return
         self.stats = self.refine(table)
-        mean = accuracy(table, uniform_mean(table))
-        entry = {"epoch": trainer.current_epoch, "split": split, "vanilla_accuracy": vanilla, "mean_accuracy": mean}
+        mean = score(table, uniform_mean(table))
+        entry = {
+            "epoch": trainer.current_epoch,
+            "split": split,
+            "vanilla_weighted_f1": vanilla,
+            "mean_weighted_f1": mean,
+        }
         self._history.append({**entry, **summary(self.stats)})
         if trainer.state.fn == "fit":
-            pl_module.log("refine/accuracy", mean, rank_zero_only=True, batch_size=1)
+            pl_module.log("refine/weighted_f1", mean, rank_zero_only=True, batch_size=1)
             log.info("epoch %d: LLM mean %.4f, vanilla %.4f", trainer.current_epoch, mean, vanilla)
 
 
-def accuracy(table: PredictionTable, probabilities: np.ndarray) -> float:
-    """Accuracy over the labelled rows; 0 when there are none."""
-    scored = table.labelled
-    return float((probabilities[scored].argmax(axis=1) == table.labels[scored]).mean()) if scored.any() else 0.0
+def score(table: PredictionTable, probabilities: np.ndarray) -> float:
+    """Weighted F1 over the labelled rows, as the checkpoint is chosen by; 0 when there are none."""
+    known = table.labelled
+    if not known.any():
+        return 0.0
+    confusion = confusion_matrix(probabilities[known].argmax(axis=1), table.labels[known], len(table.classes))
+    return float(weighted_f1(confusion))
 
 
 def uniform_mean(table: PredictionTable) -> np.ndarray:
