@@ -85,8 +85,11 @@ def lines(result: dict[str, Any]) -> list[str]:
         out.append(
             f"weighted - vanilla: accuracy {100 * accuracy['difference']:+.2f} points, 95 % interval "
             f"[{100 * accuracy['low']:+.2f}, {100 * accuracy['high']:+.2f}] over dialogues, McNemar p = "
-            f"{mcnemar['p_value']:.3g}; this split can show {100 * paired['minimum_detectable_effect']:.1f} points"
+            f"{mcnemar['p_value']:.3g}"
         )
+        if paired["discordance"]:
+            smallest = 100 * paired["minimum_detectable_effect"]
+            out.append(f"smallest true difference that this split would show at 80 % power: {smallest:.1f} points")
     if result["weighting"]:
         weighting = result["weighting"]
         sources = ", ".join(f"{s['source']} {s['mean']:.2f}" for s in weighting["weights"]["sources"])
@@ -118,8 +121,9 @@ def print_sweep(console: Console, results: list[tuple[list[str], dict[str, Any]]
     from rich.table import Table
 
     groups: dict[str, list[dict[str, Any]]] = {}
+    common = set.intersection(*(set(trial) for trial, _ in results)) if results else set()
     for trial, result in results:
-        name = " ".join(part for part in trial if not part.startswith("seed=")) or "defaults"
+        name = " ".join(part for part in trial if part not in common and not part.startswith("seed=")) or "all"
         groups.setdefault(name, []).append(result)
     table = Table(title="sweep: test split, mean ± sd over seeds", title_justify="left", title_style="bold", box=None)
     for title in ("", "seeds", "vanilla acc", "mean acc", "best band acc", "weighted acc", "Δ acc", "Δ wF1"):
