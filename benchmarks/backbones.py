@@ -11,7 +11,7 @@ changing order, each in a process of its own, on one thread unless OMP_NUM_THREA
 * ``floor``: the multiply-adds of the forward and the backward pass on the real utterances, as plain matrix products.
 
 Seconds are CPU seconds of the process, the least of the rounds for each batch; the first step of each is not counted.
-With ``--batches N`` the first N batches are timed and scaled to the epoch by utterances. The published figures are the
+With ``--batches N`` the first N batches are timed and scaled to the epoch by utterances; peak memory is that of these. The published figures are the
 CPU seconds of an epoch of the published implementations, measured on another machine.
 
 The full run takes about 12 minutes, ``--batches 1 --rounds 1`` about one.
@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing import get_context
 from typing import Any
 
@@ -60,7 +61,8 @@ class Setting:
     config: Any
     sizes: Sizes
     batch_size: int
-    learning: dict[str, float]
+    lr: float
+    weight_decay: float
     products: Callable[..., Iterator[Product]]
     published: tuple[float, float]
     """CPU seconds per epoch of the published implementation, measured elsewhere."""
@@ -73,7 +75,8 @@ SETTINGS = {
         config=sdt.Config(),
         sizes=Sizes({"text": 1024, "audio": 1582, "visual": 342}, 6, 2, IEMOCAP_CLASS_WEIGHTS),
         batch_size=16,
-        learning={"lr": 1e-4, "weight_decay": 1e-5},
+        lr=1e-4,
+        weight_decay=1e-5,
         products=sdt_products,
         published=(166, 190),
     ),
@@ -83,7 +86,8 @@ SETTINGS = {
         config=corect.Config(),
         sizes=Sizes({"text": 768, "audio": 100, "visual": 512}, 6, 2),
         batch_size=10,
-        learning={"lr": 2.5e-4, "weight_decay": 1e-8},
+        lr=2.5e-4,
+        weight_decay=1e-8,
         products=corect_products,
         published=(28, 35),
     ),
@@ -111,7 +115,9 @@ class Training:
         if contender == "padded":
             self._replace_by_padded()
         self.model.train()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), fused=True, **setting.learning)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=setting.lr, weight_decay=setting.weight_decay, fused=True
+        )
 
     def _replace_by_padded(self) -> None:
         """Make the padded model, and see that it computes the same thing."""
@@ -163,7 +169,7 @@ class Worker:
         wall, marks = time.perf_counter(), [time.process_time()]
         for _ in self.training.step(batch):
             marks.append(time.process_time())
-        parts = tuple(end - start for start, end in zip(marks, marks[1:]))
+        parts = tuple(end - start for start, end in pairwise(marks))
         return Timing(marks[-1] - marks[0], time.perf_counter() - wall, parts)
 
 

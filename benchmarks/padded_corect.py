@@ -1,4 +1,4 @@
-"""CORECT (arXiv 2311.04507) written down plainly, on dialogues padded to the longest: what the backbone is timed against.
+"""CORECT (arXiv 2311.04507) written down plainly, on padded dialogues: what the backbone is timed against.
 
 Stock transformer layers and ``nn.MultiheadAttention`` with padding masks on all ``[B, L]`` positions, and PyG's two
 convolutions on a list of edges, built edge by edge for every batch. Parameters are named as in the backbone.
