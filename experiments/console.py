@@ -91,6 +91,7 @@ class ConsoleReporter:
     def _close(self) -> None:
         if self._bars is not None and self._task is not None:
             self._bars.remove_task(self._task)  # type: ignore[arg-type]
+            self._bars.refresh()  # else the next line is printed above the bar's last picture
         self._task = None
         if self._last:
             self.console.print(f"  {self._last}", highlight=False, markup=False)

@@ -48,7 +48,11 @@ def build_backbone(name: str, options: dict[str, Any], sizes: Sizes) -> Backbone
 
 
 def init_backbone(backbone: Backbone, name: str, path: Path) -> None:
-    """Load published or own backbone weights from *path* (safetensors, or a plain state dict read safely)."""
+    """Load weights from *path*: the backbone's own, a run's checkpoint, or those of the published implementation.
+
+    Raises:
+        UserError: the file is missing, cannot be read safely (only tensors and plain containers are), or does not fit.
+    """
     import torch
     from safetensors.torch import load_file
 
@@ -56,13 +60,21 @@ def init_backbone(backbone: Backbone, name: str, path: Path) -> None:
         raise UserError(f"backbone.init_from={path}: no such file")
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
+            state: dict[str, Any] = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - every reader fails in its own way; the file is simply unreadable
         raise UserError(
             f"backbone.init_from={path}: not a safetensors file or a plain state dict ({type(error).__name__})"
         ) from None
+    if "state_dict" in state:
+        # A checkpoint of a run: the backbone is one part of the multi-task module.
+        parts = state["state_dict"].items()
+        state = {key.removeprefix("backbone."): value for key, value in parts if key.startswith("backbone.")}
+    fill = getattr(load_backbone_module(name), "fill_published", None)
+    if fill is not None and not set(state) & set(backbone.state_dict()):
+        fill(backbone, state)
+        return
     try:
         backbone.load_state_dict(state)
     except RuntimeError as error:

@@ -2,6 +2,6 @@
 
 from lantern.models.corect.config import Config
 from lantern.models.corect.model import Model
-from lantern.models.corect.published import load_published
+from lantern.models.corect.published import fill_published, load_published
 
-__all__ = ["Config", "Model", "load_published"]
+__all__ = ["Config", "Model", "fill_published", "load_published"]

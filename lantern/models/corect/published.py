@@ -104,6 +104,18 @@ def load_published(state: dict[str, Tensor], config: dict[str, Any], exact_publi
     return model.eval()
 
 
+def fill_published(model: Model, state: Mapping[str, Tensor]) -> None:
+    """Copy published weights into *model*; never-used parameters are ignored.
+
+    Raises:
+        UserError: a parameter is missing, unknown or of another shape than the model's.
+    """
+    letters = "".join(letter for letter, name in _LETTERS.items() if name in model.modalities)
+    config = {"modalities": letters, "use_speaker": model.config.use_speaker}
+    renamed = {name: ours for name in state if (ours := rename(name, config)) is not None}
+    _fill(model, {ours: (name, state[name]) for name, ours in renamed.items()}, config)
+
+
 def _fill(model: Model, given: dict[str, tuple[str, Tensor]], config: Mapping[str, Any]) -> None:
     wanted = model.state_dict()
     for ours, (name, value) in given.items():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,8 +80,7 @@ class Model(Backbone):
     ``auxiliary_loss`` is ``student_weight * sum of the students' cross-entropies + distill_weight * sum of
     KL(teacher || student)``; the teacher's own cross-entropy is left to the caller. All of it is over the labelled
     utterances: on fully labelled data that is the published loss; a valid utterance without label takes part in
-    attention only. A speaker beyond ``sizes.speakers`` gets a zero vector. ``load_state_dict`` takes published
-    parameter names as well as its own.
+    attention only. A speaker beyond ``sizes.speakers`` gets a zero vector.
 
     With ``stages=True`` these are named too, all over the ``N`` valid utterances (``m`` a modality, ``s`` and ``t``
     source and target modality of an encoder):
@@ -133,7 +131,6 @@ class Model(Backbone):
         weights = None if sizes.class_weights is None else torch.tensor(sizes.class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
         self.register_buffer("positions", sinusoids(512, hidden), persistent=False)
-        self.register_load_state_dict_pre_hook(translate_published)
 
     @property
     def encoder_names(self) -> list[str]:
@@ -212,17 +209,6 @@ class Model(Backbone):
 
     def _named(self, stage: str, values: Tensor | list[Tensor]) -> dict[str, Tensor]:
         return {f"{stage}.{name}": value for name, value in zip(self.modalities, values)}
-
-
-def translate_published(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Before loading: replace published parameter names in *state* by those of *model*."""
-    from lantern.models.sdt.published import fill_published
-
-    if not isinstance(model, Model) or f"{prefix}all_output_layer.weight" not in state:
-        return
-    own = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(prefix)}
-    fill_published(model, own)
-    state.update(model.state_dict(prefix=prefix))
 
 
 def sinusoids(length: int, size: int) -> Tensor:
