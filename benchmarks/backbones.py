@@ -14,7 +14,7 @@ Seconds are CPU seconds of the process, the least of the rounds for each batch, 
 With ``--batches N`` the first N batches are timed and scaled to the epoch by utterances; peak memory is theirs. The
 published figures are the CPU seconds of an epoch of the published implementations, measured on another machine.
 
-The full run takes about 12 minutes, ``--batches 1 --rounds 1`` about one.
+The full run takes about 8 minutes; one backbone with ``--batches 1 --rounds 1`` about one.
 """
 
 from __future__ import annotations

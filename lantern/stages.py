@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -122,6 +123,17 @@ def _trainer(config: RunConfig, **options: Any) -> pl.Trainer:
     )
 
 
+@contextmanager
+def _ctrl_c(trainer: pl.Trainer) -> Iterator[None]:
+    """Lightning turns Ctrl-C into ``SystemExit(1)``, which callers cannot tell from a crash: give it back."""
+    try:
+        yield
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+
+
 def train(
     config: RunConfig,
     corpus: Corpus,
@@ -150,9 +162,8 @@ def train(
     last = folder.path / "last.ckpt"
     if last.is_file():
         log.info("training goes on from %s", last)
-    trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    with _ctrl_c(trainer):
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     state = torch.load(best, map_location="cpu", weights_only=True)
     score = float(checkpoint.best_model_score) if checkpoint.best_model_score is not None else float("nan")
     folder.finish({"best_epoch": int(state["epoch"]), "best_score": score, "epochs": epochs})
@@ -207,10 +218,11 @@ def refine(
     callback = LLMRefinement(act, PredictionCollector(dialogues, corpus.label_set, corpus.score_range))
     module = MultiTaskModule.load_from_checkpoint(vanilla.checkpoint, map_location="cpu", weights_only=True)
     trainer = _trainer(config, callbacks=[callback], logger=False)
-    if split == "dev":
-        trainer.validate(module, datamodule=data, verbose=False)
-    else:
-        trainer.test(module, datamodule=data, verbose=False)
+    with _ctrl_c(trainer):
+        if split == "dev":
+            trainer.validate(module, datamodule=data, verbose=False)
+        else:
+            trainer.test(module, datamodule=data, verbose=False)
     if callback.table is None or callback.stats is None:
         raise RuntimeError(f"the {split} split gave no predictions")
     return callback.table, callback.stats

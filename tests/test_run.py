@@ -89,7 +89,7 @@ def test_the_same_command_again_trains_nothing_and_asks_nothing(tiny: Tiny) -> N
 
 def test_a_run_goes_on_after_ctrl_c_in_training(tiny: Tiny, tmp_path: Path) -> None:
     whole = go(tiny(f"runs={tmp_path}/other", f"refine.ledger={tmp_path}/other/l.sqlite"))
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
+    with pytest.raises(KeyboardInterrupt):
         go(tiny(), Recorder(stop_at_epoch=3))
     resumed = Recorder()
     result = go(tiny(), resumed)
@@ -107,6 +107,19 @@ def test_a_run_goes_on_after_ctrl_c_in_a_later_stage(tiny: Tiny, stage: str, lef
     assert resumed.epochs == []
     calls, prompts = result["llm"]["calls"], result["llm"]["prompts"]
     assert {"all": calls == prompts, "some": 0 < calls < prompts, "none": calls == 0}[left]
+
+
+def test_ctrl_c_is_told_and_ends_with_130(tiny: Tiny) -> None:
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from experiments.console import ConsoleReporter, command; from experiments.run import main;"
+        "import os;"
+        "ConsoleReporter.training = lambda self, e, n, m: os.kill(os.getpid(), signal.SIGINT) if e == 2 else None;"
+        "command(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *tiny()], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip() == "interrupted; the same command goes on where it stopped"
 
 
 def test_failures_are_counted_and_masked(tiny: Tiny) -> None:
