@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lantern.errors import UserError
+from lantern.store import atomic
 
 SCHEMA = 1
 
@@ -104,14 +104,9 @@ class PredictionTable:
 
     def save(self, path: Path) -> None:
         """Write JSON Lines atomically; ``pandas.read_json(path, lines=True)`` loads it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial{os.getpid()}")
-        with partial.open("w", encoding="utf-8") as out:
+        with atomic(path) as partial, partial.open("w", encoding="utf-8") as out:
             for row in self.rows:
                 out.write(json.dumps(self._encode(row), ensure_ascii=False) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(path)
 
     def _encode(self, row: Row) -> dict[str, Any]:
         return {

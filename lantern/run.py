@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.loggers import CSVLogger
+
 from lantern import stages
 from lantern.config import RunConfig, dump, split_backbone, to_plain
 from lantern.corpora.data import CorpusDataModule
@@ -21,6 +23,7 @@ from lantern.corpora.splits import Split, resolve_split
 from lantern.errors import UserError
 from lantern.predictions import PredictionTable
 from lantern.refine.backend import LiteLLMBackend
+from lantern.refine.callback import LLMRefinement, PredictionCollector
 from lantern.refine.engine import Engine
 from lantern.refine.ledger import Ledger
 from lantern.refine.prompt import Prompt
@@ -41,6 +44,8 @@ class Prepared:
     config: RunConfig
     corpus: Corpus
     split: Split
+    inputs: dict[str, Any]
+    """What the vanilla model depends on: the address of its stage."""
     backend: Any
     folder: Path
 
@@ -54,7 +59,7 @@ def preflight(config: RunConfig) -> Prepared:
     defaults, _ = split_backbone(config.backbone)
     corpus = read_corpus(config)
     split = resolve_split(corpus, config.protocol.name, config.seed, config.protocol.dev_share)
-    stages.train_inputs(config, corpus, split)
+    inputs = stages.train_inputs(config, corpus, split)
     backend = None
     if config.refine.enabled:
         backend = SimulatedBackend(config.llm) if config.llm.simulated else LiteLLMBackend(config.llm)
@@ -69,7 +74,7 @@ def preflight(config: RunConfig) -> Prepared:
     for key in ("runs", "tracking"):
         identity.pop(key)
     name = f"{corpus.name}-{defaults.name}-{llm}-seed{config.seed}-{digest(identity)[:8]}"
-    return Prepared(config, corpus, split, backend, Path(config.runs) / name)
+    return Prepared(config, corpus, split, inputs, backend, Path(config.runs) / name)
 
 
 def read_corpus(config: RunConfig) -> Corpus:
@@ -112,9 +117,15 @@ def _run(ready: Prepared, reporter: stages.Reporter) -> dict[str, Any]:
     store = StageStore(Path(config.runs) / "stages")
     with contextlib.closing(asker) if asker is not None else contextlib.nullcontext():
         reporter.stage(f"train {defaults.name} on {corpus.name} ({len(split.train)} dialogues, seed {config.seed})")
-        with store.open("train", stages.train_inputs(config, corpus, split)) as stage:
+        with store.open("train", ready.inputs) as stage:
             vanilla = stages.train(
-                config, corpus, data, stage, reporter, _loggers(folder), _in_training(config, corpus, asker)
+                config,
+                corpus,
+                data,
+                stage,
+                reporter,
+                CSVLogger(folder, name="", version="training"),
+                _in_training(config, corpus, asker),
             )
         state = "reused" if vanilla.reused else "trained"
         reporter.note(f"{state}; best epoch {vanilla.best_epoch + 1}, dev weighted F1 {vanilla.best_score:.3f}")
@@ -223,9 +234,7 @@ class _Asker:
     def __init__(self, ready: Prepared, reporter: stages.Reporter) -> None:
         config, corpus = ready.config, ready.corpus
         prompt = Prompt(config.prompt, corpus.label_set, corpus.score_range if config.model.dimensions else None)
-        self.refiner = Refiner(
-            {d.id: d for d in corpus.dialogues}, prompt, config.refine, config.llm, config.llm.simulated, config.seed
-        )
+        self.refiner = Refiner(corpus.by_id, prompt, config.refine, config.llm, config.llm.simulated, config.seed)
         self.ledger = Ledger(Path(config.refine.ledger))
         self.engine = Engine(
             ready.backend,
@@ -246,21 +255,13 @@ def _in_training(config: RunConfig, corpus: Corpus, asker: _Asker | None) -> lis
     """The refinement callback for ``refine.when=best|every_n``."""
     if asker is None or config.refine.when == "end":
         return []
-    from lantern.refine.callback import LLMRefinement, PredictionCollector
-
-    collector = PredictionCollector({d.id: d for d in corpus.dialogues}, corpus.label_set, corpus.score_range)
+    collector = PredictionCollector(corpus.by_id, corpus.label_set, corpus.score_range)
 
     def act(table: PredictionTable) -> RefineStats:
         stages.limit_table(table, config.refine.limit_dialogues)
         return asker.ask(table)
 
     return [LLMRefinement(act, collector, when=config.refine.when, every_n=config.refine.every_n)]
-
-
-def _loggers(folder: Path) -> Any:
-    from lightning.pytorch.loggers import CSVLogger
-
-    return CSVLogger(folder, name="", version="training")
 
 
 def _audit(runs: Path, run_name: str, config_hash: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from lantern.predictions import PredictionTable
 from lantern.refine.callback import LLMRefinement, PredictionCollector
 from lantern.refine.refiner import RefineStats
 from lantern.refine.types import Progress
-from lantern.store import StageFolder
+from lantern.store import StageFolder, atomic
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +102,6 @@ def modalities(config: RunConfig, corpus: Corpus) -> list[str]:
 def _file_digest(path: str | None) -> str | None:
     if path is None:
         return None
-    import hashlib
-
     if not Path(path).is_file():
         raise UserError(f"backbone.init_from={path}: no such file")
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -214,8 +213,7 @@ def refine(
     if stored.is_file():
         table = PredictionTable.load(stored)
         return table, act(table)
-    dialogues = {d.id: d for d in corpus.dialogues}
-    callback = LLMRefinement(act, PredictionCollector(dialogues, corpus.label_set, corpus.score_range))
+    callback = LLMRefinement(act, PredictionCollector(corpus.by_id, corpus.label_set, corpus.score_range))
     module = MultiTaskModule.load_from_checkpoint(vanilla.checkpoint, map_location="cpu", weights_only=True)
     trainer = _trainer(config, callbacks=[callback], logger=False)
     with _ctrl_c(trainer):
@@ -238,8 +236,6 @@ def limit_table(table: PredictionTable, dialogues: int | None) -> None:
 def keep_checkpoint(vanilla: Vanilla, run_folder: Path) -> None:
     """A copy of the selected checkpoint in the run folder, which then stands on its own."""
     target = run_folder / "checkpoints" / "best.ckpt"
-    target.parent.mkdir(parents=True, exist_ok=True)
     if not target.is_file() or target.stat().st_size != vanilla.checkpoint.stat().st_size:
-        partial = target.with_suffix(".partial")
-        shutil.copy2(vanilla.checkpoint, partial)
-        partial.replace(target)
+        with atomic(target) as partial:
+            shutil.copy2(vanilla.checkpoint, partial)

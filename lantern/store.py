@@ -22,16 +22,28 @@ def digest(inputs: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write *value* so that a reader sees the old file or the whole new one; NaN is refused."""
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A file to write in place of *path*, which takes its name once it is whole and on disk.
+
+    A reader sees the old file or the whole new one; on an error the old one stays and nothing else is left.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as out:
-        json.dump(value, out, indent=1, ensure_ascii=False, allow_nan=False)
-        out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(path)
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write *value* atomically; NaN is refused."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)

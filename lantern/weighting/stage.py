@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +15,7 @@ from torch import nn
 
 from lantern.errors import UserError
 from lantern.predictions import PredictionTable
+from lantern.store import atomic
 from lantern.weighting.baselines import FieldMean, LogisticStacking, SingleBand, TemperatureScaling, VanillaAlone
 from lantern.weighting.config import WeightingConfig
 from lantern.weighting.features import WeightingInputs, build_inputs, window_of
@@ -83,10 +83,8 @@ class FittedWeighting:
 
     def save(self, path: Path) -> None:
         """Write the state atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial{os.getpid()}")
-        torch.save(self.state(), partial)
-        partial.replace(path)
+        with atomic(path) as partial:
+            torch.save(self.state(), partial)
 
     @classmethod
     def load(cls, path: Path) -> FittedWeighting:
