@@ -154,8 +154,6 @@ def _response_format(structured: str, schema: Mapping[str, Any] | None) -> dict[
 class LiteLLMBackend:
     """Calls one model through ``litellm.acompletion``; retries, limits and storage are the engine's."""
 
-    needs_network = True
-
     def __init__(self, config: BackendConfig) -> None:
         self.config = config
         self._price: Price | None = config.price

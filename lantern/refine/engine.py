@@ -25,7 +25,6 @@ class Backend(Protocol):
 
     config: Any
     """A :class:`~lantern.refine.backend.BackendConfig`."""
-    needs_network: bool
 
     async def call(self, request: Request, timeout: float) -> Reply: ...
 

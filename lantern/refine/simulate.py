@@ -43,8 +43,6 @@ class SimulatedConfig:
 class SimulatedBackend:
     """Same calling convention as the real backend; the answer is a pure function of the request's key."""
 
-    needs_network = False
-
     def __init__(self, config: BackendConfig) -> None:
         self.config = config
 

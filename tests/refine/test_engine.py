@@ -27,8 +27,6 @@ KEY = "sk-planted-0123456789abcdef"
 class Fake:
     """Answers by function, without network; counts."""
 
-    needs_network = False
-
     def __init__(self, answer: Callable[[Request, int], Any] | None = None, delay: float = 0.0, **config: Any) -> None:
         given = {"name": "fake", "model": "fake/m", "remote": False, "free": True, "timeout": 5.0, "retries": 2}
         self.config = BackendConfig(**{**given, **config})
