@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,21 +24,55 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of raw corpus: its own options, and how it becomes a corpus."""
+
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    build: Callable[[argparse.Namespace, Console], Corpus]
+
+
+def _meld_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--csv", type=Path, required=True, metavar="DIR", help="holds train_, dev_, test_sent_emo.csv")
+    parser.add_argument("--no-features", action="store_true", help="transcript and labels only; cannot be trained on")
+
+
+def _meld(given: argparse.Namespace, console: Console) -> Corpus:
+    from lantern.corpora.meld import import_meld
+
+    corpus = import_meld(given.csv)
+    return corpus if given.no_features else _with_text_features(corpus, console)
+
+
+def _sample_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--dialogues", type=int, default=60, help="default: %(default)s")
+
+
+def _sample(given: argparse.Namespace, console: Console) -> Corpus:
+    from lantern.corpora.sample import generate_sample
+
+    return generate_sample(given.seed, given.dialogues)
+
+
+KINDS: dict[str, Kind] = {
+    "meld": Kind("MELD from its CSV files; text features by MiniLM on the CPU, minutes", _meld_arguments, _meld),
+    "sample": Kind("the made-up sample corpus, written out", _sample_arguments, _sample),
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m experiments.import_corpus",
         description="Turn a raw corpus into a corpus folder, which runs read with corpus.path=DIR.",
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind")
-    meld = kinds.add_parser("meld", help="MELD from its CSV files; text features by MiniLM on the CPU, minutes")
-    meld.add_argument("--csv", type=Path, required=True, metavar="DIR", help="holds train_, dev_ and test_sent_emo.csv")
-    meld.add_argument("--no-features", action="store_true", help="transcript and labels only; cannot be trained on")
-    sample = kinds.add_parser("sample", help="the made-up sample corpus, written out")
-    sample.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    sample.add_argument("--dialogues", type=int, default=60, help="default: %(default)s")
-    for kind in (meld, sample):
-        kind.add_argument("--out", type=Path, required=True, metavar="DIR", help="corpus folder to write")
-        kind.add_argument("--overwrite", action="store_true", help="replace a corpus folder that is there")
+    for name, kind in KINDS.items():
+        own = kinds.add_parser(name, help=kind.help)
+        kind.arguments(own)
+        own.add_argument("--out", type=Path, required=True, metavar="DIR", help="corpus folder to write")
+        own.add_argument("--overwrite", action="store_true", help="replace a corpus folder that is there")
     return parser
 
 
@@ -49,16 +85,7 @@ def main(arguments: list[str]) -> int:
 
     check_target(given.out, given.overwrite)
     console = Console(width=None if os.isatty(1) else 120)
-    if given.kind == "sample":
-        from lantern.corpora.sample import generate_sample
-
-        corpus = generate_sample(given.seed, given.dialogues)
-    else:
-        from lantern.corpora.meld import import_meld
-
-        corpus = import_meld(given.csv)
-        if not given.no_features:
-            corpus = _with_text_features(corpus, console)
+    corpus = KINDS[given.kind].build(given, console)
     corpus.save(given.out, overwrite=given.overwrite)
     _print_summary(console, corpus, given.out)
     return 0
