@@ -49,6 +49,14 @@ class Prepared:
     backend: Any
     folder: Path
 
+    @property
+    def asked(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the dialogues that the LLM is asked about, by split; empty when nobody is asked."""
+        if self.backend is None:
+            return {}
+        limit = self.config.refine.limit_dialogues
+        return {name: getattr(self.split, name)[:limit] for name in ("dev", "test")}
+
 
 def preflight(config: RunConfig) -> Prepared:
     """Load the corpus and check everything that can be checked before training starts.
@@ -132,7 +140,7 @@ def _run(ready: Prepared, reporter: stages.Reporter) -> dict[str, Any]:
         stages.keep_checkpoint(vanilla, folder)
         tables: dict[str, PredictionTable] = {}
         stats = RefineStats()
-        for name in ("dev", "test"):
+        for name in ready.asked or ("dev", "test"):
             reporter.stage(f"refine {name} with {config.llm.name}" if asker else f"predict {name}")
             if name == "test":
                 _audit(Path(config.runs), folder.name, digest(to_plain(config)))
