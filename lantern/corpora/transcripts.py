@@ -1,0 +1,169 @@
+"""Conversations of one's own: CSV, JSON Lines, SRT and WebVTT subtitles, chats as ``Name: text`` lines. No torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lantern.corpora.types import Dialogue, Utterance
+from lantern.errors import UserError
+
+_NAME = r"(?P<name>[^\W\d_][^:<>\n]{0,39}?)"
+_CHAT = re.compile(rf"^\s*(?:\[?[\d./,:\-\s]+(?:[AaPp]\.?[Mm]\.?)?\]?\s*(?:-\s*)?)?{_NAME}\s*:(?:\s+(?P<text>.*))?$")
+"""``Name: text``, which may follow a date or time as chat programs export it."""
+_CUE_NAME = re.compile(rf"^(?:-\s*)?{_NAME}\s*:\s+(?P<text>.*)$", re.DOTALL)
+_VOICE = re.compile(r"^<v(?:\.[\w.-]+)?\s+(?P<name>[^>]+)>(?P<text>.*)$", re.DOTALL)
+_TIME = re.compile(r"^(?:(\d+):)?(\d{1,2}):(\d{2})[,.](\d{3})$")
+_TAG = re.compile(r"</?[a-z][^>]*>|\{\\[^}]*\}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    speaker: str
+    text: str
+    dialogue: str | None = None
+    id: str | None = None
+    times: tuple[float, float] | None = None
+
+
+def read_transcript(path: Path) -> list[Dialogue]:
+    """The conversations in *path*, told apart by its suffix: ``.csv``, ``.jsonl``, ``.srt``, ``.vtt`` or ``.txt``.
+
+    CSV and JSON Lines have ``speaker`` and ``text``, and may have ``dialogue`` and ``utterance`` (an id); the other
+    formats hold one conversation, named after the file. In subtitles a cue that names nobody is spoken by whoever
+    spoke before it; in a chat a line without a name goes on with the turn above it.
+
+    Raises:
+        UserError: no such file, another format, not UTF-8, no turns, or a turn without speaker or text, with its line.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"{path}: a transcript ends in {', '.join(_READERS)}, not in {path.suffix or 'nothing'!r}")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.start + 1} is not UTF-8; save the transcript as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    dialogues: dict[str, list[Utterance]] = {}
+    seen: set[str] = set()
+    for turn in reader(path, text.replace("\r\n", "\n")):
+        name = turn.dialogue or path.stem
+        turns = dialogues.setdefault(name, [])
+        identity = turn.id or f"{name}_{len(turns)}"
+        if identity in seen:
+            raise UserError(f"{path}: utterance {identity!r} occurs twice")
+        seen.add(identity)
+        extra: dict[str, object] = {} if turn.times is None else {"start": turn.times[0], "end": turn.times[1]}
+        turns.append(Utterance(identity, turn.speaker, turn.text, extra=extra))
+    if not dialogues:
+        raise UserError(f"{path} holds no turns")
+    return [Dialogue(name, tuple(turns)) for name, turns in dialogues.items()]
+
+
+def _checked(path: Path, line: int, values: dict[str, object]) -> _Turn:
+    for name in ("speaker", "text"):
+        value = values.get(name)
+        if not isinstance(value, str) or not value.strip():
+            raise UserError(f"{path}, line {line}: {name} is {value!r}, expected words")
+    optional = {name: values.get(name) for name in ("dialogue", "utterance")}
+    given = {name: None if value is None or value == "" else str(value) for name, value in optional.items()}
+    return _Turn(str(values["speaker"]).strip(), str(values["text"]).strip(), given["dialogue"], given["utterance"])
+
+
+def _csv(path: Path, text: str) -> Iterator[_Turn]:
+    rows = csv.DictReader(io.StringIO(text), strict=True)
+    try:
+        header = [str(name).strip().lower() for name in rows.fieldnames or []]
+        missing = [name for name in ("speaker", "text") if name not in header]
+        if missing:
+            raise UserError(f"{path}, line 1: no column {' and '.join(missing)}; it has {', '.join(header) or 'none'}")
+        rows.fieldnames = header
+        for row in rows:
+            yield _checked(path, rows.line_num, {**row})
+    except csv.Error as error:
+        raise UserError(f"{path}, line {rows.line_num}: not CSV ({error})") from None
+
+
+def _jsonl(path: Path, text: str) -> Iterator[_Turn]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error})") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path}, line {number}: {line[:40]!r} is not a JSON object with speaker and text")
+        yield _checked(path, number, values)
+
+
+def _chat(path: Path, text: str) -> Iterator[_Turn]:
+    speaker, words, first = "", [], 0
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        found = _CHAT.match(line)
+        if found is None:
+            if not speaker:
+                raise UserError(f"{path}, line {number}: {line.strip()[:40]!r} is not of the form 'Name: text'")
+            words.append(line.strip())
+            continue
+        if speaker:
+            yield _checked(path, first, {"speaker": speaker, "text": " ".join(words)})
+        speaker, words, first = found["name"].strip(), [(found["text"] or "").strip()], number
+    if speaker:
+        yield _checked(path, first, {"speaker": speaker, "text": " ".join(words)})
+
+
+def _subtitles(path: Path, text: str) -> Iterator[_Turn]:
+    speaker, number = "", 1
+    for block in re.split(r"\n[ \t]*\n", text):
+        lines, start = block.split("\n"), number
+        number += len(lines) + 1
+        timed = next((i for i, line in enumerate(lines) if "-->" in line), None)
+        if timed is None:  # WebVTT's header, notes and styles
+            continue
+        times = _cue_times(path, start + timed, lines[timed])
+        for name, words in _cue(lines[timed + 1 :]):
+            speaker = name or speaker
+            if not speaker:
+                raise UserError(
+                    f"{path}, line {start + timed + 1}: the first cue names no speaker; write 'Name: text' or <v Name>"
+                )
+            if words:
+                yield _Turn(speaker, words, times=times)
+
+
+def _cue(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Speaker ("" when not named) and words of each turn in a cue: a line that names somebody begins a new one."""
+    name, words = "", []
+    for line in (line.strip() for line in lines):
+        found = _VOICE.match(line) or _CUE_NAME.match(_TAG.sub("", line))
+        if found is not None:
+            if words:
+                yield name, " ".join(words)
+            name, words, line = found["name"].strip(), [], found["text"]
+        words += _TAG.sub("", line).split()
+    yield name, " ".join(words)
+
+
+def _cue_times(path: Path, line: int, text: str) -> tuple[float, float]:
+    start, _, rest = text.partition("-->")
+    found = [_TIME.match(part.strip().split(" ")[0]) for part in (start, rest)]
+    if found[0] is None or found[1] is None:
+        raise UserError(f"{path}, line {line}: {text.strip()!r} is not 'hh:mm:ss,mmm --> hh:mm:ss,mmm'")
+    first, last = (
+        3600 * int(m[1] or 0) + 60 * int(m[2]) + int(m[3]) + int(m[4]) / 1000 for m in found if m is not None
+    )
+    return first, last
+
+
+_READERS = {".csv": _csv, ".jsonl": _jsonl, ".srt": _subtitles, ".vtt": _subtitles, ".txt": _chat}
