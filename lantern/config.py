@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from lantern.errors import UserError, did_you_mean
@@ -49,12 +50,17 @@ class ModelConfig:
     """Lambda of the dimension loss."""
     class_weights: str = "inverse"
     """``inverse``: inverse class frequency of the training split; ``none``."""
+    modality_dropout: float = 0.0
+    """Probability with which a training dialogue loses each modality (one always stays): for a model that is to work
+    where modalities are missing."""
 
     def __post_init__(self) -> None:
         _choice("model.dimension_loss", self.dimension_loss, ("ccc", "mse"))
         _choice("model.class_weights", self.class_weights, ("inverse", "none"))
         if self.dimension_weight < 0:
             raise UserError(f"model.dimension_weight={self.dimension_weight} must not be negative")
+        if not 0 <= self.modality_dropout < 1:
+            raise UserError(f"model.modality_dropout={self.modality_dropout} must be at least 0 and below 1")
 
 
 @dataclass
@@ -287,6 +293,27 @@ def dump(config: RunConfig) -> str:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration that :func:`dump` wrote to *path*.
+
+    Raises:
+        UserError: no such file, or keys and types of another version.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
+        config = OmegaConf.to_object(node)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: this is not a finished run") from None
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: not a configuration of this version ({_one_line(error)})") from None
+    assert isinstance(config, RunConfig)
+    return config
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lantern import stages
 from lantern.config import RunConfig, dump, split_backbone, to_plain
+from lantern.corpora.card import CorpusCard
 from lantern.corpora.data import CorpusDataModule
 from lantern.corpora.folder import Corpus, load_corpus
 from lantern.corpora.sample import generate_sample
@@ -102,6 +103,7 @@ def run(ready: Prepared, reporter: stages.Reporter) -> dict[str, Any]:
     config, folder = ready.config, ready.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+    CorpusCard.of(ready.corpus).save(folder / "corpus.json")
     with _logged(folder / "run.log"):
         result = _run(ready, reporter)
     write_json(folder / "metrics.json", result)

@@ -183,6 +183,7 @@ def build_module(
         dimension_loss=config.model.dimension_loss,
         dimension_weight=config.model.dimension_weight,
         optimizer={"lr": defaults.lr, "weight_decay": defaults.weight_decay, "scheduler": defaults.scheduler},
+        modality_dropout=config.model.modality_dropout,
     )
     if defaults.init_from is not None:
         init_backbone(module.backbone, defaults.name, Path(defaults.init_from))

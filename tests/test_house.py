@@ -18,8 +18,8 @@ FLOORS = (
     {"metrics"},
     {"refine", "weighting"},
     {"config"},
-    {"report", "stages"},
-    {"run"},
+    {"report", "stages", "asker"},
+    {"run", "predict"},
     {"experiments"},
 )
 MODULES = [p for top in ("lantern", "experiments") for p in sorted((ROOT / top).rglob("*.py"))]

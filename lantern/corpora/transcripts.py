@@ -106,7 +106,8 @@ def _jsonl(path: Path, text: str) -> Iterator[_Turn]:
 
 
 def _chat(path: Path, text: str) -> Iterator[_Turn]:
-    speaker, words, first = "", [], 0
+    speaker, first = "", 0
+    words: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -144,7 +145,8 @@ def _subtitles(path: Path, text: str) -> Iterator[_Turn]:
 
 def _cue(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Speaker ("" when not named) and words of each turn in a cue: a line that names somebody begins a new one."""
-    name, words = "", []
+    name = ""
+    words: list[str] = []
     for line in (line.strip() for line in lines):
         found = _VOICE.match(line) or _CUE_NAME.match(_TAG.sub("", line))
         if found is not None:

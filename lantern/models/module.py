@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,6 +16,21 @@ from lantern.models.losses import ccc_loss, class_loss, mse_loss
 from lantern.models.registry import build_backbone
 
 MONITOR = "val/weighted_f1"
+
+
+def drop_modalities(batch: Batch, probability: float) -> Batch:
+    """*batch* in which each dialogue has lost each modality with *probability*; each dialogue keeps at least one."""
+    names = list(batch.features)
+    dropped = torch.rand(len(batch.mask), len(names)) < probability
+    spared = torch.randint(len(names), (len(dropped),))
+    whole = dropped.all(dim=1)
+    dropped[whole, spared[whole]] = False
+    gone = dropped.to(batch.mask.device)
+    return replace(
+        batch,
+        features={m: x.masked_fill(gone[:, k, None, None], 0.0) for k, (m, x) in enumerate(batch.features.items())},
+        present={m: p & ~gone[:, names.index(m), None] for m, p in batch.present.items()},
+    )
 
 
 class MultiTaskModule(pl.LightningModule):
@@ -31,6 +47,8 @@ class MultiTaskModule(pl.LightningModule):
         dimension_weight: lambda; 0 trains no dimension head although it is there.
         optimizer: ``lr``, ``weight_decay`` (coupled L2, as both published codes use Adam) and
             ``scheduler`` (``none`` or ``plateau``).
+        modality_dropout: probability with which a training dialogue loses each modality (one always stays), so that
+            the model also works where a modality is missing altogether.
     """
 
     def __init__(
@@ -42,6 +60,7 @@ class MultiTaskModule(pl.LightningModule):
         dimension_loss: str = "ccc",
         dimension_weight: float = 1.0,
         optimizer: dict[str, Any] | None = None,
+        modality_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -98,6 +117,8 @@ class MultiTaskModule(pl.LightningModule):
         self._sums = {}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self.hparams["modality_dropout"] > 0:
+            batch = drop_modalities(batch, self.hparams["modality_dropout"])
         losses, _, _ = self.model_step(batch)
         self._accumulate(losses, int((batch.labels >= 0).sum()))
         return losses["loss"]

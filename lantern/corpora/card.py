@@ -1,0 +1,51 @@
+"""What a run must remember of its corpus to be of use without it. No torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lantern.corpora.feature_files import FeatureCard
+from lantern.corpora.folder import Corpus
+from lantern.corpora.types import LabelSet
+from lantern.errors import UserError
+from lantern.store import write_json
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusCard:
+    """Label set, score scale and feature cards of the corpus that a model was trained on; no text."""
+
+    name: str
+    label_set: LabelSet
+    score_range: tuple[float, float] | None
+    features: dict[str, FeatureCard]
+    """Per modality of the corpus."""
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> CorpusCard:
+        """The card of *corpus*."""
+        return cls(corpus.name, corpus.label_set, corpus.score_range, dict(corpus.cards))
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, atomically."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> CorpusCard:
+        """Read what :meth:`save` wrote; anything else is a UserError."""
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            labels = values["label_set"]
+            return cls(
+                name=values["name"],
+                label_set=LabelSet(labels["name"], tuple(labels["classes"]), dict(labels["definitions"])),
+                score_range=None if values["score_range"] is None else (*map(float, values["score_range"]),),  # type: ignore[arg-type]
+                features={name: FeatureCard(**card) for name, card in values["features"].items()},
+            )
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: type the command of that run again, it trains nothing twice") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not a corpus card ({type(error).__name__}: {error})") from None
