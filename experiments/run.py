@@ -78,8 +78,9 @@ def run_all(trials: list[list[str]], configs: list[RunConfig]) -> int:
     from lantern.environment import prepare
 
     prepare(configs[0].trainer.threads)
+    from lantern.prepare import preflight
     from lantern.report.terminal import print_run, print_sweep
-    from lantern.run import preflight, run
+    from lantern.run import run
 
     console = Console(width=None if os.isatty(1) else 120)
     prepared = [preflight(config) for config in configs]

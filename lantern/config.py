@@ -78,6 +78,23 @@ class ProtocolConfig:
 
 
 @dataclass
+class OofConfig:
+    """Cross-fitting: the vanilla models whose held-out predictions the weighting is fitted on."""
+
+    folds: int = 5
+    """Groups of training dialogues; not used where the training dialogues come from 2 to 8 recording sessions, which
+    are the folds then."""
+    test_model: str = "full"
+    """Who predicts the test dialogues: ``full``, one model trained on all training dialogues, or ``mean``, the mean of
+    the folds' models."""
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise UserError(f"oof.folds={self.folds} must be at least 2")
+        _choice("oof.test_model", self.test_model, ("full", "mean"))
+
+
+@dataclass
 class TrainerConfig:
     """How and where the vanilla model is trained."""
 
@@ -162,6 +179,7 @@ class RunConfig:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     weighting: WeightingConfig = field(default_factory=WeightingConfig)
+    oof: OofConfig = field(default_factory=OofConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

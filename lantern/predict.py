@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,9 +20,6 @@ from lantern.models.module import MultiTaskModule
 from lantern.predictions import PredictionTable
 from lantern.refine.callback import PredictionCollector
 from lantern.weighting.stage import CHECKPOINT, FittedWeighting, apply_weighting
-
-if TYPE_CHECKING:
-    from lantern.asker import Asker
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,7 @@ class LoadedRun:
         self,
         dialogues: Dialogue | Sequence[Dialogue],
         features: Mapping[str, np.ndarray] | None = None,
-        asker: Asker | None = None,
+        ask: Callable[[PredictionTable], object] | None = None,
     ) -> PredictionTable:
         """Predictions table of *dialogues*, a row per turn; labels are not looked at.
 
@@ -56,7 +52,8 @@ class LoadedRun:
         Args:
             dialogues: one or several, for instance from :func:`~lantern.corpora.transcripts.read_transcript`.
             features: per modality float ``[N, D]``, a row per turn over all *dialogues*.
-            asker: who refines the predictions, for instance ``run.asker()``; the run's weighting then merges them.
+            ask: refines the table in place, for instance :meth:`lantern.asker.Asker.ask`; the run's weighting then
+                merges it.
 
         Raises:
             UserError: a modality is missing or has another size, more speakers than the model knows, no turns.
@@ -65,8 +62,8 @@ class LoadedRun:
         self._check_speakers(chosen)
         corpus = self._with_features(chosen, dict(features or {}))
         table = self._vanilla(corpus)
-        if asker is not None:
-            asker.ask(corpus.by_id, table)
+        if ask is not None:
+            ask(table)
             if self.weighting is not None:
                 table, _ = apply_weighting(self.weighting, table)
         return table

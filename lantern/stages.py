@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
@@ -65,8 +66,11 @@ class _EpochReport(pl.Callback):
         self.reporter.training(trainer.current_epoch + 1, self.epochs, metrics)
 
 
-def train_inputs(config: RunConfig, corpus: Corpus, split: Split) -> dict[str, Any]:
-    """Everything the vanilla model depends on, as plain JSON: the address of the train stage."""
+def train_inputs(config: RunConfig, corpus: Corpus, split: Split, in_training: bool = False) -> dict[str, Any]:
+    """Everything a vanilla model depends on, as plain JSON: the address of the train stage.
+
+    *in_training*: the LLM is also asked during this training, where ``refine.when`` says so.
+    """
     defaults, options = split_backbone(config.backbone)
     trainer = config.trainer
     return {
@@ -82,7 +86,7 @@ def train_inputs(config: RunConfig, corpus: Corpus, split: Split) -> dict[str, A
         "seed": config.seed,
         "trainer": [trainer.precision, trainer.epochs, trainer.patience, trainer.gradient_clip],
         "in_training": [config.refine.when, config.refine.every_n, config.llm.name, config.prompt.digest]
-        if config.refine.enabled and config.refine.when != "end"
+        if in_training and config.refine.enabled and config.refine.when != "end"
         else None,
     }
 
@@ -196,29 +200,35 @@ def refine(
     data: CorpusDataModule,
     vanilla: Vanilla,
     split: str,
+    asked: Collection[str] | None,
     ask: Callable[[PredictionTable], RefineStats] | None,
-) -> tuple[PredictionTable, RefineStats | None]:
-    """Predictions table of *split* (``dev`` or ``test``), refined by *ask* through :class:`LLMRefinement`.
+) -> tuple[PredictionTable, RefineStats]:
+    """Predictions table of *split*, refined by *ask* through :class:`LLMRefinement`.
 
-    The vanilla predictions are written before the first call and read back ever after: a prompt holds them to two
-    decimals, and a prompt that changed by rounding would be paid for again.
+    ``dev`` are the development dialogues of *data*; any other name stands for its test part: ``test``, or ``oof`` for
+    the dialogues that a fold holds out. Only the dialogues *asked* are kept (None: all). The vanilla predictions are
+    written before the first call and read back ever after: a prompt holds them to two decimals, and a prompt that
+    changed by rounding would be paid for again.
     """
-    stored = vanilla.folder / f"vanilla.{split}.jsonl"
+    part = "dev" if split == "dev" else "test"
+    name = hashlib.sha256("\n".join(data.ids[part]).encode()).hexdigest()[:12]
+    stored = vanilla.folder / f"vanilla.{split}.{name}.jsonl"
 
     def act(table: PredictionTable) -> RefineStats:
         if not stored.is_file():
             table.save(stored)
-        limit_table(table, config.refine.limit_dialogues)
+        keep_dialogues(table, asked)
         return ask(table) if ask is not None else RefineStats()
 
     if stored.is_file():
         table = PredictionTable.load(stored)
         return table, act(table)
-    callback = LLMRefinement(act, PredictionCollector(corpus.by_id, corpus.label_set, corpus.score_range))
+    collector = PredictionCollector(corpus.by_id, corpus.label_set, corpus.score_range)
+    callback = LLMRefinement(act, collector, split=split)
     module = MultiTaskModule.load_from_checkpoint(vanilla.checkpoint, map_location="cpu", weights_only=True)
     trainer = _trainer(config, callbacks=[callback], logger=False)
     with _ctrl_c(trainer):
-        if split == "dev":
+        if part == "dev":
             trainer.validate(module, datamodule=data, verbose=False)
         else:
             trainer.test(module, datamodule=data, verbose=False)
@@ -227,11 +237,28 @@ def refine(
     return callback.table, callback.stats
 
 
-def limit_table(table: PredictionTable, dialogues: int | None) -> None:
-    """Keep the first *dialogues* dialogues of *table* (all if None), in place."""
+def keep_dialogues(table: PredictionTable, dialogues: Collection[str] | None) -> None:
+    """Keep the rows of *dialogues* in *table* (all if None), in place."""
     if dialogues is not None:
-        kept = set(list(dict.fromkeys(row.dialogue for row in table.rows))[:dialogues])
+        kept = set(dialogues)
         table.rows = [row for row in table.rows if row.dialogue in kept]
+
+
+def mean_table(tables: Sequence[PredictionTable]) -> PredictionTable:
+    """One table whose vanilla probabilities and scores are the means of those of *tables*, which have equal rows."""
+    rows = []
+    for same in zip(*(table.rows for table in tables), strict=True):
+        if len({row.utterance for row in same}) != 1:
+            raise ValueError("tables of different utterances cannot be averaged")
+        scores = [row.predicted_scores for row in same if row.predicted_scores is not None]
+        rows.append(
+            dataclasses.replace(
+                same[0],
+                vanilla=np.mean([row.vanilla for row in same], axis=0).tolist(),
+                predicted_scores=np.mean(scores, axis=0).tolist() if scores else None,
+            )
+        )
+    return PredictionTable(tables[0].classes, rows, tables[0].split)
 
 
 def keep_checkpoint(vanilla: Vanilla, run_folder: Path) -> None:

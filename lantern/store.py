@@ -75,6 +75,10 @@ class StageStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def done(self, name: str, inputs: dict[str, Any]) -> bool:
+        """Whether the stage has been done; takes no lock and makes nothing."""
+        return (self.root / name / digest(inputs) / "done.json").is_file()
+
     @contextmanager
     def open(self, name: str, inputs: dict[str, Any]) -> Iterator[StageFolder]:
         """The stage's folder; a second process that needs the same stage waits here until the first is through."""

@@ -19,7 +19,9 @@ FLOORS = (
     {"refine", "weighting"},
     {"config"},
     {"report", "stages", "asker"},
-    {"run", "predict"},
+    {"prepare", "predict"},
+    {"evaluate"},
+    {"run"},
     {"experiments"},
 )
 MODULES = [p for top in ("lantern", "experiments") for p in sorted((ROOT / top).rglob("*.py"))]

@@ -16,8 +16,9 @@ from experiments.run import main
 from lantern.config import compose
 from lantern.errors import UserError
 from lantern.predictions import PredictionTable
+from lantern.prepare import preflight
 from lantern.refine.types import Progress
-from lantern.run import loaded, preflight, run
+from lantern.run import loaded, run
 
 ROOT = Path(__file__).resolve().parent.parent
 Tiny = Callable[..., list[str]]

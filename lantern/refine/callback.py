@@ -92,6 +92,7 @@ class LLMRefinement(pl.Callback):
         collector: builds the table.
         when: ``end`` acts outside ``fit`` only; ``best`` also in training whenever the vanilla weighted F1 improves;
             ``every_n`` also in training at every *every_n*-th validation epoch.
+        split: name of the table; None: ``dev`` in validation, ``test`` in test.
     """
 
     def __init__(
@@ -100,8 +101,10 @@ class LLMRefinement(pl.Callback):
         collector: PredictionCollector,
         when: str = "end",
         every_n: int = 5,
+        split: str | None = None,
     ) -> None:
         self.refine, self.collector, self.when, self.every_n = refine, collector, when, every_n
+        self.split = split
         self.table: PredictionTable | None = None
         """The last table that was collected (and refined, if it was time to)."""
         self.stats: RefineStats | None = None
@@ -145,7 +148,7 @@ class LLMRefinement(pl.Callback):
         if due is False:
             return
         self.collector.gather()
-        table = self.collector.table(split)
+        table = self.collector.table(self.split or split)
         vanilla = score(table, table.vanilla)
         if due is None and vanilla <= self._best:
             return

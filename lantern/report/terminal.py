@@ -93,7 +93,12 @@ def lines(result: dict[str, Any]) -> list[str]:
     if result["weighting"]:
         weighting = result["weighting"]
         sources = ", ".join(f"{s['source']} {s['mean']:.2f}" for s in weighting["weights"]["sources"])
-        fitted = f"fitted on {weighting['fitted_on']} utterances of the {weighting['fit_on']} split"
+        fitted = f"fitted on {weighting['fitted_on']} utterances of the dev split"
+        if weighting["fit_on"] == "oof":
+            many = "model" if weighting["models"] == 1 else "models"
+            fitted = f"fitted on {weighting['fitted_on']} out-of-fold utterances of {weighting['models']} fold {many}"
+            if weighting["test_model"] == "mean":
+                fitted += ", whose mean predicts test"
         chosen = "" if weighting["choice"] == weighting["name"] else f", {weighting['choice']} stands instead"
         out.append(f"weights: {sources or 'none'} ({fitted}{chosen})")
     if result["llm"]:
@@ -111,6 +116,9 @@ def lines(result: dict[str, Any]) -> list[str]:
                 f"of its test replies {100 * every['copy_rate']:.0f} % keep the vanilla class; "
                 f"{every['helpful']} flips helped, {every['harmful']} harmed"
             )
+    reads = result["protocol"].get("test_reads_before", 0)
+    if reads:
+        out.append(f"runs in this folder had read a test split {reads} {'time' if reads == 1 else 'times'} before")
     out += [f"note: {note}" for note in result["notes"]]
     out.append(f"run folder: {result['folder']}")
     return out

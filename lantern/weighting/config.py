@@ -8,6 +8,7 @@ from lantern.errors import UserError, did_you_mean
 
 WEIGHTINGS = ("attention", "band", "mean", "stacking", "vanilla")
 POOLS = ("linear", "log")
+FIT_ON = ("oof", "dev")
 
 
 @dataclass
@@ -21,6 +22,9 @@ class WeightingConfig:
     name: str = "attention"
     """``attention``, ``band`` (one learned scalar per source), ``mean`` (of the fields), ``stacking`` (logistic
     regression on log-probabilities) or ``vanilla`` (the LLM is ignored)."""
+    fit_on: str = "oof"
+    """Predictions that it is fitted on. ``oof``: those of training dialogues by models that did not train on them
+    (cross-fitting; see ``oof`` in the run's configuration); ``dev``: those of the development dialogues."""
     pool: str = "linear"
     """``linear``: weighted arithmetic mean of the sources. ``log``: weighted geometric mean, renormalised."""
     hidden: int = 16
@@ -64,6 +68,12 @@ class WeightingConfig:
     def __post_init__(self) -> None:
         _one_of("name", self.name, WEIGHTINGS)
         _one_of("pool", self.pool, POOLS)
+        if self.fit_on in ("train", "in-sample"):
+            raise UserError(
+                f"weighting.fit_on={self.fit_on}: on the dialogues it trained on the vanilla model is far surer and "
+                "better than on new ones, so a weighting fitted there would trust it too much; use weighting.fit_on=oof"
+            )
+        _one_of("fit_on", self.fit_on, FIT_ON)
         for key, least in (("hidden", 1), ("epochs", 1), ("iterations", 1), ("patience", 1), ("folds", 2)):
             _need(key, getattr(self, key), getattr(self, key) >= least, f"at least {least}")
         for key in ("attention_scale", "bias_scale", "temperature_scale", "stacking_scale"):

@@ -125,8 +125,13 @@ def fit_weighting(
         trainer: extra arguments of the ``lightning.Trainer`` of the final fit, for example a logger.
 
     Raises:
-        UserError: a learned weighting is asked for and no row is labelled.
+        UserError: a learned weighting is asked for and no row is labelled, or the table is in-sample.
     """
+    if table.split == "train":
+        raise UserError(
+            "a weighting cannot be fitted on the predictions for dialogues that the vanilla model trained on; give it "
+            "out-of-fold or development predictions"
+        )
     coverage, window = table.coverage, window_of(table)
     choice, reason = config.name, "nothing to fit"
     with fitting(seed):

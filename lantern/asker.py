@@ -1,0 +1,58 @@
+"""Who a run asks: prompt, backend, ledger and engine bound together, opened at the first question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lantern.config import RunConfig
+from lantern.corpora.types import Dialogue, LabelSet
+from lantern.predictions import PredictionTable
+from lantern.refine.engine import Engine
+from lantern.refine.ledger import Ledger
+from lantern.refine.prompt import Prompt
+from lantern.refine.refiner import Refiner, RefineStats
+from lantern.refine.types import Progress
+
+
+class Asker:
+    """Refines predictions tables with the LLM of a configuration; use it as a context manager.
+
+    Args:
+        config: prompt, refinement and LLM settings.
+        backend: what :func:`lantern.prepare.backend_of` made of ``config.llm``.
+        dialogues: those that tables may hold, by id.
+        labels: the classes that are asked about.
+        score_range: scale of the dimension scores in the prompt; None leaves them out.
+        progress: told how far the asking is.
+
+    Raises:
+        UserError: the ledger cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        backend: Any,
+        dialogues: Mapping[str, Dialogue],
+        labels: LabelSet,
+        score_range: tuple[float, float] | None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        prompt = Prompt(config.prompt, labels, score_range if config.model.dimensions else None)
+        self.refiner = Refiner(dialogues, prompt, config.refine, config.llm, config.llm.simulated, config.seed)
+        self.ledger = Ledger(Path(config.refine.ledger))
+        self.engine = Engine(
+            backend, self.ledger, judge=self.refiner.judge, progress=progress, max_cost=config.refine.max_cost
+        )
+
+    def ask(self, table: PredictionTable) -> RefineStats:
+        """Fill the fields of *table* in place."""
+        return self.refiner.refine(table, self.engine)
+
+    def __enter__(self) -> Asker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ledger.close()

@@ -1,0 +1,124 @@
+"""Everything of a run that can be looked at before anything is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lantern import stages
+from lantern.config import RunConfig, split_backbone, to_plain
+from lantern.corpora.folder import Corpus, load_corpus
+from lantern.corpora.sample import generate_sample
+from lantern.corpora.splits import Split, folds, resolve_split
+from lantern.errors import UserError
+from lantern.refine.backend import LiteLLMBackend
+from lantern.refine.simulate import SimulatedBackend
+from lantern.store import StageStore, digest
+
+
+@dataclass(frozen=True, slots=True)
+class VanillaStage:
+    """One vanilla model that a run needs."""
+
+    title: str
+    split: Split
+    """``train`` and ``dev`` of this model; ``test`` are the dialogues it predicts."""
+    inputs: dict[str, Any]
+    """What it depends on: the address of its stage."""
+    done: bool
+    """It was trained before and will be reused."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run whose inputs have all been looked at; nothing has been started."""
+
+    config: RunConfig
+    corpus: Corpus
+    split: Split
+    backend: Any
+    """Who is asked; None when nobody is."""
+    folder: Path
+
+    @cached_property
+    def asked(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the dialogues that the LLM is asked about, by split; empty when nobody is asked.
+
+        ``oof`` are training dialogues, predicted by models that did not train on them.
+        """
+        if self.backend is None:
+            return {}
+        config, limit = self.config, self.config.refine.limit_dialogues
+        fitted = (
+            {"oof": self.split.train[:limit]} if config.weighting.fit_on == "oof" else {"dev": self.split.dev[:limit]}
+        )
+        return {**fitted, "test": self.split.test[:limit]}
+
+    @cached_property
+    def vanilla_stages(self) -> list[VanillaStage]:
+        """The vanilla model of all training dialogues, then those of the folds that are needed."""
+        config, split = self.config, self.split
+        name = config.backbone["name"]
+        found = [self._vanilla_stage(f"train {name} on {len(split.train)} dialogues", split, in_training=True)]
+        needed = set(self.asked.get("oof", ()))
+        whole = config.oof.test_model == "mean"
+        pairs = folds(self.corpus, split.train, config.oof.folds, config.seed) if needed else []
+        for number, (fit, held) in enumerate(pairs, 1):
+            if whole or needed & set(held):
+                title = f"train {name} without fold {number} of {len(pairs)}, on {len(fit)} dialogues"
+                found.append(self._vanilla_stage(title, Split(fit, split.dev, held)))
+        return found
+
+    def _vanilla_stage(self, title: str, split: Split, in_training: bool = False) -> VanillaStage:
+        inputs = stages.train_inputs(self.config, self.corpus, split, in_training)
+        return VanillaStage(title, split, inputs, StageStore(Path(self.config.runs) / "stages").done("train", inputs))
+
+
+def preflight(config: RunConfig, check_backend: bool = True) -> Prepared:
+    """Load the corpus and check everything that can be checked before training starts.
+
+    With ``check_backend=False`` the LLM's key and server are not asked for: enough for a plan.
+
+    Raises:
+        UserError: a missing corpus, backbone option, key, modality or consent.
+    """
+    defaults, _ = split_backbone(config.backbone)
+    corpus = read_corpus(config)
+    split = resolve_split(corpus, config.protocol.name, config.seed, config.protocol.dev_share)
+    backend = None
+    if config.refine.enabled:
+        backend = backend_of(config)
+        if config.llm.remote and corpus.redistribution == "forbidden" and not config.corpus.allow_external_llm:
+            raise UserError(
+                f"corpus {corpus.name!r} may not be passed on and llm={config.llm.name} is a remote service; "
+                "set corpus.allow_external_llm=true if your licence allows it, or take a local LLM"
+            )
+        if check_backend:
+            backend.check_ready()
+    llm = config.llm.name if config.refine.enabled else "none"
+    identity = to_plain(config)
+    for key in ("runs", "tracking"):
+        identity.pop(key)
+    name = f"{corpus.name}-{defaults.name}-{llm}-seed{config.seed}-{digest(identity)[:8]}"
+    ready = Prepared(config, corpus, split, backend, Path(config.runs) / name)
+    assert ready.vanilla_stages  # built now, so that what is wrong with the backbone or the folds is told now
+    return ready
+
+
+def backend_of(config: RunConfig) -> Any:
+    """The backend that ``config.llm`` describes."""
+    return SimulatedBackend(config.llm) if config.llm.simulated else LiteLLMBackend(config.llm)
+
+
+def read_corpus(config: RunConfig) -> Corpus:
+    """The corpus of a configuration, limited as it says."""
+    wanted = config.corpus
+    if wanted.path is None:
+        if wanted.name != "sample":
+            raise UserError(f"corpus={wanted.name} needs corpus.path=<folder written by experiments.import_corpus>")
+        corpus = generate_sample(seed=wanted.seed, dialogues=wanted.dialogues)
+    else:
+        corpus = load_corpus(Path(wanted.path))
+    return corpus if wanted.limit_dialogues is None else corpus.limit(wanted.limit_dialogues)
