@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.console import ConsoleReporter, command
@@ -48,6 +49,10 @@ def main(arguments: list[str]) -> int:
 
         print("\n".join(dump(config) for config in configs))
         return 0
+    if configs[0].study is not None:
+        if len(configs) > 1:
+            raise UserError("-m: a simulation study is not a sweep; type it without -m")
+        return run_study(configs[0])
     return run_all(trials, configs)
 
 
@@ -102,6 +107,34 @@ def run_all(trials: list[list[str]], configs: list[RunConfig]) -> int:
     if len(trials) > 1:
         print_sweep(console, results)
     return 2 if failed else 0
+
+
+def run_study(config: RunConfig) -> int:
+    """The simulation study: a table on the terminal, its numbers in ``<runs>/simulate.json``."""
+    import logging
+
+    from rich.console import Console
+
+    from lantern.environment import prepare
+
+    prepare(config.trainer.threads or 1)  # small fits: a second thread costs more than it brings
+    from lantern.report.terminal import print_study
+    from lantern.store import write_json
+    from lantern.weighting.study import study
+
+    assert config.study is not None
+    logging.getLogger("lantern.weighting").setLevel(logging.ERROR)
+    console = Console(width=None if os.isatty(1) else 140)
+    with console.status("", spinner="dots") as status:
+        worlds = study(
+            config.study, config.weighting, lambda name, done, seeds: status.update(f"{name}: seed {done} of {seeds}")
+        )
+    found = [world.as_dict() for world in worlds]
+    path = Path(config.runs) / "simulate.json"
+    write_json(path, {"seeds": config.study.seeds, "fit": config.study.fit, "test": config.study.test, "worlds": found})
+    print_study(console, found)
+    console.print(f"  numbers: {path}", highlight=False)
+    return 0
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from lantern.refine.backend import BackendConfig
 from lantern.refine.prompt import PromptConfig
 from lantern.refine.refiner import RefineConfig
 from lantern.refine.simulate import SimulatedConfig
-from lantern.weighting.config import WeightingConfig
+from lantern.weighting.config import StudyConfig, WeightingConfig
 
 _SECRET = re.compile(r"(^|_)(api_?key|token|secret|password)$", re.IGNORECASE)
 
@@ -183,6 +183,8 @@ class RunConfig:
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    study: StudyConfig | None = None
+    """Set by ``experiment=simulate``: the simulation study is done instead of a run."""
 
 
 def _choice(key: str, value: str, valid: tuple[str, ...]) -> None:

@@ -149,6 +149,28 @@ def print_sweep(console: Console, results: list[tuple[list[str], dict[str, Any]]
     console.print(table)
 
 
+def print_study(console: Console, worlds: list[dict[str, Any]]) -> None:
+    """The simulation study, a row per world; accuracies in per cent."""
+    from rich.table import Table
+
+    table = Table(title="simulation: accuracy, mean over seeds", title_justify="left", title_style="bold", box=None)
+    for title in ("LLM", "vanilla", "uniform mean", "weighted", "best possible", "Δ vanilla", "of the possible gain"):
+        table.add_column(title, justify="left" if title == "LLM" else "right")
+    for world in worlds:
+        means = [f"{world[name]['mean']:.2f}" for name in ("vanilla", "mean", "weighted", "bayes")]
+        share = world["share_of_bayes_gain"]
+        gain = f"{world['gain']['mean']:+.2f}"
+        table.add_row(world["world"], *means, gain, "" if share is None else f"{100 * share:.1f} %")
+        if "in_sample" in world:
+            reached, lost = world["in_sample"]["mean"], world["share_of_bayes_gain_in_sample"]
+            gain = f"{reached - world['vanilla']['mean']:+.2f}"
+            name = "  its weighting fitted in-sample, which runs refuse"
+            table.add_row(
+                name, means[0], means[1], f"{reached:.2f}", means[3], gain, f"{100 * lost:.1f} %", style="dim"
+            )
+    console.print(table)
+
+
 def _accuracy(methods: dict[str, Any], pick: str) -> float | None:
     if pick == "best band":
         bands = [m["accuracy"] for name, m in methods.items() if name.startswith("band") and name != "band"]

@@ -83,6 +83,23 @@ class WeightingConfig:
         _need("floor", self.floor, 0 < self.floor <= 0.05, "above 0 and at most 0.05")
 
 
+@dataclass
+class StudyConfig:
+    """The simulation study, ``experiment=simulate``, which stands in for a run."""
+
+    seeds: int = 20
+    first_seed: int = 0
+    fit: int = 1000
+    """Utterances that the weighting is fitted on."""
+    test: int = 4000
+    """Utterances that it is scored on."""
+
+    def __post_init__(self) -> None:
+        for key, least in (("seeds", 1), ("first_seed", 0), ("fit", 1), ("test", 1)):
+            if getattr(self, key) < least:
+                raise UserError(f"study.{key}={getattr(self, key)} must be at least {least}")
+
+
 def _one_of(key: str, value: str, valid: tuple[str, ...]) -> None:
     if value not in valid:
         hint = did_you_mean(str(value), list(valid))

@@ -7,7 +7,7 @@ from lantern.predictions import PredictionTable
 from lantern.weighting.baselines import FieldMean, LogisticStacking, SingleBand, TemperatureScaling
 from lantern.weighting.features import WeightingInputs, agreement, build_inputs, window_of
 from lantern.weighting.module import AttentionWeighting
-from tests.weighting.simulation import CLASSES, World, draw
+from lantern.weighting.simulation import CLASSES, World, draw
 
 
 def inputs_of(table: PredictionTable) -> WeightingInputs:

@@ -13,6 +13,7 @@ import torch
 from lantern.errors import UserError
 from lantern.predictions import PredictionTable
 from lantern.weighting.config import WEIGHTINGS, WeightingConfig
+from lantern.weighting.simulation import CLASSES, World, accuracy, draw
 from lantern.weighting.stage import (
     CHECKPOINT,
     FittedWeighting,
@@ -21,7 +22,6 @@ from lantern.weighting.stage import (
     fit_weighting,
     weight_summary,
 )
-from tests.weighting.simulation import CLASSES, World, accuracy, draw
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Draws predictions tables whose Bayes-optimal merge is known."""
+"""Draws predictions tables whose Bayes-optimal merge is known. numpy only."""
 
 from __future__ import annotations
 
