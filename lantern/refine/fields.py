@@ -15,27 +15,45 @@ class Field:
     """Where the uncut window begins; negative for fields that hang over the dialogue's start."""
     stride: int
     coverage: int
+    causal: bool = False
+    """Only the last utterance is asked about; the others are what came before it."""
+
+    @property
+    def targets(self) -> range:
+        """Indices of the utterances that are asked about."""
+        return range(self.stop - 1 if self.causal else self.start, self.stop)
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def band(self, index: int) -> int:
-        """0 when utterance *index* is in the newest stretch of the window, ``t - 1`` in the oldest."""
-        if not self.start <= index < self.stop:
-            raise ValueError(f"utterance {index} is not in the field [{self.start}, {self.stop})")
+        """0 when utterance *index* is in the newest stretch of the window, ``t - 1`` in the oldest.
+
+        Of a causal field: 0 for the shortest context, ``t - 1`` for the longest.
+        """
+        if index not in self.targets:
+            raise ValueError(f"utterance {index} is not asked about in the field [{self.start}, {self.stop})")
+        if self.causal:
+            return (index - self.origin) // self.stride
         return self.coverage - 1 - (index - self.origin) // self.stride
 
 
-def receptive_fields(length: int, stride: int, coverage: int) -> list[Field]:
-    """Fields of a dialogue of *length* utterances, in order of their origin.
+def receptive_fields(length: int, stride: int, coverage: int, causal: bool = False) -> list[Field]:
+    """Fields of a dialogue of *length* utterances.
 
     Width ``w = coverage * stride``; origins are ``-(w - stride), ..., 0, stride, ...`` while smaller than *length*.
     Each utterance lies in exactly *coverage* fields, once per band; no field is empty; there are
-    ``ceil(length / stride) + coverage - 1`` of them.
+    ``ceil(length / stride) + coverage - 1`` of them, in order of their origin.
+
+    With *causal* nothing is asked of an utterance that later ones could tell: it is the last one of its *coverage*
+    fields, which are ``stride, 2 * stride, ..., w`` utterances long, cut to the dialogue.
     """
     if stride < 1 or coverage < 1:
         raise ValueError(f"stride and coverage must be at least 1, got {stride} and {coverage}")
     width = stride * coverage
+    if causal:
+        spans = [(i + 1, i + 1 - n * stride) for i in range(length) for n in range(1, coverage + 1)]
+        return [Field(max(origin, 0), stop, origin, stride, coverage, causal=True) for stop, origin in spans]
     return [
         Field(max(origin, 0), min(origin + width, length), origin, stride, coverage)
         for origin in range(stride - width, length, stride)

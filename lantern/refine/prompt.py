@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lantern.corpora.types import DIMENSIONS, LabelSet, Utterance
+import numpy as np
+
+from lantern.corpora.types import DIMENSIONS, Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 
-PRIORS = ("predicted", "none")
+PRIORS = ("predicted", "shuffled", "uniform", "none")
+NAMES = ("given", "masked")
+WITHHELD = "(words withheld)"
 
 
 @dataclass
@@ -22,9 +27,14 @@ class PromptConfig:
     version: int = 1
     """Raise it whenever the text changes; the text's hash is part of every result."""
     priors: str = "predicted"
-    """``predicted`` shows the vanilla probabilities, ``none`` leaves them out."""
+    """``predicted`` shows the vanilla predictions, ``none`` leaves the probabilities out. Controls: ``shuffled`` shows
+    each utterance those of another one of its dialogue, ``uniform`` equal probabilities."""
     dimensions: bool = True
     """Show valence, arousal and dominance (when the model predicts them)."""
+    words: bool = True
+    """Show what was said. false is a control: the LLM then has speakers and predictions only."""
+    names: str = "given"
+    """``given``, or ``masked``: A, B, ... in the order in which they first speak."""
     system: str = ""
     """System part; ``{classes}``, ``{scores}`` and ``{reply}`` stand for the paragraphs below."""
     scores: str = ""
@@ -37,11 +47,14 @@ class PromptConfig:
     def __post_init__(self) -> None:
         if self.priors not in (*PRIORS, "???"):
             raise UserError(f"prompt.priors={self.priors} is not one of {', '.join(PRIORS)}")
+        if self.names not in NAMES:
+            raise UserError(f"prompt.names={self.names} is not one of {', '.join(NAMES)}")
 
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of everything the LLM is told in any dialogue."""
-        parts = (self.system, self.scores, self.priors_note, self.question, self.priors, str(self.dimensions))
+        parts = [self.system, self.scores, self.priors_note, self.question, self.priors, str(self.dimensions)]
+        parts += ["words withheld"] * (not self.words) + ["names masked"] * (self.names == "masked")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -53,6 +66,38 @@ class Turn:
     probabilities: Sequence[float] | None = None
     scores: Sequence[float] | None = None
     """Predicted valence, arousal, dominance on the corpus scale."""
+    asked: bool = True
+    """Whether the LLM is asked about it; else it is context."""
+
+
+def turns_of(
+    config: PromptConfig,
+    dialogue: Dialogue,
+    probabilities: Sequence[Sequence[float]],
+    scores: Sequence[Sequence[float] | None],
+    seed: int,
+) -> list[Turn]:
+    """What *config* lets the LLM see of each utterance of a whole dialogue, with its vanilla predictions."""
+    order = list(range(len(dialogue)))
+    if config.priors == "shuffled":
+        words = hashlib.sha256(dialogue.id.encode()).digest()
+        order = np.random.default_rng([seed, *words]).permutation(len(dialogue)).tolist()
+    names = {name: _letter(n) for n, name in enumerate(dialogue.speakers)} if config.names == "masked" else {}
+    turns = []
+    for utterance, source in zip(dialogue.utterances, order, strict=True):
+        shown = utterance
+        if names or not config.words:
+            text = utterance.text if config.words else WITHHELD
+            shown = replace(utterance, speaker=names.get(utterance.speaker, utterance.speaker), text=text)
+        given = probabilities[source]
+        turns.append(
+            Turn(shown, [1 / len(given)] * len(given) if config.priors == "uniform" else given, scores[source])
+        )
+    return turns
+
+
+def _letter(number: int) -> str:
+    return chr(ord("A") + number) if number < 26 else f"S{number + 1}"
 
 
 def quote(text: str) -> str:
@@ -69,7 +114,7 @@ class Prompt:
         self._dimensions = config.dimensions and score_range is not None
         low, high = score_range or (0.0, 0.0)
         classes = "\n".join(f"- {name}: {labels.definitions.get(name, name)}" for name in labels.classes)
-        references = [config.priors_note] if config.priors == "predicted" else []
+        references = [] if config.priors == "none" else [config.priors_note]
         if self._dimensions:
             references.append(config.scores.format(low=f"{low:g}", high=f"{high:g}"))
         example = {"1": dict.fromkeys(labels.classes, round(1 / len(labels), 2))}
@@ -77,10 +122,14 @@ class Prompt:
         self._system = config.system.format(classes=classes, scores="\n".join(references).strip(), reply=reply).strip()
 
     def messages(self, turns: Sequence[Turn]) -> tuple[dict[str, str], ...]:
-        """System and user message for the utterances of one field, numbered from 1."""
-        lines = [f"{n}. {self._speaker(t)}: {quote(t.utterance.text)}{self._notes(t)}" for n, t in enumerate(turns, 1)]
+        """System and user message for the utterances of one field; those that are asked about are numbered from 1."""
+        numbers = itertools.count(1)
+        lines = [
+            f"{f'{next(numbers)}.' if t.asked else '-'} {self._speaker(t)}: {quote(t.utterance.text)}{self._notes(t)}"
+            for t in turns
+        ]
         dialogue = "\n".join(["<dialogue>", *lines, "</dialogue>"])
-        question = self.config.question.format(count=len(turns)).strip()
+        question = self.config.question.format(count=sum(t.asked for t in turns)).strip()
         return (
             {"role": "system", "content": self._system},
             {"role": "user", "content": f"{dialogue}\n{question}"},
@@ -93,7 +142,7 @@ class Prompt:
 
     def _notes(self, turn: Turn) -> str:
         notes = []
-        if self.config.priors == "predicted" and turn.probabilities is not None:
+        if self.config.priors != "none" and turn.probabilities is not None:
             pairs = zip(self.labels.classes, turn.probabilities)
             notes.append(", ".join(f"{name} {value:.2f}" for name, value in pairs))
         if self._dimensions and turn.scores is not None:

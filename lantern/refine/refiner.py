@@ -11,7 +11,7 @@ from lantern.corpora.types import Dialogue
 from lantern.errors import UserError
 from lantern.predictions import FieldReply, PredictionTable, Row
 from lantern.refine.fields import Field, receptive_fields
-from lantern.refine.prompt import Prompt, Turn
+from lantern.refine.prompt import Prompt, Turn, turns_of
 from lantern.refine.reply import Parsed, parse_reply
 from lantern.refine.simulate import oracle
 from lantern.refine.types import Failure, Outcome, Reply, Request
@@ -36,6 +36,9 @@ class RefineConfig:
     """``s``: utterances by which neighbouring receptive fields are shifted."""
     coverage: int = 2
     """``t``: receptive fields that hold each utterance; the window is ``t * s`` utterances wide."""
+    context: str = "both"
+    """``both``: a field shows what comes before and after; ``causal``: every utterance is the last one of its fields,
+    at ``coverage`` times as many calls as utterances."""
     repair: bool = True
     """Show the LLM its error and ask once more when a reply cannot be used."""
     max_cost: float | None = None
@@ -48,6 +51,8 @@ class RefineConfig:
     def __post_init__(self) -> None:
         if self.when not in ("end", "best", "every_n"):
             raise UserError(f"refine.when={self.when} is not one of end, best, every_n")
+        if self.context not in ("both", "causal"):
+            raise UserError(f"refine.context={self.context} is not one of both, causal")
         for name in ("every_n", "stride", "coverage"):
             if getattr(self, name) < 1:
                 raise UserError(f"refine.{name}={getattr(self, name)} must be at least 1")
@@ -99,6 +104,7 @@ class Asker(Protocol):
 @dataclass(frozen=True, slots=True)
 class _Question:
     rows: tuple[int, ...]
+    """Of the table: the utterances that are asked about."""
     field: Field
     request: Request
 
@@ -131,33 +137,33 @@ class Refiner:
             dialogue = self.dialogues[name]
             if [table.rows[n].utterance for n in numbers] != [u.id for u in dialogue.utterances]:
                 raise ValueError(f"the predictions of dialogue {name!r} do not cover its transcript in order")
-            for window in receptive_fields(len(dialogue), self.config.stride, self.config.coverage):
-                rows = tuple(numbers[window.start : window.stop])
-                questions.append(
-                    _Question(rows, window, self._request(dialogue, window, [table.rows[n] for n in rows]))
-                )
+            rows = [table.rows[n] for n in numbers]
+            turns = turns_of(
+                self.prompt.config, dialogue, [r.vanilla for r in rows], [r.predicted_scores for r in rows], self.seed
+            )
+            causal = self.config.context == "causal"
+            for window in receptive_fields(len(dialogue), self.config.stride, self.config.coverage, causal):
+                asked = tuple(numbers[i] for i in window.targets)
+                shown = [replace(turns[i], asked=i in window.targets) for i in range(window.start, window.stop)]
+                questions.append(_Question(asked, window, self._request(window, shown, [table.rows[n] for n in asked])))
         return questions
 
-    def _request(self, dialogue: Dialogue, window: Field, rows: list[Row]) -> Request:
+    def _request(self, window: Field, turns: list[Turn], asked: list[Row]) -> Request:
         from lantern.refine.backend import make_request
 
-        turns = [
-            Turn(dialogue.utterances[i], row.vanilla, row.predicted_scores)
-            for i, row in zip(range(window.start, window.stop), rows)
-        ]
-        schema = self.prompt.schema(len(turns))
+        schema = self.prompt.schema(len(asked))
         request = make_request(
-            self.backend, self.prompt.messages(turns), schema=schema, max_tokens=self.prompt.max_tokens(len(turns))
+            self.backend, self.prompt.messages(turns), schema=schema, max_tokens=self.prompt.max_tokens(len(asked))
         )
         if self.simulated is None:
             return request
         described = oracle(
             self.simulated,
             self.prompt.labels.classes,
-            [row.label for row in rows],
-            [window.band(i) for i in range(window.start, window.stop)],
-            window.stride * window.coverage,
-            [row.vanilla for row in rows],
+            [row.label for row in asked],
+            [window.band(i) for i in window.targets],
+            len(turns) / (window.stride * window.coverage),
+            [list(turn.probabilities or ()) for turn in turns if turn.asked],
             self.seed,
         )
         return replace(request, oracle=described)
@@ -219,9 +225,9 @@ class Refiner:
 
     def _fill(self, table: PredictionTable, question: _Question, result: Parsed | Failure, repaired: bool) -> None:
         window = question.field
-        for position, number in enumerate(question.rows):
+        for position, (index, number) in enumerate(zip(window.targets, question.rows, strict=True)):
             entry = FieldReply(
-                band=window.band(window.start + position), length=len(window), position=position, repaired=repaired
+                band=window.band(index), length=len(window), position=index - window.start, repaired=repaired
             )
             if isinstance(result, Failure):
                 entry.failure = result.kind
@@ -233,7 +239,8 @@ class Refiner:
 def _asked(request: Request) -> int:
     """Utterances that *request* asks about: the numbered lines between the dialogue's delimiters."""
     user = next(m["content"] for m in request.messages if m["role"] == "user")
-    return user.split("\n</dialogue>", 1)[0].count("\n")
+    lines = user.split("\n</dialogue>", 1)[0].split("\n")[1:]
+    return sum(line[:1].isdigit() for line in lines)
 
 
 def _add_usage(stats: RefineStats, replies: list[Reply]) -> None:

@@ -59,16 +59,19 @@ def oracle(
     classes: tuple[str, ...],
     labels: list[int | None],
     bands: list[int],
-    width: int,
+    context: float,
     priors: list[list[float]],
     seed: int,
 ) -> dict[str, object]:
-    """Everything the simulated LLM answers from, as plain JSON (it becomes part of the request's key)."""
+    """Everything the simulated LLM answers from, as plain JSON (it becomes part of the request's key).
+
+    *context* is the share of the full window that the field shows; *priors* are those of the prompt.
+    """
     return {
         "classes": list(classes),
         "labels": labels,
         "bands": bands,
-        "width": width,
+        "context": round(context, 6),
         "priors": [[round(p, 4) for p in row] for row in priors],
         "seed": seed,
         **{name: getattr(config, name) for name in SimulatedConfig.__dataclass_fields__},
@@ -84,7 +87,7 @@ def simulate(request: Request) -> Reply:
     classes: list[str] = given["classes"]
     labels, bands = given["labels"], given["bands"]
     priors = np.log(np.clip(np.array(given["priors"], dtype=float), 1e-4, 1.0))
-    context = (len(labels) / given["width"]) ** given["context_exponent"]
+    context = given["context"] ** given["context_exponent"]
     logits = given["trust"] * priors + given["noise"] * rng.standard_normal((len(labels), len(classes)))
     for row, (label, band) in enumerate(zip(labels, bands)):
         if label is not None:

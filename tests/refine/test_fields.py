@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -37,5 +38,17 @@ def test_band_zero_is_the_newest_stretch() -> None:
 def test_refuses_nonsense() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         receptive_fields(5, stride=0, coverage=1)
-    with pytest.raises(ValueError, match="not in the field"):
+    with pytest.raises(ValueError, match="not asked about in the field"):
         receptive_fields(5, stride=1, coverage=1)[0].band(3)
+
+
+def test_causal_fields_end_at_the_utterance_and_hold_it_once_per_band() -> None:
+    for length in range(1, 40):
+        for stride, coverage in itertools.product((1, 2, 5), (1, 2, 4)):
+            bands: dict[int, list[int]] = {}
+            for field in receptive_fields(length, stride, coverage, causal=True):
+                (target,) = field.targets
+                assert target == field.stop - 1
+                assert field.start == max(0, field.stop - (field.band(target) + 1) * stride)
+                bands.setdefault(target, []).append(field.band(target))
+            assert bands == {i: list(range(coverage)) for i in range(length)}

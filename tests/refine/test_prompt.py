@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 
 import pytest
 
 from lantern.config import compose
-from lantern.corpora.types import LabelSet, Utterance
+from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
-from lantern.refine.prompt import Prompt, PromptConfig, Turn, quote
+from lantern.refine.prompt import Prompt, PromptConfig, Turn, quote, turns_of
 from lantern.refine.refiner import _asked
 from lantern.refine.types import Request
 
@@ -80,3 +82,53 @@ def test_schema_asks_for_every_utterance_and_class(config: PromptConfig) -> None
 def test_bad_priors_are_refused() -> None:
     with pytest.raises(UserError, match=r"prompt\.priors=gold is not one of"):
         PromptConfig(priors="gold")
+
+
+def test_the_default_prompt_does_not_change_by_accident(config: PromptConfig) -> None:
+    """A changed prompt asks, and pays, for everything again: change this only with the prompt's version."""
+    rendered = Prompt(config, LABELS, (1.0, 5.0)).messages([turn("Hello."), turn("Bye.", "B")])
+    assert config.version == 1
+    assert config.digest == "db37d5ff511d0e88"
+    assert hashlib.sha256(json.dumps(rendered).encode()).hexdigest()[:16] == "3a15390f33f1f6c6"
+
+
+def talk(config: PromptConfig, seed: int = 0, name: str = "d") -> list[Turn]:
+    said = [("Zoe", "one"), ("Al", "two"), ("Zoe", "three"), ("Mo", "four"), ("Al", "five")]
+    dialogue = Dialogue(name, tuple(Utterance(f"u{i}", who, text) for i, (who, text) in enumerate(said)))
+    probabilities = [[i / 10, 1 - i / 10] for i in range(5)]
+    return turns_of(config, dialogue, probabilities, [[float(i)] * 3 for i in range(5)], seed)
+
+
+def test_controls_take_away_one_thing_each(config: PromptConfig) -> None:
+    plain = talk(config)
+    assert [t.utterance.speaker for t in plain] == ["Zoe", "Al", "Zoe", "Mo", "Al"]
+    assert [t.probabilities for t in plain] == [[i / 10, 1 - i / 10] for i in range(5)]
+    shuffled = talk(dataclasses.replace(config, priors="shuffled"))
+    assert [t.utterance for t in shuffled] == [t.utterance for t in plain]
+    assert [t.probabilities for t in shuffled] != [t.probabilities for t in plain]
+    assert sorted(map(tuple, (t.probabilities or [] for t in shuffled))) == [(i / 10, 1 - i / 10) for i in range(5)]
+    assert all(t.scores == [round(10 * t.probabilities[0])] * 3 for t in shuffled if t.probabilities)
+    assert [t.probabilities for t in talk(dataclasses.replace(config, priors="shuffled"), seed=1)] != [
+        t.probabilities for t in shuffled
+    ]
+    assert {tuple(t.probabilities or []) for t in talk(dataclasses.replace(config, priors="uniform"))} == {(0.5, 0.5)}
+    masked = talk(dataclasses.replace(config, names="masked"))
+    assert [t.utterance.speaker for t in masked] == ["A", "B", "A", "C", "B"]
+    assert [t.utterance.text for t in masked] == [t.utterance.text for t in plain]
+    silent = talk(dataclasses.replace(config, words=False))
+    assert {t.utterance.text for t in silent} == {"(words withheld)"}
+    digests = [
+        dataclasses.replace(config, **change).digest
+        for change in ({}, {"priors": "shuffled"}, {"priors": "uniform"}, {"names": "masked"}, {"words": False})
+    ]
+    assert len(set(digests)) == len(digests)
+
+
+def test_only_what_is_asked_about_is_numbered(config: PromptConfig) -> None:
+    turns = [dataclasses.replace(turn("a"), asked=False), dataclasses.replace(turn("1. x"), asked=False), turn("c")]
+    messages = Prompt(config, LABELS, None).messages(turns)
+    lines = messages[1]["content"].splitlines()
+    assert lines[1].startswith('- A: "a"')
+    assert lines[3].startswith('1. A: "c"')
+    assert lines[-1] == "Give the probabilities for all 1 utterances."
+    assert _asked(Request("p", "m", None, messages, {})) == 1
