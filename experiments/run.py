@@ -40,10 +40,8 @@ def main(arguments: list[str]) -> int:
     if flags & {"-h", "--help"}:
         print(_usage())
         return 0
-    from lantern.config import compose
-
     trials = expand(overrides) if flags & {"-m", "--multirun"} else [overrides]
-    configs = [compose(trial) for trial in trials]
+    trials, configs = compose_all(trials)
     if "--config" in flags:
         from lantern.config import dump
 
@@ -74,6 +72,21 @@ def expand(overrides: list[str]) -> list[list[str]]:
         return [list(trial) for trial in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
     except HydraException as error:
         raise UserError(f"-m: {str(error).splitlines()[0]}") from None
+
+
+def compose_all(trials: list[list[str]]) -> tuple[list[list[str]], list[RunConfig]]:
+    """The configurations of *trials*; a trial whose experiment has variants becomes one trial for each."""
+    from lantern.config import compose
+
+    whole, configs = [], []
+    for trial in trials:
+        config = compose(trial)
+        variants = [[*trial, *variant.split()] for variant in config.variants]
+        whole += variants or [trial]
+        configs += [compose(variant) for variant in variants] or [config]
+    for config in configs:
+        config.variants = []  # each of them is one run now
+    return whole, configs
 
 
 def run_all(trials: list[list[str]], configs: list[RunConfig]) -> int:

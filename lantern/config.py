@@ -183,6 +183,8 @@ class RunConfig:
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    variants: list[str] = field(default_factory=list)
+    """Of an experiment: runs that differ in these overrides (several, with blanks between, in one line); a sweep."""
     study: StudyConfig | None = None
     """Set by ``experiment=simulate``: the simulation study is done instead of a run."""
 
