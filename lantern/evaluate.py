@@ -8,6 +8,7 @@ from typing import Any
 from lantern.config import RunConfig
 from lantern.corpora.folder import Corpus
 from lantern.errors import UserError
+from lantern.metrics.slices import normalised, slice_report
 from lantern.predictions import PredictionTable
 from lantern.prepare import Prepared
 from lantern.refine.refiner import RefineStats, summary
@@ -44,6 +45,9 @@ def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineS
         raise UserError(
             f"no utterance of the test dialogues of corpus {corpus.name!r} is labelled: nothing to evaluate"
         )
+    merged = methods(test, baselines)
+    heard = {normalised(u.text) for i in ready.split.train for u in corpus.by_id[i].utterances}
+    slices = slice_report(test, merged, corpus.by_id, heard, config.seed)
     return {
         "title": f"{corpus.name}, {config.backbone['name']}, {config.llm.name if refined else 'no LLM'}",
         "folder": str(ready.folder),
@@ -64,7 +68,7 @@ def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineS
         "prompt": {"name": config.prompt.name, "version": config.prompt.version, "digest": config.prompt.digest},
         "llm": {"name": config.llm.name, "model": config.llm.model, **summary(stats)} if refined else None,
         "weighting": weighting,
-        "test": split_result(test, methods(test, baselines), config.seed),
+        "test": {**split_result(test, merged, config.seed), "slices": slices},
         # The weighting was fitted on this table: only its vanilla numbers mean anything.
         **{
             name: split_result(table, {"vanilla": table.vanilla}, config.seed)

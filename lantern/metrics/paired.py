@@ -79,25 +79,56 @@ def paired_bootstrap(
     Raises:
         ValueError: the shapes do not fit or no row is labelled.
     """
-    a, b, gold, kept = _aligned(predicted_a, predicted_b, labels)
+    pairs = [(np.asarray(predicted_a), np.asarray(predicted_b))]
+    return pooled_bootstrap(pairs, labels, dialogues, classes, resamples=resamples, confidence=confidence, seed=seed)
+
+
+def pooled_bootstrap(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    labels: np.ndarray,
+    dialogues: Sequence[str] | np.ndarray,
+    classes: int,
+    *,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """:func:`paired_bootstrap` of the difference averaged over seeds.
+
+    All seeds see the same resampled dialogues, so the interval tells how far the mean over these seeds would move with
+    other test dialogues; the spread over seeds is not in it.
+
+    Args:
+        pairs: per seed the ``[N]`` classes of A and of B.
+        labels, dialogues, classes: as there.
+
+    Raises:
+        ValueError: no pairs, the shapes do not fit or no row is labelled.
+    """
+    if not pairs:
+        raise ValueError("there are no predictions to compare")
     names = np.asarray(dialogues)
-    if names.shape != kept.shape:
-        raise ValueError(f"{names.shape} dialogues for {kept.shape} labels")
-    _, group = np.unique(names[kept], return_inverse=True)
-    groups, cells = int(group.max()) + 1, classes * classes
-    table_a, table_b = (
-        np.bincount(group * cells + gold * classes + p, minlength=groups * cells).reshape(groups, cells).astype(float)
-        for p in (a, b)
-    )
+    tables = []
+    for predicted_a, predicted_b in pairs:
+        a, b, gold, kept = _aligned(predicted_a, predicted_b, labels)
+        if names.shape != kept.shape:
+            raise ValueError(f"{names.shape} dialogues for {kept.shape} labels")
+        _, group = np.unique(names[kept], return_inverse=True)
+        groups, cells = int(group.max()) + 1, classes * classes
+        cell = group * cells + gold * classes
+        counts = [np.bincount(cell + p, minlength=groups * cells).reshape(groups, cells).astype(float) for p in (a, b)]
+        tables.append((counts[0], counts[1]))
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
     for start in range(0, resamples, _CHUNK):
-        counts = rng.multinomial(groups, np.full(groups, 1 / groups), size=min(_CHUNK, resamples - start)).astype(float)
-        for name, value_a, value_b in _metrics(counts @ table_a, counts @ table_b, classes):
+        size = (min(_CHUNK, resamples - start), groups)
+        times = rng.multinomial(groups, np.full(groups, 1 / groups), size=size[0]).astype(float)
+        for name, (value_a, value_b) in _mean_metrics([(times @ a, times @ b) for a, b in tables], classes).items():
             drawn[name].append(value_b - value_a)
     tail = (1 - confidence) / 2
     result = {}
-    for name, value_a, value_b in _metrics(table_a.sum(0)[None], table_b.sum(0)[None], classes):
+    whole = _mean_metrics([(a.sum(0)[None], b.sum(0)[None]) for a, b in tables], classes)
+    for name, (value_a, value_b) in whole.items():
         differences = np.concatenate(drawn[name])
         low, high = np.quantile(differences, (tail, 1 - tail))
         side = min((differences <= 1e-12).sum(), (differences >= -1e-12).sum())
@@ -209,6 +240,20 @@ def _aligned(
     if not kept.any():
         raise ValueError(f"none of the {len(gold)} rows is labelled; there is nothing to compare")
     return a[kept].astype(np.int64), b[kept].astype(np.int64), gold[kept].astype(np.int64), kept
+
+
+def _mean_metrics(
+    tables: Sequence[tuple[np.ndarray, np.ndarray]], classes: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Per metric the values of A and B ``[R]``, averaged over the pairs of confusion matrices ``[R, C·C]``."""
+    found = [_metrics(a, b, classes) for a, b in tables]
+    return {
+        name: (
+            np.mean([values[k][1] for values in found], axis=0),
+            np.mean([values[k][2] for values in found], axis=0),
+        )
+        for k, name in enumerate(METRICS)
+    }
 
 
 def _metrics(a: np.ndarray, b: np.ndarray, classes: int) -> list[tuple[str, np.ndarray, np.ndarray]]:

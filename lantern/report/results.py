@@ -9,7 +9,7 @@ import numpy as np
 from lantern.metrics.classification import classification_report
 from lantern.metrics.dimensions import table_dimension_report
 from lantern.metrics.llm_effect import llm_effect
-from lantern.metrics.paired import compare
+from lantern.metrics.paired import compare, holm
 from lantern.predictions import PredictionTable
 
 WEIGHTED = "weighted"
@@ -27,6 +27,8 @@ def methods(table: PredictionTable, baselines: dict[str, np.ndarray]) -> dict[st
 def split_result(table: PredictionTable, probabilities: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
     """Metrics of every method on one split, paired tests against vanilla, and what the LLM did.
 
+    ``holm`` under a test is the p-value of its accuracy difference, corrected for all methods tested here.
+
     Raises:
         ValueError: no row of the table is labelled.
     """
@@ -42,8 +44,11 @@ def split_result(table: PredictionTable, probabilities: dict[str, np.ndarray], s
         "llm": llm_effect(table) if table.coverage else None,
     }
     base = probabilities["vanilla"].argmax(axis=1)
-    for name in (WEIGHTED, "mean"):
-        if name in probabilities:
-            other = probabilities[name].argmax(axis=1)
-            result["against_vanilla"][name] = compare(base, other, labels, dialogues, len(classes), seed=seed)
+    tests = result["against_vanilla"]
+    for name, merged in probabilities.items():
+        if name not in ("vanilla", "temperature"):  # a temperature changes no class
+            tests[name] = compare(base, merged.argmax(axis=1), labels, dialogues, len(classes), seed=seed)
+    corrected = holm({name: test["accuracy"]["p_value"] for name, test in tests.items()})
+    for name, p_value in corrected.items():
+        tests[name]["holm"] = p_value
     return result

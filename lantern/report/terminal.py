@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lantern.metrics.paired import mean_sd
+from lantern.names import GROUPS
+from lantern.report.groups import Group, corrected
 from lantern.report.results import WEIGHTED
 
 if TYPE_CHECKING:
@@ -85,7 +87,8 @@ def lines(result: dict[str, Any]) -> list[str]:
         out.append(
             f"weighted - vanilla: accuracy {100 * accuracy['difference']:+.2f} points, 95 % interval "
             f"[{100 * accuracy['low']:+.2f}, {100 * accuracy['high']:+.2f}] over dialogues, McNemar p = "
-            f"{mcnemar['p_value']:.3g}"
+            f"{mcnemar['p_value']:.3g}, bootstrap p = {accuracy['p_value']:.3g} ({paired['holm']:.3g} after Holm over "
+            f"{len(test['against_vanilla'])} merges)"
         )
         if paired["discordance"]:
             smallest = 100 * paired["minimum_detectable_effect"]
@@ -125,28 +128,48 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 def print_sweep(console: Console, results: list[tuple[list[str], dict[str, Any]]]) -> None:
-    """Mean and standard deviation over seeds of every combination of the other settings."""
+    """A row per combination of settings: mean and standard deviation over its seeds, and whether it gains."""
     from rich.table import Table
 
-    groups: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     common = set.intersection(*(set(trial) for trial, _ in results)) if results else set()
     for trial, result in results:
-        name = " ".join(part for part in trial if part not in common and not part.startswith("seed=")) or "all"
-        groups.setdefault(name, []).append(result)
+        parts = [part for part in trial if part not in common and not part.startswith("seed=")]
+        # backbone=sdt is told well enough by sdt
+        name = " ".join(part.partition("=")[2] if part.partition("=")[0] in GROUPS else part for part in parts) or "all"
+        found.setdefault(name, []).append(result)
+    groups = [Group(name, runs) for name, runs in found.items()]
+    p_values = corrected(groups)
     table = Table(title="sweep: test split, mean ± sd over seeds", title_justify="left", title_style="bold", box=None)
-    for title in ("", "seeds", "vanilla acc", "mean acc", "best band acc", "weighted acc", "Δ acc", "Δ wF1"):
-        table.add_column(title, justify="left" if not title else "right")
-    for name, runs in groups.items():
-        tests = [run["test"]["methods"] for run in runs]
+    table.add_column("accuracy")
+    for title in ("seeds", "vanilla", "mean", "best band", "weighted", "Δ acc", "95 % interval", "p", "Δ wF1"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for group in groups:
+        tests = [run["test"]["methods"] for run in group.results]
         cells = [_spread([m["vanilla"]["accuracy"] for m in tests])]
         for pick in ("mean", "best band", WEIGHTED):
             cells.append(_spread([v for m in tests if (v := _accuracy(m, pick)) is not None]))
+        difference = group.difference
         for metric in ("accuracy", "weighted_f1"):
             gains = [m[WEIGHTED][metric] - m["vanilla"][metric] for m in tests if WEIGHTED in m]
             cells.append(_spread(gains, sign=True))
-        table.add_row(name, str(len(runs)), *cells)
+            if metric == "accuracy":
+                one = difference and difference[metric]
+                cells.append(f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]" if one else "-")
+                cells.append(f"{p_values[group.name]:.2g}" if one else "-")
+        table.add_row(group.name, str(len(group.results)), *cells)
     console.print()
     console.print(table)
+    legend = "  intervals resample the test dialogues; p of Δ acc, Holm-corrected over the rows"
+    console.print(legend, style="dim", highlight=False)
+    for group in groups:
+        if group.ensemble is not None:
+            accuracy, f1 = (100 * group.ensemble[metric] for metric in ("accuracy", "weighted_f1"))
+            of = "" if group.name == "all" else f" of {group.name}"
+            text = (
+                f"  mean of the {len(group.results)} vanilla models{of}: accuracy {accuracy:.1f}, weighted F1 {f1:.1f}"
+            )
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_study(console: Console, worlds: list[dict[str, Any]]) -> None:
@@ -182,5 +205,5 @@ def _spread(values: list[float], sign: bool = False) -> str:
     if not values:
         return "-"
     summary = mean_sd([100 * v for v in values])
-    text = f"{summary['mean']:+.2f}" if sign else f"{summary['mean']:.2f}"
-    return text if summary["sd"] is None else f"{text} ± {summary['sd']:.2f}"
+    text = f"{summary['mean']:+.1f}" if sign else f"{summary['mean']:.1f}"
+    return text if summary["sd"] is None else f"{text} ± {summary['sd']:.1f}"

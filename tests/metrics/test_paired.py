@@ -8,7 +8,15 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
-from lantern.metrics.paired import compare, holm, mcnemar, mean_sd, minimum_detectable_effect, paired_bootstrap
+from lantern.metrics.paired import (
+    compare,
+    holm,
+    mcnemar,
+    mean_sd,
+    minimum_detectable_effect,
+    paired_bootstrap,
+    pooled_bootstrap,
+)
 
 
 def draw(
@@ -129,3 +137,18 @@ def test_mean_sd() -> None:
     assert mean_sd([1.0])["sd"] is None
     with pytest.raises(ValueError, match="no values"):
         mean_sd([])
+
+
+def test_the_pooled_bootstrap_is_of_the_mean_over_seeds() -> None:
+    draws = [draw(0.1, seed=seed) for seed in range(3)]
+    labels, dialogues = draws[0][2], draws[0][3]
+    pairs = [(a, b) for a, b, _, _ in draws]
+    pooled = pooled_bootstrap(pairs, labels, dialogues, 6, resamples=2000)
+    single = [paired_bootstrap(a, b, labels, dialogues, 6, resamples=2000) for a, b in pairs]
+    for metric in ("accuracy", "weighted_f1"):
+        assert pooled[metric].difference == pytest.approx(np.mean([s[metric].difference for s in single]))
+        assert pooled[metric].standard_error < np.mean([s[metric].standard_error for s in single])
+    same = pooled_bootstrap([pairs[0]] * 4, labels, dialogues, 6, resamples=300)
+    assert same == paired_bootstrap(*pairs[0], labels, dialogues, 6, resamples=300)
+    with pytest.raises(ValueError, match="no predictions"):
+        pooled_bootstrap([], labels, dialogues, 6)

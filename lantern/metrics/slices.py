@@ -1,0 +1,117 @@
+"""Where a difference comes from: the same numbers over parts of a split. NumPy only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from lantern.corpora.types import Dialogue
+from lantern.metrics.paired import METRICS, paired_bootstrap
+from lantern.predictions import PredictionTable
+
+MIN_ROWS, MIN_DIALOGUES = 50, 5
+"""Smaller parts get no interval: a bootstrap over a handful of dialogues tells nothing."""
+RESAMPLES = 2_000
+
+Category = Callable[[Dialogue, int], str | None]
+"""Of an utterance, given by its dialogue and index: the part of the slice it belongs to; None: to none."""
+
+
+def normalised(text: str) -> str:
+    """*text* in lower case, words only: two turns with the same one are twins."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def _kind(dialogue: Dialogue, index: int) -> str | None:
+    found = re.search(r"_(impro|script)", dialogue.id)
+    return None if found is None else {"impro": "improvised", "script": "scripted"}[found[1]]
+
+
+def _speaker(dialogue: Dialogue, index: int) -> str | None:
+    return dialogue.utterances[index].speaker
+
+
+def _sex(dialogue: Dialogue, index: int) -> str | None:
+    found = dialogue.utterances[index].extra.get("sex")
+    return None if found is None else str(found)
+
+
+def _agreement(dialogue: Dialogue, index: int) -> str | None:
+    found = dialogue.utterances[index].extra.get("agreement")
+    if not isinstance(found, (int, float)):
+        return None
+    return "all annotators" if found >= 1 else "a majority" if found > 0.5 else "half or fewer"
+
+
+def _length(dialogue: Dialogue, index: int) -> str | None:
+    bounds = ((10, "1-10 turns"), (30, "11-30 turns"), (60, "31-60 turns"))
+    return next((name for most, name in bounds if len(dialogue) <= most), "over 60 turns")
+
+
+def _position(dialogue: Dialogue, index: int) -> str | None:
+    return ("first third", "middle third", "last third")[3 * index // len(dialogue)]
+
+
+SLICES: dict[str, Category] = {
+    "scripted or improvised": _kind,
+    "speaker": _speaker,
+    "sex": _sex,
+    "annotators who agree": _agreement,
+    "dialogue length": _length,
+    "position in the dialogue": _position,
+}
+MOST_PARTS = 12
+"""A slice with more parts (260 speakers of a series) is left out: it would be noise."""
+
+
+def slice_report(
+    table: PredictionTable,
+    probabilities: Mapping[str, np.ndarray],
+    dialogues: Mapping[str, Dialogue],
+    training_texts: Collection[str],
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Accuracy and weighted F1 by slice, plain JSON values; slices with fewer than two parts are left out.
+
+    Args:
+        table: one split.
+        probabilities: ``vanilla`` and, where there is one, ``weighted``, each ``[N, C]``.
+        dialogues: those of the table, by id.
+        training_texts: :func:`normalised` texts of the training dialogues, for the slice of text twins.
+        seed: of the resampling.
+    """
+
+    def twin(dialogue: Dialogue, index: int) -> str | None:
+        text = normalised(dialogue.utterances[index].text)
+        return "also said in training" if text in training_texts else "new"
+
+    report = []
+    for name, category in {**SLICES, "text": twin}.items():
+        found = np.array([category(dialogues[row.dialogue], row.index) or "" for row in table.rows])
+        known = (found != "") & table.labelled
+        parts = sorted(set(found[known].tolist()))
+        if 2 <= len(parts) <= MOST_PARTS:
+            cells = [_part(table, probabilities, known & (found == part), part, seed) for part in parts]
+            report.append({"slice": name, "parts": cells})
+    return report
+
+
+def _part(
+    table: PredictionTable, probabilities: Mapping[str, np.ndarray], mask: np.ndarray, name: str, seed: int
+) -> dict[str, Any]:
+    labels, names = table.labels[mask], np.array([row.dialogue for row in table.rows])[mask]
+    before = probabilities["vanilla"][mask].argmax(axis=1)
+    after = probabilities.get("weighted", probabilities["vanilla"])[mask].argmax(axis=1)
+    enough = len(labels) >= MIN_ROWS and len(set(names.tolist())) >= MIN_DIALOGUES
+    found = paired_bootstrap(
+        before, after, labels, names, len(table.classes), resamples=RESAMPLES if enough else 1, seed=seed
+    )
+    part: dict[str, Any] = {"part": name, "labelled": len(labels), "dialogues": len(set(names.tolist()))}
+    for metric in METRICS:
+        one = found[metric]
+        part[metric] = {"vanilla": one.a, "weighted": one.b, "difference": one.difference}
+        part[metric] |= {"low": one.low, "high": one.high} if enough else {"low": None, "high": None}
+    return part

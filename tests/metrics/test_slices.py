@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lantern.corpora.types import Dialogue, Utterance
+from lantern.metrics.slices import normalised, slice_report
+from lantern.predictions import PredictionTable, Row
+
+
+def corpus() -> dict[str, Dialogue]:
+    found = {}
+    for n in range(12):
+        name = f"Ses01F_{'impro' if n % 2 else 'script'}{n:02d}"
+        said = tuple(
+            Utterance(
+                f"{name}_{i}",
+                "FM"[i % 2],
+                "Yes, yes!" if i == 0 else f"word {n} {i}",
+                label=i % 2,
+                extra={"sex": "FM"[i % 2]},
+            )
+            for i in range(9)
+        )
+        found[name] = Dialogue(name, said)
+    return found
+
+
+def table(dialogues: dict[str, Dialogue]) -> PredictionTable:
+    rows = [
+        Row(d.id, u.id, i, u.speaker, u.label, None, [0.6, 0.4])
+        for d in dialogues.values()
+        for i, u in enumerate(d.utterances)
+    ]
+    return PredictionTable(("a", "b"), rows)
+
+
+def test_slices_by_hand() -> None:
+    dialogues = corpus()
+    split = table(dialogues)
+    better = np.where(
+        np.array(["impro" in r.dialogue for r in split.rows])[:, None], np.eye(2)[split.labels], split.vanilla
+    )
+    report = slice_report(split, {"vanilla": split.vanilla, "weighted": better}, dialogues, {normalised("YES yes")})
+    parts = {s["slice"]: {p["part"]: p for p in s["parts"]} for s in report}
+    assert set(parts) == {"scripted or improvised", "speaker", "sex", "position in the dialogue", "text"}
+    kinds = parts["scripted or improvised"]
+    assert kinds["improvised"]["labelled"] == 54
+    assert kinds["improvised"]["accuracy"]["vanilla"] == pytest.approx(5 / 9)
+    assert kinds["improvised"]["accuracy"]["weighted"] == 1
+    assert kinds["improvised"]["accuracy"]["low"] > 0
+    assert kinds["scripted"]["accuracy"]["difference"] == 0
+    assert parts["sex"]["F"]["accuracy"]["vanilla"] == 1
+    assert parts["sex"]["M"]["accuracy"]["vanilla"] == 0
+    assert parts["text"]["also said in training"]["labelled"] == 12
+    assert parts["text"]["also said in training"]["accuracy"]["low"] is None
+    assert {p["labelled"] for p in parts["position in the dialogue"].values()} == {36}
+
+
+def test_unlabelled_rows_and_crowds_of_speakers_are_left_out() -> None:
+    dialogues = corpus()
+    split = table(dialogues)
+    for n, row in enumerate(split.rows):
+        row.label = None if n % 3 else row.label
+    report = slice_report(split, {"vanilla": split.vanilla}, dialogues, ())
+    assert {p["labelled"] for s in report if s["slice"] == "sex" for p in s["parts"]} == {24, 12}
+    many = {
+        d.id: Dialogue(d.id, tuple(Utterance(u.id, u.id, u.text, u.label) for u in d.utterances))
+        for d in dialogues.values()
+    }
+    assert "speaker" not in {s["slice"] for s in slice_report(split, {"vanilla": split.vanilla}, many, ())}
