@@ -58,6 +58,8 @@ class Row:
     """Weight of [vanilla, band 0, ..., band t-1] in the merge; sums to 1."""
     merged: list[float] | None = None
     """Merged class probabilities."""
+    explanation: str | None = None
+    """One sentence: what the vanilla model said, what came of it, and which source weighed most for that."""
 
 
 @dataclass(slots=True)
@@ -134,7 +136,7 @@ class PredictionTable:
                     )
                 classes, split = record["classes"], record["split"]
                 replies = [FieldReply(**reply) for reply in record["fields"]]
-                rows.append(Row(**{k: record[k] for k in _PLAIN}, fields=replies))
+                rows.append(Row(**{k: record[k] for k in _PLAIN if k in record}, fields=replies))
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path}, line {number}: not a predictions row ({error})") from None
         return cls(tuple(classes), rows, split)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lantern.errors import UserError
-from lantern.predictions import PredictionTable
+from lantern.predictions import PredictionTable, Row
 from lantern.store import atomic
 from lantern.weighting.baselines import FieldMean, LogisticStacking, SingleBand, TemperatureScaling, VanillaAlone
 from lantern.weighting.config import WeightingConfig
@@ -161,7 +161,7 @@ def fit_weighting(
 
 
 def apply_weighting(fitted: FittedWeighting, table: PredictionTable) -> tuple[PredictionTable, dict[str, Any]]:
-    """A copy of *table* with ``weights`` and ``merged`` filled, and a summary of the weights by band.
+    """A copy of *table* with ``weights``, ``merged`` and ``explanation`` filled, and a summary of the weights by band.
 
     A row without a single reply keeps its vanilla probabilities exactly.
     """
@@ -171,8 +171,29 @@ def apply_weighting(fitted: FittedWeighting, table: PredictionTable) -> tuple[Pr
         replace(row, weights=weight, merged=merged)
         for row, weight, merged in zip(table.rows, weights, merge.probabilities.tolist(), strict=True)
     ]
+    for row in rows:
+        row.explanation = explain(row, table.classes)
     filled = PredictionTable(table.classes, rows, table.split)
     return filled, {"choice": fitted.choice, **weight_summary(filled)}
+
+
+def explain(row: Row, classes: tuple[str, ...]) -> str:
+    """One sentence on how the merged prediction of *row* came about."""
+    assert row.merged is not None
+
+    def top(vector: list[float]) -> str:
+        best = max(range(len(vector)), key=vector.__getitem__)
+        return f"{classes[best]} {vector[best]:.2f}"
+
+    replies = {reply.band: reply.probabilities for reply in row.fields if reply.probabilities is not None}
+    if not replies:
+        return f"vanilla {top(row.vanilla)} stands: no usable reply"
+    text = f"vanilla {top(row.vanilla)}, merged {top(row.merged)}"
+    if row.weights is None:
+        return text
+    heaviest = max(range(len(row.weights)), key=row.weights.__getitem__)
+    said = "vanilla" if heaviest == 0 else f"band {heaviest - 1}, {top(replies[heaviest - 1])}"
+    return f"{text}; most weight ({row.weights[heaviest]:.2f}) on {said}"
 
 
 def weight_summary(table: PredictionTable) -> dict[str, Any]:

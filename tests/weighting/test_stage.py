@@ -250,6 +250,19 @@ def test_weight_summary_by_hand(tables: tuple[PredictionTable, PredictionTable])
     assert weight_summary(tables[1]) == {"rows": 0, "sources": []}
 
 
+def test_every_row_is_explained(tables: tuple[PredictionTable, PredictionTable]) -> None:
+    target = draw(World(missing=0.5), 300, seed=5)[0]
+    rows = apply_weighting(fit_weighting(WeightingConfig(name="mean"), tables[0]), target)[0].rows
+    silent = next(row for row in rows if all(f.probabilities is None for f in row.fields))
+    heard = next(row for row in rows if all(f.probabilities is not None for f in row.fields))
+    top = int(np.argmax(silent.vanilla))
+    assert silent.explanation == f"vanilla {CLASSES[top]} {silent.vanilla[top]:.2f} stands: no usable reply"
+    assert heard.merged is not None
+    best = int(np.argmax(heard.merged))
+    assert heard.explanation is not None
+    assert f"merged {CLASSES[best]} {heard.merged[best]:.2f}; most weight (0.33) on band 0, " in heard.explanation
+
+
 def test_quiet_and_without_files(
     tables: tuple[PredictionTable, PredictionTable],
     tmp_path: Path,
