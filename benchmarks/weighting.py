@@ -1,15 +1,14 @@
 """Time of everything behind the LLM, on a corpus of IEMOCAP's size: python -m benchmarks.weighting
 
-Made-up dialogues, about 10,000 turns, a simulated LLM, t = 2. The first run fills the stages and the ledger; the one that
-is timed trains nothing and asks nothing: reading the ledger, fitting the weighting and its baselines, metrics,
-10,000 bootstrap resamples per merge, slices, writing the tables.
+Made-up dialogues, about 10,000 turns, a simulated LLM, t = 2. The first run fills stages and ledger. The second trains
+nothing and asks nothing: reading the ledger, fitting the weighting and its baselines, metrics, 10,000 bootstrap
+resamples per merge, slices, writing the tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
-import sys
 import tempfile
 import time
 
@@ -42,12 +41,12 @@ def main() -> None:
     marks: list[tuple[float, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         overrides = ["backbone=gru", "backbone.epochs=2", "llm=simulated", f"corpus.dialogues={given.dialogues}"]
-        overrides += [f"runs={folder}", f"refine.ledger={folder}/ledger.sqlite"]
+        overrides += [f"runs={folder}"]
         for turn in ("cold", "warm"):
             ready = preflight(compose(overrides))
             marks.clear()
             start = time.perf_counter()
-            result = run(ready, Quiet())  # type: ignore[arg-type]
+            result = run(ready, Quiet())
             print(f"{turn}: {time.perf_counter() - start:.1f} s, {result['llm']['calls']} calls", flush=True)
         turns = sum(len(d) for d in ready.corpus.dialogues)
         print(f"{len(ready.corpus.dialogues)} dialogues, {turns} turns, {result['llm']['fields']} fields")
@@ -58,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from lantern.errors import UserError
 
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lantern.refine.types import Progress
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake as every command does: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def command(main: Callable[[list[str]], int | None]) -> None:

@@ -8,20 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from experiments.console import command
-from lantern.errors import UserError
+from experiments.console import Parser, command
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lantern.corpora.folder import Corpus
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +57,7 @@ KINDS: dict[str, Kind] = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m experiments.import_corpus",
         description="Turn a raw corpus into a corpus folder, which runs read with corpus.path=DIR.",
     )

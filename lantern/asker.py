@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from lantern.config import RunConfig
@@ -42,7 +41,7 @@ class Asker:
     ) -> None:
         prompt = Prompt(config.prompt, labels, score_range if config.model.dimensions else None)
         self.refiner = Refiner(dialogues, prompt, config.refine, config.llm, config.llm.simulated, config.seed)
-        self.ledger = Ledger(Path(config.refine.ledger))
+        self.ledger = Ledger(config.ledger)
         self.engine = Engine(
             backend, self.ledger, judge=self.refiner.judge, progress=progress, max_cost=config.refine.max_cost
         )

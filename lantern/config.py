@@ -188,6 +188,11 @@ class RunConfig:
     study: StudyConfig | None = None
     """Set by ``experiment=simulate``: the simulation study is done instead of a run."""
 
+    @property
+    def ledger(self) -> Path:
+        """The ledger's file."""
+        return Path(self.runs) / "ledger.sqlite" if self.refine.ledger is None else Path(self.refine.ledger)
+
 
 def _choice(key: str, value: str, valid: tuple[str, ...]) -> None:
     if value not in valid:

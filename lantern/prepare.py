@@ -101,6 +101,7 @@ def preflight(config: RunConfig, check_backend: bool = True) -> Prepared:
     identity = to_plain(config)
     for key in ("runs", "tracking"):
         identity.pop(key)
+    identity["refine"].pop("ledger")
     name = f"{corpus.name}-{defaults.name}-{llm}-seed{config.seed}-{digest(identity)[:8]}"
     ready = Prepared(config, corpus, split, backend, Path(config.runs) / name)
     assert ready.vanilla_stages  # built now, so that what is wrong with the backbone or the folds is told now

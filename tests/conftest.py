@@ -24,7 +24,6 @@ def tiny(tmp_path: Path) -> Callable[..., list[str]]:
             "weighting.epochs=3",
             "weighting.fit_on=dev",
             f"runs={tmp_path}/runs",
-            f"refine.ledger={tmp_path}/runs/ledger.sqlite",
             *more,
         ]
 

@@ -87,8 +87,11 @@ class Run:
         return Progress(total, self._done, self._cached, self._failed, self._calls, self._cost, left)
 
     def _judged(self, request: Request, known: Outcome) -> Outcome:
-        """A stored failure of the content is judged anew: the parser may have changed, the reply is paid for."""
-        if isinstance(known, Failure) and known.reply is not None:
+        """A stored failure of the content is judged anew: the parser may have changed, the reply is paid for.
+
+        The words of an imported one are not there to be judged.
+        """
+        if isinstance(known, Failure) and known.reply is not None and known.reply.text:
             return self.engine.judge(request, known.reply) or known.reply
         return known
 

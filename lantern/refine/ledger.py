@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from lantern.errors import UserError
 from lantern.refine import ledger_rows as rows
+from lantern.refine.ledger_rows import Prune
 from lantern.refine.types import Failure, Outcome, Price, Reply, Request
 
 T = TypeVar("T")
@@ -47,6 +48,11 @@ class LedgerStats:
     """Paid rows whose price is not known."""
     claims: int = 0
     """Requests in flight right now."""
+    models: dict[str, int] = field(default_factory=dict)
+    """Answers by the model string that the provider reported."""
+    first: float | None = None
+    """Unix time of the oldest answer, of the newest below; None without answers."""
+    last: float | None = None
 
 
 class Ledger:
@@ -191,7 +197,14 @@ class Ledger:
                 "SELECT SUM(input), SUM(cached_input), SUM(output), SUM(cost), SUM(cost IS NULL) FROM "
                 f"({paid.format('answers')} UNION ALL {paid.format('failures')})"
             ).fetchone()
+            models = dict(
+                db.execute("SELECT COALESCE(model, 'unknown'), COUNT(*) FROM answers GROUP BY 1 ORDER BY 2 DESC")
+            )
+            first, last = db.execute("SELECT MIN(created), MAX(created) FROM answers WHERE created > 0").fetchone()
             return LedgerStats(
+                models=models,
+                first=first,
+                last=last,
                 answers=db.execute("SELECT COUNT(*) FROM answers").fetchone()[0],
                 settled_failures=settled,
                 failed_attempts=sum(kinds.values()) - settled,
@@ -204,8 +217,21 @@ class Ledger:
                 claims=db.execute("SELECT COUNT(*) FROM claims").fetchone()[0],
             )
 
+    def outcomes(self) -> list[tuple[Request, Outcome]]:
+        """Every question that is settled, with its answer or failure; those of an imported bundle are left out."""
+        with self._guard():
+            db = self._connection()
+            stored = db.execute(
+                "SELECT key, request FROM answers UNION SELECT key, request FROM failures WHERE settled = 1"
+            )
+            known = {key: request for key, request in stored.fetchall() if not rows.is_imported(request)}
+            found = rows.read(db, list(known))
+            return [(rows.request_of(known[key]), outcome) for key, outcome in found.items()]
+
     def verify(self) -> int:
         """Check the whole file, every stored request against its key and every reply against its check sum.
+
+        Of an imported bundle only the check sums are there to be checked.
 
         Returns:
             Number of answers checked.
@@ -219,9 +245,9 @@ class Ledger:
             if found != ["ok"]:
                 raise rows.damaged(self.path, " ".join("; ".join(found).split())[:300])
             count = 0
-            for key, request in db.execute("SELECT key, request FROM answers"):
+            for key, request in db.execute("SELECT key, request FROM answers").fetchall():
                 try:
-                    intact = rows.request_of(request).key == key
+                    intact = rows.is_imported(request) or rows.request_of(request).key == key
                 except (ValueError, TypeError, KeyError):
                     intact = False
                 if not intact:
@@ -286,6 +312,30 @@ class Ledger:
             return db.execute(sql, list(kinds)).rowcount
 
         return self._one(change)
+
+    def adopt(self, imported: Sequence[tuple[str, str, Outcome]]) -> list[int]:
+        """Store ``(key, request, outcome)`` of a bundle, all or none; returns the numbers of those that were new."""
+
+        def change(db: sqlite3.Connection) -> list[int]:
+            known = rows.read(db, [key for key, _, _ in imported])
+            new = [n for n, (key, _, _) in enumerate(imported) if key not in known]
+            for n in new:
+                key, request, outcome = imported[n]
+                if isinstance(outcome, Failure):
+                    rows.store_failure(db, key, request, outcome, settled=True, price=None)
+                else:
+                    rows.store_answer(db, key, request, outcome, None)
+            return new
+
+        return self._one(change)
+
+    def prune(self, what: Prune, dry: bool) -> dict[str, int]:
+        """Delete what *what* describes, or with *dry* only count it; numbers by kind of row."""
+        with self._guard():
+            found: dict[str, int] = self._one(partial(rows.prune, what=what, dry=dry))
+            if not dry:
+                self._connection().execute("VACUUM")
+            return found
 
     def close(self) -> None:
         """Close this process's connection; the next use opens it again."""

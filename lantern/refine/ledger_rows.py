@@ -11,6 +11,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,51 @@ def request_of(text: str) -> Request:
     found = json.loads(text)
     provider, model, api_base = found.pop("backend")
     return Request(provider, model, api_base, tuple(found.pop("messages")), **found)
+
+
+def is_imported(text: str) -> bool:
+    """Whether a stored request came with a bundle, which has no words."""
+    return text.startswith('{"imported"')
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """What to delete of a ledger."""
+
+    answers_before: float | None = None
+    """Answers older than this Unix time; None: no answers, unless *model* is given."""
+    model: str | None = None
+    """Only answers of this model, as asked for (``provider/model``) or as reported."""
+    failures: bool = False
+    """All failures, settled ones too: the next run asks again."""
+
+
+def prune(db: sqlite3.Connection, what: Prune, dry: bool) -> dict[str, int]:
+    """Delete or count what *what* describes, and claims that have run out."""
+    found = {}
+    values: list[Any]
+    doomed: list[tuple[str, str, list[Any]]] = [("claims that have run out", "claims WHERE expires < ?", [time.time()])]
+    if what.answers_before is not None or what.model is not None:
+        where, values = "answers WHERE created < ?", [what.answers_before or 1e18]
+        if what.model is not None:
+            provider, _, model = what.model.partition("/")
+            asked = json.dumps([provider, model], ensure_ascii=False, separators=(",", ":"))[:-1]
+            where += " AND (model = ? OR request LIKE ? ESCAPE '\\')"
+            values += [what.model, f'{{"backend":{_literal(asked)},%']
+        doomed.append(("answers", where, values))
+    if what.failures:
+        doomed.append(("failures", "failures", []))
+    for name, where, values in doomed:
+        if dry:
+            found[name] = db.execute(f"SELECT COUNT(*) FROM {where}", values).fetchone()[0]
+        else:
+            found[name] = db.execute(f"DELETE FROM {where}", values).rowcount
+    return found
+
+
+def _literal(text: str) -> str:
+    """*text* for a LIKE pattern that escapes with a backslash."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 def _columns(reply: Reply | None, price: Price | None) -> list[Any]:

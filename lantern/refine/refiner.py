@@ -12,7 +12,7 @@ from lantern.errors import UserError
 from lantern.predictions import FieldReply, PredictionTable, Row
 from lantern.refine.fields import Field, receptive_fields
 from lantern.refine.prompt import Prompt, Turn, turns_of
-from lantern.refine.reply import Parsed, parse_reply
+from lantern.refine.reply import Parsed, asked, parse_reply
 from lantern.refine.simulate import oracle
 from lantern.refine.types import Failure, Outcome, Reply, Request
 
@@ -45,8 +45,8 @@ class RefineConfig:
     """Dollars; the call that would pass it is not sent. null: no limit."""
     limit_dialogues: int | None = None
     """Refine and score only the first so many dialogues of each split. null: all."""
-    ledger: str = "runs/ledger.sqlite"
-    """Every request, reply, usage, cost and failure; shared by all runs."""
+    ledger: str | None = None
+    """File of every request, reply, usage, cost and failure, shared by runs. null: ``ledger.sqlite`` in ``runs``."""
 
     def __post_init__(self) -> None:
         if self.when not in ("end", "best", "every_n"):
@@ -143,9 +143,11 @@ class Refiner:
             )
             causal = self.config.context == "causal"
             for window in receptive_fields(len(dialogue), self.config.stride, self.config.coverage, causal):
-                asked = tuple(numbers[i] for i in window.targets)
+                chosen = tuple(numbers[i] for i in window.targets)
                 shown = [replace(turns[i], asked=i in window.targets) for i in range(window.start, window.stop)]
-                questions.append(_Question(asked, window, self._request(window, shown, [table.rows[n] for n in asked])))
+                questions.append(
+                    _Question(chosen, window, self._request(window, shown, [table.rows[n] for n in chosen]))
+                )
         return questions
 
     def _request(self, window: Field, turns: list[Turn], asked: list[Row]) -> Request:
@@ -174,13 +176,13 @@ class Refiner:
         return parsed if isinstance(parsed, Failure) else None
 
     def _parse(self, request: Request, reply: Reply) -> Parsed | Failure:
-        return parse_reply(reply, _asked(request), self.prompt.labels.classes)
+        return parse_reply(reply, asked(request), self.prompt.labels.classes)
 
     def repair(self, request: Request, outcome: Outcome) -> Request | None:
         """The one repair turn for a reply whose content failed."""
         if not self.config.repair or not isinstance(outcome, Failure) or outcome.reply is None:
             return None
-        count = _asked(request)
+        count = asked(request)
         if outcome.kind == "cut_off":
             # Its own words would only be cut off again: ask anew with room.
             return replace(request, sampling={**request.sampling, "max_tokens": 2 * request.sampling["max_tokens"]})
@@ -234,13 +236,6 @@ class Refiner:
             else:
                 entry.probabilities, entry.raw_sum = result.probabilities[position], result.sums[position]
             table.rows[number].fields.append(entry)
-
-
-def _asked(request: Request) -> int:
-    """Utterances that *request* asks about: the numbered lines between the dialogue's delimiters."""
-    user = next(m["content"] for m in request.messages if m["role"] == "user")
-    lines = user.split("\n</dialogue>", 1)[0].split("\n")[1:]
-    return sum(line[:1].isdigit() for line in lines)
 
 
 def _add_usage(stats: RefineStats, replies: list[Reply]) -> None:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from lantern.refine.types import Failure, Reply
+from lantern.refine.types import Failure, Reply, Request
 
 _REFUSAL = re.compile(
     r"\b(i\s*('m| am)\s*(sorry|unable|not able)|i\s*(can't|cannot|can not|won't|will not)\b|as an ai)", re.IGNORECASE
@@ -103,3 +103,10 @@ def parse_reply(reply: Reply, count: int, classes: tuple[str, ...]) -> Parsed | 
         sums.append(total)
         probabilities.append([number / total for number in vector])
     return Parsed(probabilities, sums)
+
+
+def asked(request: Request) -> int:
+    """Utterances that *request* asks about: the numbered lines between the dialogue's delimiters."""
+    user = next(m["content"] for m in request.messages if m["role"] == "user")
+    lines = user.split("\n</dialogue>", 1)[0].split("\n")[1:]
+    return sum(line[:1].isdigit() for line in lines)

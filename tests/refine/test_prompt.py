@@ -10,7 +10,7 @@ from lantern.config import compose
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 from lantern.refine.prompt import Prompt, PromptConfig, Turn, quote, turns_of
-from lantern.refine.refiner import _asked
+from lantern.refine.reply import asked
 from lantern.refine.types import Request
 
 LABELS = LabelSet("two", ("happy", "sad"), {"happy": "glad or amused"})
@@ -60,7 +60,7 @@ def test_a_hostile_turn_stays_one_quoted_line(config: PromptConfig, text: str) -
     assert len(hostile[1]["content"].split("\n")) == len(plain[1]["content"].split("\n"))
     assert hostile[1]["content"].count("</dialogue>") == 1
     assert hostile[1]["content"].count("<dialogue>") == 1
-    assert _asked(Request("p", "m", None, hostile, {})) == 3
+    assert asked(Request("p", "m", None, hostile, {})) == 3
 
 
 def test_quote_keeps_the_words() -> None:
@@ -131,4 +131,4 @@ def test_only_what_is_asked_about_is_numbered(config: PromptConfig) -> None:
     assert lines[1].startswith('- A: "a"')
     assert lines[3].startswith('1. A: "c"')
     assert lines[-1] == "Give the probabilities for all 1 utterances."
-    assert _asked(Request("p", "m", None, messages, {})) == 1
+    assert asked(Request("p", "m", None, messages, {})) == 1

@@ -1,0 +1,139 @@
+"""Look into, check, share and clean the ledger: ``python -m experiments.ledger stats --ledger runs/ledger.sqlite``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.console import Parser, command
+from lantern.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lantern.refine.ledger import Ledger
+
+DAY = 86_400.0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m experiments.ledger",
+        description="The ledger holds every LLM request, reply, usage, cost and failure of all runs.",
+    )
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="task")
+    tasks.add_parser("stats", help="what it holds, in calls, tokens and dollars")
+    tasks.add_parser("verify", help="check every row; exit code 2 when something is damaged")
+    export = tasks.add_parser("export", help="write a bundle: keys, numbers, probabilities, no word of a transcript")
+    export.add_argument("bundle", type=Path, help="file to write")
+    export.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    take = tasks.add_parser("import", help="add a bundle, so that its questions need no LLM")
+    take.add_argument("bundle", type=Path)
+    retry = tasks.add_parser("retry-failed", help="let the next run ask again where a reply could not be used")
+    retry.add_argument("--kinds", metavar="A,B", help="only these kinds of failure, e.g. refusal,cut_off")
+    prune = tasks.add_parser("prune", help="delete rows; without --yes it only says what would go")
+    prune.add_argument("--answers-older-than", type=float, metavar="DAYS", help="paid answers older than this")
+    prune.add_argument("--model", help="only answers of this model")
+    prune.add_argument("--failures", action="store_true", help="all failures")
+    prune.add_argument("--yes", action="store_true", help="do it")
+    for task in tasks.choices.values():
+        task.add_argument("--ledger", type=Path, default=Path("runs/ledger.sqlite"), help="default: %(default)s")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Do one task on one ledger."""
+    given = _parser().parse_args(arguments)
+    if given.task != "import" and not given.ledger.is_file():
+        raise UserError(f"--ledger={given.ledger}: no such file; runs write it to <runs>/ledger.sqlite")
+    from rich.console import Console
+
+    from lantern.refine.ledger import Ledger
+
+    console = Console(width=None if os.isatty(1) else 120, highlight=False)
+    with Ledger(given.ledger) as ledger:
+        {
+            "stats": _stats,
+            "verify": _verify,
+            "export": _export,
+            "import": _import,
+            "retry-failed": _retry,
+            "prune": _prune,
+        }[given.task](ledger, given, console)
+    return 0
+
+
+def _stats(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
+    found = ledger.stats()
+    size = ledger.path.stat().st_size / 2**20
+    console.print(f"{ledger.path}, {size:.1f} MiB", style="bold")
+    if found.first is not None and found.last is not None:
+        days = [time.strftime("%Y-%m-%d", time.gmtime(at)) for at in (found.first, found.last)]
+        console.print(f"  answers         {found.answers:,}, from {days[0]} to {days[1]}")
+    else:
+        console.print(f"  answers         {found.answers:,}")
+    for model, count in found.models.items():
+        console.print(f"    {model}: {count:,}", markup=False)
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in found.failures.items()) or "none"
+    console.print(f"  failures        {kinds}")
+    console.print(f"    settled, not asked again: {found.settled_failures:,}; attempts: {found.failed_attempts:,}")
+    cached = f"({found.cached_input_tokens:,} of them from the provider's cache)"
+    console.print(f"  tokens          {found.input_tokens:,} in {cached}, {found.output_tokens:,} out", soft_wrap=True)
+    unpriced = f", and {found.unpriced:,} replies of unknown price" if found.unpriced else ""
+    console.print(f"  cost            ${found.cost:,.4f}{unpriced}")
+    console.print(f"  being asked     {found.claims:,}")
+
+
+def _verify(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
+    count = ledger.verify()
+    console.print(f"{ledger.path}: {count:,} answers, every one is what was stored")
+
+
+def _export(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
+    from lantern.refine.bundle import export_bundle
+
+    if given.bundle.exists() and not given.overwrite:
+        raise UserError(f"{given.bundle} exists; give another file, or --overwrite to replace it")
+    moved = export_bundle(ledger, given.bundle)
+    console.print(f"{given.bundle}: {moved.answers:,} answers and {moved.failures:,} failures, numbers only")
+    if moved.left:
+        console.print(f"  {moved.left:,} answers left out: they hold no probabilities that can be told without words")
+
+
+def _import(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
+    from lantern.refine.bundle import import_bundle
+
+    moved = import_bundle(ledger, given.bundle)
+    console.print(f"{ledger.path}: {moved.answers:,} answers and {moved.failures:,} failures are new")
+    if moved.left:
+        console.print(f"  {moved.left:,} were there already")
+
+
+def _retry(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
+    kinds = None if given.kinds is None else [kind.strip() for kind in given.kinds.split(",") if kind.strip()]
+    known = ledger.stats().failures
+    for kind in kinds or ():
+        if kind not in known:
+            raise UserError(f"--kinds: the ledger has no failure {kind!r}; it has {', '.join(known) or 'none'}")
+    console.print(f"{ledger.unsettle(kinds):,} failures will be asked again by the next run that needs them")
+
+
+def _prune(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
+    from lantern.refine.ledger_rows import Prune
+
+    if given.answers_older_than is None and given.model is None and not given.failures:
+        raise UserError("prune what? give --answers-older-than DAYS, --model NAME or --failures")
+    if given.answers_older_than is not None and not given.answers_older_than >= 0:
+        raise UserError(f"--answers-older-than={given.answers_older_than} must be 0 or more days")
+    before = None if given.answers_older_than is None else time.time() - given.answers_older_than * DAY
+    found = ledger.prune(Prune(before, given.model, given.failures), dry=not given.yes)
+    for name, count in found.items():
+        console.print(f"  {count:,} {name}")
+    console.print("deleted" if given.yes else "nothing was deleted; --yes does it")
+
+
+if __name__ == "__main__":
+    command(main)
