@@ -85,7 +85,7 @@ class ConsoleReporter:
         """The LLM stage moved on."""
         text = f"{progress.done}/{progress.total} fields, {progress.cached} from the ledger, {progress.failed} failed"
         text += f", ${progress.cost:.2f}" if progress.cost else ""
-        text += f", about {_duration(progress.eta)} left" if progress.eta else ""
+        text += f", about {duration(progress.eta)} left" if progress.eta else ""
         self._show("ask", progress.done, progress.total, text)
 
     def _show(self, description: str, done: int, total: int, text: str) -> None:
@@ -106,7 +106,8 @@ class ConsoleReporter:
         self._last = ""
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else (f"{minutes}m{rest:02d}s" if minutes else f"{rest}s")

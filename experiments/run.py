@@ -32,17 +32,11 @@ options:
 
 def main(arguments: list[str]) -> int:
     """Compose, check, run; returns the exit code."""
-    flags = {a for a in arguments if a.startswith("-")}
-    overrides = [a for a in arguments if not a.startswith("-")]
-    unknown = flags - {"-m", "--multirun", "--config", "-h", "--help"}
-    if unknown:
-        raise UserError(f"unknown option {sorted(unknown)[0]}; see python -m experiments.run --help")
-    if flags & {"-h", "--help"}:
+    if {"-h", "--help"} & set(arguments):
         print(_usage())
         return 0
-    trials = expand(overrides) if flags & {"-m", "--multirun"} else [overrides]
-    trials, configs = compose_all(trials)
-    if "--config" in flags:
+    trials, configs = expand_arguments(arguments, allowed=("--config",))
+    if "--config" in arguments:
         from lantern.config import dump
 
         print("\n".join(dump(config) for config in configs))
@@ -52,6 +46,17 @@ def main(arguments: list[str]) -> int:
             raise UserError("-m: a simulation study is not a sweep; type it without -m")
         return run_study(configs[0])
     return run_all(trials, configs)
+
+
+def expand_arguments(arguments: list[str], allowed: tuple[str, ...]) -> tuple[list[list[str]], list[RunConfig]]:
+    """Overrides and configuration of every run that *arguments* ask for; besides ``-m`` only *allowed* options."""
+    options = [a for a in arguments if a.startswith("-")]
+    overrides = [a for a in arguments if not a.startswith("-")]
+    for option in options:
+        if option not in ("-m", "--multirun", *allowed):
+            raise UserError(f"unknown option {option}; see --help")
+    sweep = {"-m", "--multirun"} & set(options)
+    return compose_all(expand(overrides) if sweep else [overrides])
 
 
 def _usage() -> str:

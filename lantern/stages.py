@@ -211,8 +211,7 @@ def refine(
     changed by rounding would be paid for again.
     """
     part = "dev" if split == "dev" else "test"
-    name = hashlib.sha256("\n".join(data.ids[part]).encode()).hexdigest()[:12]
-    stored = vanilla.folder / f"vanilla.{split}.{name}.jsonl"
+    stored = vanilla_path(vanilla.folder, split, data.ids[part])
 
     def act(table: PredictionTable) -> RefineStats:
         if not stored.is_file():
@@ -235,6 +234,12 @@ def refine(
     if callback.table is None or callback.stats is None:
         raise RuntimeError(f"the {split} split gave no predictions")
     return callback.table, callback.stats
+
+
+def vanilla_path(folder: Path, split: str, ids: Sequence[str]) -> Path:
+    """Where a stage *folder* keeps its vanilla predictions of the dialogues *ids*."""
+    name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:12]
+    return folder / f"vanilla.{split}.{name}.jsonl"
 
 
 def keep_dialogues(table: PredictionTable, dialogues: Collection[str] | None) -> None:

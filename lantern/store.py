@@ -75,14 +75,18 @@ class StageStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def folder(self, name: str, inputs: dict[str, Any]) -> Path:
+        """Where the stage is or would be."""
+        return self.root / name / digest(inputs)
+
     def done(self, name: str, inputs: dict[str, Any]) -> bool:
         """Whether the stage has been done; takes no lock and makes nothing."""
-        return (self.root / name / digest(inputs) / "done.json").is_file()
+        return (self.folder(name, inputs) / "done.json").is_file()
 
     @contextmanager
     def open(self, name: str, inputs: dict[str, Any]) -> Iterator[StageFolder]:
         """The stage's folder; a second process that needs the same stage waits here until the first is through."""
-        folder = self.root / name / digest(inputs)
+        folder = self.folder(name, inputs)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / "lock").open("w")

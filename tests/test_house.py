@@ -20,7 +20,7 @@ FLOORS = (
     {"config"},
     {"report", "stages", "asker"},
     {"prepare", "predict"},
-    {"evaluate"},
+    {"evaluate", "plan"},
     {"run"},
     {"experiments"},
 )

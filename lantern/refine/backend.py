@@ -198,13 +198,26 @@ class LiteLLMBackend:
         Raises:
             UserError: litellm does not know the provider, or the embedded model cannot be served.
         """
-        litellm = _litellm()
+        litellm = load_litellm()
         if self.config.embedded is not None:
             from lantern.refine.embedded import server_url
 
             server_url(self.config.embedded)
         if self._price is None:
             self._price = _listed_price(litellm, self.config)
+
+    def check_price(self) -> None:
+        """Refuse to spend what nobody can count; call it after :meth:`prepare`.
+
+        Raises:
+            UserError: a remote service of unknown price.
+        """
+        config = self.config
+        if config.remote and self._price is None:
+            raise UserError(
+                f"llm={config.name}: the price of {config.model} is not known; give llm.price_input and "
+                "llm.price_output (dollars per million tokens), or llm.free=true if its calls cost nothing"
+            )
 
     @property
     def price(self) -> Price | None:
@@ -218,7 +231,7 @@ class LiteLLMBackend:
             BackendFailure: no usable reply came; says whether another attempt makes sense.
             UserError: the model refuses a parameter, so that every call would fail.
         """
-        litellm = _litellm()
+        litellm = load_litellm()
         secrets = self._secrets()
         arguments = self._arguments(request, secrets, timeout)
         started = time.monotonic()
@@ -341,7 +354,7 @@ def _logprobs(choice: Any) -> list[dict[str, Any]] | None:
 _loaded: Any = None
 
 
-def _litellm() -> Any:
+def load_litellm() -> Any:
     """litellm, imported on first use and kept off the network and off the terminal; what the user has set stays."""
     global _loaded
     if _loaded is not None:

@@ -7,7 +7,6 @@ answers under the same keys, and can redo weighting, metrics and tables without 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from lantern.errors import UserError
 from lantern.refine.ledger import Ledger
-from lantern.refine.reply import asked, parse_reply
+from lantern.refine.reply import asked, classes_of, parse_reply
 from lantern.refine.types import Failure, Outcome, Reply, Request, Usage
 from lantern.store import atomic
 
@@ -32,12 +31,6 @@ class Moved:
     left: int
     """Export: replies that hold no probabilities, or that answer to no prompt of Lantern's. Import: rows that the
     ledger had already."""
-
-
-def classes_of(request: Request) -> tuple[str, ...]:
-    """The classes that *request* asks about, from the list in its system message; no transcript text stands there."""
-    system = next((m["content"] for m in request.messages if m["role"] == "system"), "")
-    return tuple(re.findall(r"^- (.+?): ", system, re.MULTILINE))
 
 
 def numbers_only(request: Request, reply: Reply) -> str | None:

@@ -7,6 +7,8 @@ import importlib.util
 import json
 import os
 import threading
+import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,25 @@ def server_url(model: str) -> str:
                 _inherited.append(running[1])
             _servers[model] = (os.getpid(), *_start(model))
         return _servers[model][2]
+
+
+def count_tokens(model: str, messages: Sequence[Mapping[str, str]]) -> int:
+    """Tokens of *messages* in the chat template of *model*; nothing is generated."""
+    prompt = _post(model, "apply-template", {"messages": [dict(m) for m in messages]})["prompt"]
+    return len(_post(model, "tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"])
+
+
+def count_text(model: str, text: str) -> int:
+    """Tokens of a reply *text*, its end included."""
+    return len(_post(model, "tokenize", {"content": text})["tokens"]) + 1
+
+
+def _post(model: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    address = f"{server_url(model).removesuffix('/v1')}/{path}"
+    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        found: dict[str, Any] = json.load(answer)
+        return found
 
 
 _inherited: list[Any] = []

@@ -145,6 +145,9 @@ class Run:
         prepare = getattr(self.backend, "prepare", None)
         if prepare is not None:
             await asyncio.to_thread(prepare)
+        check_price = getattr(self.backend, "check_price", None)
+        if check_price is not None:
+            check_price()
         self._gate, self._budget = self.engine.limits()
         self._price: Price | None = self.engine.price
 

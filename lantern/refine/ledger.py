@@ -217,6 +217,13 @@ class Ledger:
                 claims=db.execute("SELECT COUNT(*) FROM claims").fetchone()[0],
             )
 
+    def latency(self, model: str) -> float | None:
+        """Mean seconds of the answered calls to *model* (``provider/model``); None without any."""
+        with self._guard():
+            sql = "SELECT AVG(latency) FROM answers WHERE request LIKE ? ESCAPE '\\'"
+            found: float | None = self._connection().execute(sql, (rows.backend_pattern(model),)).fetchone()[0]
+            return found
+
     def outcomes(self) -> list[tuple[Request, Outcome]]:
         """Every question that is settled, with its answer or failure; those of an imported bundle are left out."""
         with self._guard():

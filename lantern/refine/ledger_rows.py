@@ -159,10 +159,8 @@ def prune(db: sqlite3.Connection, what: Prune, dry: bool) -> dict[str, int]:
     if what.answers_before is not None or what.model is not None:
         where, values = "answers WHERE created < ?", [what.answers_before or 1e18]
         if what.model is not None:
-            provider, _, model = what.model.partition("/")
-            asked = json.dumps([provider, model], ensure_ascii=False, separators=(",", ":"))[:-1]
             where += " AND (model = ? OR request LIKE ? ESCAPE '\\')"
-            values += [what.model, f'{{"backend":{_literal(asked)},%']
+            values += [what.model, backend_pattern(what.model)]
         doomed.append(("answers", where, values))
     if what.failures:
         doomed.append(("failures", "failures", []))
@@ -174,8 +172,14 @@ def prune(db: sqlite3.Connection, what: Prune, dry: bool) -> dict[str, int]:
     return found
 
 
+def backend_pattern(model: str) -> str:
+    """A LIKE pattern, escaped with a backslash, of the stored requests to *model* (``provider/model``)."""
+    provider, _, name = model.partition("/")
+    text = json.dumps([provider, name], ensure_ascii=False, separators=(",", ":"))[:-1]
+    return '{"backend":' + _literal(text) + ",%"
+
+
 def _literal(text: str) -> str:
-    """*text* for a LIKE pattern that escapes with a backslash."""
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 

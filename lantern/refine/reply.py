@@ -110,3 +110,9 @@ def asked(request: Request) -> int:
     user = next(m["content"] for m in request.messages if m["role"] == "user")
     lines = user.split("\n</dialogue>", 1)[0].split("\n")[1:]
     return sum(line[:1].isdigit() for line in lines)
+
+
+def classes_of(request: Request) -> tuple[str, ...]:
+    """The classes that *request* asks about, from the list in its system message; no transcript text stands there."""
+    system = next((m["content"] for m in request.messages if m["role"] == "system"), "")
+    return tuple(re.findall(r"^- (.+?): ", system, re.MULTILINE))

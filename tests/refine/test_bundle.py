@@ -15,9 +15,9 @@ from lantern import prepare
 from lantern.config import compose
 from lantern.errors import UserError
 from lantern.prepare import preflight
-from lantern.refine.bundle import classes_of, export_bundle, import_bundle
+from lantern.refine.bundle import export_bundle, import_bundle
 from lantern.refine.ledger import Ledger
-from lantern.refine.reply import asked
+from lantern.refine.reply import asked, classes_of
 from lantern.refine.types import Failure, Reply, Request, Usage
 from lantern.run import run
 from tests.test_run import Recorder

@@ -1,0 +1,98 @@
+"""What a run or a sweep would train, send and cost; sends nothing: ``python -m experiments.plan llm=gpt-4o``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from experiments.console import command, duration
+from experiments.run import expand_arguments
+from lantern.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lantern.plan import Plan
+
+USAGE = """usage: python -m experiments.plan [the arguments of experiments.run]
+
+Prints the models to train or to reuse, the calls, tokens, cost and time of the LLM, and one whole prompt. Nothing is
+trained and nothing is sent; no key is needed.
+
+options:
+  -m, --multirun   plan a sweep over comma-separated values; what its runs share is counted once
+  -h, --help       this text"""
+
+
+def main(arguments: list[str]) -> int:
+    """Plan and print."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0
+    _, configs = expand_arguments(arguments, allowed=())
+    from rich.console import Console
+
+    from lantern.environment import prepare
+
+    if configs[0].study is not None:
+        raise UserError("experiment=simulate asks no LLM; there is nothing to plan")
+    prepare(configs[0].trainer.threads)
+    from lantern.plan import plan
+    from lantern.prepare import preflight
+
+    console = Console(width=None if os.isatty(1) else 120, highlight=False)
+    ready = [preflight(config, check_backend=False) for config in configs]
+    backends: dict[str, list[int]] = {}
+    for number, config in enumerate(configs):
+        backends.setdefault(config.llm.name if config.refine.enabled else "no LLM", []).append(number)
+    for name, numbers in backends.items():
+        chosen = [ready[n] for n in numbers]
+        _print(console, name, len(chosen), plan(chosen), configs[numbers[0]].refine.max_cost)
+    return 0
+
+
+def _print(console: Console, name: str, runs: int, found: Plan, max_cost: float | None) -> None:
+    from rich.markup import escape
+
+    console.print(f"[bold]{escape(name)}[/bold], {runs} {'run' if runs == 1 else 'runs'}")
+    console.print(f"  vanilla models  {found.to_train} to train, {found.to_reuse} to reuse")
+    asking = found.asking
+    if asking is None:
+        return
+    console.print(f"  questions       {asking.fields:,} receptive fields in {found.dialogues:,} dialogues")
+    console.print(f"  prompts         {asking.prompts:,} different ones, {asking.answered:,} in the ledger already")
+    console.print(f"  calls           {asking.calls:,}, plus one for every reply that needs a repair turn")
+    share = f"{100 * asking.cached_input / asking.input:.0f} %" if asking.input else "0 %"
+    console.print(
+        f"  tokens          {asking.input:,} in ({share} from a provider's prompt cache), {asking.output:,} out; "
+        f"counted by {asking.tokenizer} tokenizer",
+        soft_wrap=True,
+    )
+    console.print(f"  cost            {_cost(found)}", soft_wrap=True)
+    how = "as measured" if asking.measured else "assumed"
+    console.print(f"  time            about {duration(asking.seconds)} at {asking.latency:.1f} s a call ({how})")
+    if not found.exact:
+        console.print("  [dim]before training the prompts hold placeholders for the predictions[/dim]")
+    if max_cost is not None and asking.cost is not None and asking.cost > max_cost:
+        console.print(f"  [yellow]refine.max_cost={max_cost:g} would stop it on the way[/yellow]")
+    if found.example is not None:
+        console.rule("one prompt", style="dim")
+        for message in found.example.messages:
+            console.print(f"[dim]{message['role']}[/dim]")
+            console.print(message["content"], markup=False, soft_wrap=True)
+        console.rule(style="dim")
+
+
+def _cost(found: Plan) -> str:
+    asking = found.asking
+    assert asking is not None
+    if found.price is None or asking.cost is None or asking.cost_with_repairs is None:
+        return "not known: give llm.price_input and llm.price_output (dollars per million tokens), or llm.free=true"
+    if asking.cost == asking.cost_with_repairs == 0:
+        return "nothing"
+    price = f"${found.price.input:g} in and ${found.price.output:g} out per million tokens"
+    return f"${asking.cost:,.2f}, at most ${asking.cost_with_repairs:,.2f} with a repair turn for every reply ({price})"
+
+
+if __name__ == "__main__":
+    command(main)

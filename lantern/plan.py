@@ -1,0 +1,136 @@
+"""What a run would train, send and cost. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lantern.predictions import PredictionTable, Row, concatenate
+from lantern.prepare import Prepared, VanillaStage
+from lantern.refine.ledger import Ledger
+from lantern.refine.plan import Estimate, estimate, tokenizer_of
+from lantern.refine.prompt import Prompt
+from lantern.refine.refiner import Refiner
+from lantern.refine.types import Price, Request
+from lantern.stages import keep_dialogues, mean_table, vanilla_path
+from lantern.store import StageStore, digest
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Of one run or of all runs of a sweep; what several runs share is counted once."""
+
+    to_train: int
+    to_reuse: int
+    """Vanilla models that are trained already."""
+    dialogues: int
+    """Asked about, summed over runs and splits."""
+    asking: Estimate | None
+    """None when no LLM is asked."""
+    exact: bool
+    """All vanilla predictions are known, so that the prompts are those that will be sent; else they hold placeholders
+    of the same length and none of them can be in the ledger."""
+    price: Price | None
+    example: Request | None
+    """One prompt, whole."""
+
+
+def plan(runs: Sequence[Prepared]) -> Plan:
+    """The plan of *runs*, which must ask the same LLM.
+
+    Raises:
+        UserError: the ledger is damaged, or the price or the tokenizer cannot be had.
+    """
+    stages = {str(_folder(ready, stage)): stage.done for ready in runs for stage in ready.vanilla_stages}
+    done = sum(stages.values())
+    asking = [ready for ready in runs if ready.backend is not None]
+    if not asking:
+        return Plan(len(stages) - done, done, 0, None, True, None, None)
+    requests: list[Request] = []
+    exact = True
+    models: dict[str, int] = {}
+    for ready in asking:
+        questions, known = _requests(ready)
+        if not known:
+            # Placeholders look alike where the predictions of other models will not.
+            model = digest([stage.inputs for stage in ready.vanilla_stages])
+            number = models.setdefault(model, len(models) + 1)
+            questions = [replace(request, replicate=number) for request in questions]
+        requests += questions
+        exact = exact and known
+    first = asking[0]
+    config = first.config
+    ledger = _ledger(config.ledger) if exact else None
+    price = config.llm.price
+    if price is None and config.llm.simulated is None:
+        first.backend.prepare()
+        price = first.backend.price
+    tokenizer = tokenizer_of(config.llm, config.llm.simulated is not None)
+    found = estimate(requests, config.llm, price, tokenizer, ledger)
+    if ledger is not None:
+        ledger.close()
+    dialogues = sum(len(ids) for ready in asking for ids in ready.asked.values())
+    return Plan(len(stages) - done, done, dialogues, found, exact, price, requests[0] if requests else None)
+
+
+def _folder(ready: Prepared, stage: VanillaStage) -> Path:
+    return StageStore(Path(ready.config.runs) / "stages").folder("train", stage.inputs)
+
+
+def _ledger(path: Path) -> Ledger | None:
+    """Opened only where it is: a plan makes no file."""
+    return Ledger(path) if path.is_file() else None
+
+
+def _requests(ready: Prepared) -> tuple[list[Request], bool]:
+    """Every question of one run, and whether they are the very ones that will be sent."""
+    config, corpus = ready.config, ready.corpus
+    scale = corpus.score_range if config.model.dimensions else None
+    refiner = Refiner(
+        corpus.by_id,
+        Prompt(config.prompt, corpus.label_set, scale),
+        config.refine,
+        config.llm,
+        config.llm.simulated,
+        config.seed,
+    )
+    requests: list[Request] = []
+    exact = True
+    for split, ids in ready.asked.items():
+        table = _stored(ready, split)
+        if table is None:
+            exact, table = False, _placeholder(ready, split, ids)
+        keep_dialogues(table, ids)
+        requests += [question.request for question in refiner.questions(table)]
+    return requests, exact
+
+
+def _stored(ready: Prepared, split: str) -> PredictionTable | None:
+    """The vanilla predictions of *split*, if they have been made."""
+    main, *folds = ready.vanilla_stages
+    if split == "test" and ready.config.oof.test_model == "mean" and folds:
+        parts = [(stage, ready.split.test) for stage in folds]
+    elif split == "oof":
+        parts = [(stage, stage.split.test) for stage in folds]
+    else:
+        parts = [(main, ready.split.dev if split == "dev" else ready.split.test)]
+    paths = [vanilla_path(_folder(ready, stage), split, ids) for stage, ids in parts]
+    if not all(path.is_file() for path in paths):
+        return None
+    tables = [PredictionTable.load(path) for path in paths]
+    return mean_table(tables) if split == "test" else concatenate(tables, split)
+
+
+def _placeholder(ready: Prepared, split: str, ids: Sequence[str]) -> PredictionTable:
+    """A table whose prompts are as long as the real ones."""
+    corpus, classes = ready.corpus, ready.corpus.label_set.classes
+    scores = None
+    if corpus.score_range is not None and ready.config.model.dimensions:
+        scores = [sum(corpus.score_range) / 2] * 3
+    rows = [
+        Row(name, u.id, index, u.speaker, u.label, None, [1 / len(classes)] * len(classes), scores)
+        for name in ids
+        for index, u in enumerate(corpus.by_id[name].utterances)
+    ]
+    return PredictionTable(classes, rows, split)
