@@ -39,7 +39,7 @@ class Asker:
         score_range: tuple[float, float] | None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        prompt = Prompt(config.prompt, labels, score_range if config.model.dimensions else None)
+        prompt = Prompt(config.prompt, labels, score_range if config.model.dimensions else None, config.llm.elicitation)
         self.refiner = Refiner(dialogues, prompt, config.refine, config.llm, config.llm.simulated, config.seed)
         self.ledger = Ledger(config.ledger)
         self.engine = Engine(

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from lantern.errors import UserError, did_you_mean
 from lantern.names import CONFIG_DIR, GROUPS, choices
-from lantern.refine.backend import BackendConfig
+from lantern.refine.backend_config import BackendConfig
 from lantern.refine.prompt import PromptConfig
 from lantern.refine.refiner import RefineConfig
 from lantern.refine.simulate import SimulatedConfig
@@ -242,6 +242,10 @@ def compose(overrides: list[str]) -> RunConfig:
         raise UserError(_one_line(error)) from None
     assert isinstance(config, RunConfig)
     split_backbone(config.backbone)
+    if config.refine.samples > 1 and config.llm.temperature == 0 and config.llm.simulated is None:
+        raise UserError(
+            f"refine.samples={config.refine.samples}: all samples are the same at llm.temperature=0; set it"
+        )
     for key, value in _leaves(to_plain(config)):
         if value is not None and _SECRET.search(key.rsplit(".", 1)[-1]):
             raise UserError(

@@ -89,7 +89,7 @@ def _requests(ready: Prepared) -> tuple[list[Request], bool]:
     scale = corpus.score_range if config.model.dimensions else None
     refiner = Refiner(
         corpus.by_id,
-        Prompt(config.prompt, corpus.label_set, scale),
+        Prompt(config.prompt, corpus.label_set, scale, config.llm.elicitation),
         config.refine,
         config.llm,
         config.llm.simulated,
@@ -102,7 +102,7 @@ def _requests(ready: Prepared) -> tuple[list[Request], bool]:
         if table is None:
             exact, table = False, _placeholder(ready, split, ids)
         keep_dialogues(table, ids)
-        requests += [question.request for question in refiner.questions(table)]
+        requests += [request for question in refiner.questions(table) for request in question.requests]
     return requests, exact
 
 

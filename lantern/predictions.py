@@ -32,7 +32,9 @@ class FieldReply:
     failure: str | None = None
     """Kind of failure, e.g. ``refusal``; None when there are probabilities."""
     raw_sum: float | None = None
-    """Sum of the vector as the LLM wrote it, before renormalising."""
+    """Sum of the vector as the LLM wrote it, before renormalising; by token probabilities, what lay on the classes."""
+    spread: float | None = None
+    """Mean total variation distance of repeated samples to their mean; None for a single one."""
 
 
 @dataclass(slots=True)

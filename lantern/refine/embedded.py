@@ -70,11 +70,18 @@ def identity(model: str) -> str:
     return f"embedded:{path.stem}:{_digest(path)[:16]}:{GRAMMAR}"
 
 
-def bind(arguments: dict[str, Any]) -> dict[str, Any]:
+def bind(arguments: dict[str, Any], count: int = 0, classes: int = 0) -> dict[str, Any]:
     """*arguments* with the reply's JSON schema turned into a stricter grammar: no white space, numbers in (0, 1].
 
-    A model this small follows no instruction about ranges, and the server's own ``response_format`` ignores them.
+    A model this small follows no instruction about ranges, and the server's own ``response_format`` ignores them. When
+    letters are asked for, the lines are bound to *count* numbers and *classes* letters; the token probabilities that
+    the server tells are those before the grammar.
     """
+    if arguments.get("logprobs"):
+        last = chr(ord("A") + classes - 1)
+        # No blank: it would be a token of its own, while the model's letters come with theirs (" A").
+        lines = ' "\\n" '.join(f'"{n}:" [A-{last}]' for n in range(1, count + 1))
+        return {**arguments, "extra_body": {**arguments.get("extra_body", {}), "grammar": f"root ::= {lines}"}}
     wanted = arguments.get("response_format") or {}
     if wanted.get("type") != "json_schema":
         return arguments

@@ -12,7 +12,9 @@ from lantern.refine.types import Failure
 
 FATAL = frozenset({"quota", "auth", "not_found"})
 """Kinds that every further call to the same backend would meet again."""
-CONTENT = frozenset({"refusal", "cut_off", "unparsable", "incomplete", "bad_numbers", "wrong_classes"})
+CONTENT = frozenset(
+    {"refusal", "cut_off", "unparsable", "incomplete", "bad_numbers", "wrong_classes", "no_logprobs", "low_mass"}
+)
 """Kinds that belong to the prompt and its paid reply: settled, not asked again."""
 
 _SECRETS = (

@@ -12,7 +12,7 @@ from lantern.refine.reply import asked, classes_of
 from lantern.refine.types import Price, Request, Usage
 
 if TYPE_CHECKING:
-    from lantern.refine.backend import BackendConfig
+    from lantern.refine.backend_config import BackendConfig
 
 ASSUMED_LATENCY = 3.0
 """Seconds a call, where the ledger has measured none."""
@@ -108,7 +108,7 @@ def estimate(
             static[start] = tokenizer.prompt(request.messages[:1])
         elif static[start] >= CACHED_FROM:
             cached += static[start]
-        shape = asked(request), classes_of(request)
+        shape = asked(request), () if "logprobs" in request.sampling else classes_of(request)
         if shape not in replies:
             replies[shape] = tokenizer.text(expected_reply(*shape, compact))
         output += replies[shape]
@@ -136,7 +136,9 @@ def estimate(
 
 
 def expected_reply(count: int, classes: tuple[str, ...], compact: bool) -> str:
-    """A reply about *count* utterances as it will probably be written."""
+    """A reply about *count* utterances as it will probably be written; letters where no *classes* are given."""
+    if not classes:
+        return "\n".join(f"{n}: A" for n in range(1, count + 1))
     vector = dict.fromkeys(classes, 0.15)
     separators = (",", ":") if compact else None
     return json.dumps({str(n): vector for n in range(1, count + 1)}, ensure_ascii=False, separators=separators)

@@ -13,6 +13,7 @@ import numpy as np
 
 from lantern.corpora.types import DIMENSIONS, Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
+from lantern.refine.reply import letters
 
 PRIORS = ("predicted", "shuffled", "uniform", "none")
 NAMES = ("given", "masked")
@@ -41,6 +42,9 @@ class PromptConfig:
     """What the dimension scores mean; ``{low}`` and ``{high}`` are the ends of the scale."""
     priors_note: str = ""
     """What the vanilla probabilities mean."""
+    letters: str = ""
+    """With ``llm.elicitation=logprobs`` in place of the paragraph of *system* that holds ``{reply}``; its own
+    ``{reply}`` stands for example lines."""
     question: str = ""
     """Last line of the user part; ``{count}`` is the number of utterances."""
 
@@ -109,17 +113,33 @@ def quote(text: str) -> str:
 class Prompt:
     """Renders receptive fields for one label set and one score scale."""
 
-    def __init__(self, config: PromptConfig, labels: LabelSet, score_range: tuple[float, float] | None) -> None:
-        self.config, self.labels = config, labels
+    def __init__(
+        self,
+        config: PromptConfig,
+        labels: LabelSet,
+        score_range: tuple[float, float] | None,
+        elicitation: str = "json",
+    ) -> None:
+        self.config, self.labels, self.elicitation = config, labels, elicitation
         self._dimensions = config.dimensions and score_range is not None
         low, high = score_range or (0.0, 0.0)
-        classes = "\n".join(f"- {name}: {labels.definitions.get(name, name)}" for name in labels.classes)
+        marks = (
+            [f" ({letter})" for letter in letters(labels.classes)] if elicitation == "logprobs" else [""] * len(labels)
+        )
+        described = zip(labels.classes, marks, strict=True)
+        classes = "\n".join(f"- {name}{mark}: {labels.definitions.get(name, name)}" for name, mark in described)
         references = [] if config.priors == "none" else [config.priors_note]
         if self._dimensions:
             references.append(config.scores.format(low=f"{low:g}", high=f"{high:g}"))
         example = {"1": dict.fromkeys(labels.classes, round(1 / len(labels), 2))}
         reply = json.dumps(example, ensure_ascii=False)
-        self._system = config.system.format(classes=classes, scores="\n".join(references).strip(), reply=reply).strip()
+        system = config.system
+        if elicitation == "logprobs":
+            paragraphs = system.split("\n\n")
+            system = "\n\n".join(config.letters if "{reply}" in part else part for part in paragraphs)
+            first, *_, last = letters(labels.classes)
+            reply = f"1: {first}\n2: {last}"
+        self._system = system.format(classes=classes, scores="\n".join(references).strip(), reply=reply).strip()
 
     def messages(self, turns: Sequence[Turn]) -> tuple[dict[str, str], ...]:
         """System and user message for the utterances of one field; those that are asked about are numbered from 1."""
@@ -149,8 +169,11 @@ class Prompt:
             notes.append(", ".join(f"{name} {value:.1f}" for name, value in zip(DIMENSIONS, turn.scores)))
         return f" [{'; '.join(notes)}]" if notes else ""
 
-    def schema(self, count: int) -> dict[str, Any]:
-        """JSON schema of the reply for *count* utterances, in the strict subset that providers accept."""
+    def schema(self, count: int) -> dict[str, Any] | None:
+        """JSON schema of the reply for *count* utterances, in the strict subset that providers accept; None for
+        letters."""
+        if self.elicitation == "logprobs":
+            return None
         vector = {
             "type": "object",
             "properties": {name: {"type": "number"} for name in self.labels.classes},
@@ -167,10 +190,18 @@ class Prompt:
 
     def max_tokens(self, count: int) -> int:
         """Generous bound on the reply: a number is at most 6 tokens, a class name and its punctuation about 8."""
+        if self.elicitation == "logprobs":
+            return 16 + 8 * count
         return 64 + count * (16 + 14 * len(self.labels))
 
     def repair(self, error: str, count: int) -> str:
         """What the LLM is told when its reply could not be used."""
+        if self.elicitation == "logprobs":
+            first, *_, last = letters(self.labels.classes)
+            return (
+                f"Your reply could not be used: {error}. Return only {count} lines, one for each utterance: its "
+                f"number, a colon, a blank and one letter from {first} to {last}."
+            )
         return (
             f"Your reply could not be used: {error}. Return only one JSON object with the keys "
             f'"1" to "{count}"; each holds one number from 0 to 1 for every one of: {", ".join(self.labels.classes)}.'

@@ -7,17 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from lantern.corpora.types import Dialogue
 from lantern.errors import UserError
 from lantern.predictions import FieldReply, PredictionTable, Row
+from lantern.refine.backend_config import TOP_LOGPROBS, make_request
 from lantern.refine.fields import Field, receptive_fields
 from lantern.refine.prompt import Prompt, Turn, turns_of
-from lantern.refine.reply import Parsed, asked, parse_reply
+from lantern.refine.reply import Parsed, asked, parse_letters, parse_reply
 from lantern.refine.simulate import oracle
 from lantern.refine.types import Failure, Outcome, Reply, Request
 
 if TYPE_CHECKING:
-    from lantern.refine.backend import BackendConfig
+    from lantern.refine.backend_config import BackendConfig
     from lantern.refine.simulate import SimulatedConfig
 
 
@@ -39,6 +42,8 @@ class RefineConfig:
     context: str = "both"
     """``both``: a field shows what comes before and after; ``causal``: every utterance is the last one of its fields,
     at ``coverage`` times as many calls as utterances."""
+    samples: int = 1
+    """Replies per prompt, averaged (self-consistency); more than one needs ``llm.temperature`` above 0."""
     repair: bool = True
     """Show the LLM its error and ask once more when a reply cannot be used."""
     max_cost: float | None = None
@@ -53,7 +58,7 @@ class RefineConfig:
             raise UserError(f"refine.when={self.when} is not one of end, best, every_n")
         if self.context not in ("both", "causal"):
             raise UserError(f"refine.context={self.context} is not one of both, causal")
-        for name in ("every_n", "stride", "coverage"):
+        for name in ("every_n", "stride", "coverage", "samples"):
             if getattr(self, name) < 1:
                 raise UserError(f"refine.{name}={getattr(self, name)} must be at least 1")
         if self.limit_dialogues is not None and self.limit_dialogues < 1:
@@ -68,7 +73,7 @@ class RefineStats:
 
     fields: int = 0
     prompts: int = 0
-    """Distinct prompts: fields that read the same are asked once."""
+    """Distinct prompts, each sample on its own: fields that read the same are asked once."""
     calls: int = 0
     """Calls sent to the backend now; the rest came from the ledger."""
     repaired: int = 0
@@ -106,7 +111,8 @@ class _Question:
     rows: tuple[int, ...]
     """Of the table: the utterances that are asked about."""
     field: Field
-    request: Request
+    requests: tuple[Request, ...]
+    """One per sample."""
 
 
 class Refiner:
@@ -145,17 +151,20 @@ class Refiner:
             for window in receptive_fields(len(dialogue), self.config.stride, self.config.coverage, causal):
                 chosen = tuple(numbers[i] for i in window.targets)
                 shown = [replace(turns[i], asked=i in window.targets) for i in range(window.start, window.stop)]
-                questions.append(
-                    _Question(chosen, window, self._request(window, shown, [table.rows[n] for n in chosen]))
-                )
+                targets = [table.rows[n] for n in chosen]
+                samples = [self._request(window, shown, targets, k) for k in range(self.config.samples)]
+                questions.append(_Question(chosen, window, tuple(samples)))
         return questions
 
-    def _request(self, window: Field, turns: list[Turn], asked: list[Row]) -> Request:
-        from lantern.refine.backend import make_request
-
+    def _request(self, window: Field, turns: list[Turn], asked: list[Row], sample: int) -> Request:
         schema = self.prompt.schema(len(asked))
         request = make_request(
-            self.backend, self.prompt.messages(turns), schema=schema, max_tokens=self.prompt.max_tokens(len(asked))
+            self.backend,
+            self.prompt.messages(turns),
+            schema=schema,
+            max_tokens=self.prompt.max_tokens(len(asked)),
+            replicate=sample,
+            logprobs=TOP_LOGPROBS if self.prompt.elicitation == "logprobs" else None,
         )
         if self.simulated is None:
             return request
@@ -176,12 +185,15 @@ class Refiner:
         return parsed if isinstance(parsed, Failure) else None
 
     def _parse(self, request: Request, reply: Reply) -> Parsed | Failure:
-        return parse_reply(reply, asked(request), self.prompt.labels.classes)
+        parse = parse_letters if self.prompt.elicitation == "logprobs" else parse_reply
+        return parse(reply, asked(request), self.prompt.labels.classes)
 
     def repair(self, request: Request, outcome: Outcome) -> Request | None:
         """The one repair turn for a reply whose content failed."""
         if not self.config.repair or not isinstance(outcome, Failure) or outcome.reply is None:
             return None
+        if outcome.kind in ("no_logprobs", "low_mass"):
+            return None  # asking again brings the same numbers
         count = asked(request)
         if outcome.kind == "cut_off":
             # Its own words would only be cut off again: ask anew with room.
@@ -196,28 +208,33 @@ class Refiner:
         """Ask about every field and fill ``row.fields`` of *table* in place; failures become masked entries."""
         questions = self.questions(table)
         before = engine.calls
-        outcomes = engine.run([q.request for q in questions], self.repair)
+        requests = [request for question in questions for request in question.requests]
+        outcomes = iter(engine.run(requests, self.repair))
         stats = RefineStats(
             fields=len(questions),
-            prompts=len({q.request.key for q in questions}),
+            prompts=len({request.key for request in requests}),
             calls=engine.calls - before,
         )
         for row in table.rows:
             row.fields = []
         failures: Counter[str] = Counter()
         paid: dict[str, Reply] = {}
-        for question, history in zip(questions, outcomes):
-            last = history[-1]
-            repaired = len(history) > 1
-            for number, outcome in enumerate(history):
-                reply = outcome.reply if isinstance(outcome, Failure) else outcome
-                if reply is not None:
-                    paid[f"{question.request.key}/{number}"] = reply
-            result = last if isinstance(last, Failure) else self._parse(question.request, last)
+        for question in questions:
+            results: list[Parsed | Failure] = []
+            repaired = False
+            for request in question.requests:
+                history = next(outcomes)
+                for number, outcome in enumerate(history):
+                    reply = outcome.reply if isinstance(outcome, Failure) else outcome
+                    if reply is not None:
+                        paid[f"{request.key}/{number}"] = reply
+                last = history[-1]
+                results.append(last if isinstance(last, Failure) else self._parse(request, last))
+                repaired = repaired or (len(history) > 1 and isinstance(results[-1], Parsed))
+            result = _joined(results)
             if isinstance(result, Failure):
                 failures[result.kind] += 1
-            elif repaired:
-                stats.repaired += 1
+            stats.repaired += repaired
             self._fill(table, question, result, repaired)
         for row in table.rows:
             row.fields.sort(key=lambda entry: entry.band)
@@ -225,7 +242,7 @@ class Refiner:
         _add_usage(stats, list(paid.values()))
         return stats
 
-    def _fill(self, table: PredictionTable, question: _Question, result: Parsed | Failure, repaired: bool) -> None:
+    def _fill(self, table: PredictionTable, question: _Question, result: _Joined | Failure, repaired: bool) -> None:
         window = question.field
         for position, (index, number) in enumerate(zip(window.targets, question.rows, strict=True)):
             entry = FieldReply(
@@ -235,7 +252,31 @@ class Refiner:
                 entry.failure = result.kind
             else:
                 entry.probabilities, entry.raw_sum = result.probabilities[position], result.sums[position]
+                entry.spread = None if result.spread is None else result.spread[position]
             table.rows[number].fields.append(entry)
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    probabilities: list[list[float]]
+    sums: list[float]
+    spread: list[float] | None
+
+
+def _joined(results: list[Parsed | Failure]) -> _Joined | Failure:
+    """The mean of the samples that can be used; a failure only when none can."""
+    usable = [result for result in results if isinstance(result, Parsed)]
+    if not usable:
+        first = results[0]
+        assert isinstance(first, Failure)
+        return first
+    if len(results) == 1:
+        return _Joined(usable[0].probabilities, usable[0].sums, None)
+    drawn = np.array([result.probabilities for result in usable])
+    mean = drawn.mean(axis=0)
+    spread = np.abs(drawn - mean).sum(axis=2).mean(axis=0) / 2
+    sums = np.mean([result.sums for result in usable], axis=0)
+    return _Joined(mean.tolist(), sums.tolist(), spread.tolist())
 
 
 def _add_usage(stats: RefineStats, replies: list[Reply]) -> None:

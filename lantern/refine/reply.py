@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lantern.errors import UserError
 from lantern.refine.types import Failure, Reply, Request
 
+LEAST_MASS = 0.01
+"""Less probability than this on the letters of all classes together says nothing about their proportions."""
+_LETTER_LINE = re.compile(r"^[ \t]*(\d+)[ \t]*[:.)\-][ \t]*\(?([A-Za-z])(?![A-Za-z])", re.MULTILINE)
 _REFUSAL = re.compile(
     r"\b(i\s*('m| am)\s*(sorry|unable|not able)|i\s*(can't|cannot|can not|won't|will not)\b|as an ai)", re.IGNORECASE
 )
@@ -105,6 +111,72 @@ def parse_reply(reply: Reply, count: int, classes: tuple[str, ...]) -> Parsed | 
     return Parsed(probabilities, sums)
 
 
+def letters(classes: Sequence[str]) -> tuple[str, ...]:
+    """The letter that stands for each class; one capital letter is one token for every tokenizer in use."""
+    if len(classes) > 26:
+        raise UserError(
+            f"llm.elicitation=logprobs can tell at most 26 classes apart, this label set has {len(classes)}"
+        )
+    return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(classes)])
+
+
+def parse_letters(reply: Reply, count: int, classes: tuple[str, ...]) -> Parsed | Failure:
+    """Probabilities from a reply of lines ``number: letter`` and the token probabilities that came with it.
+
+    For each utterance the token that holds its letter is found, and the alternatives that the provider lists for that
+    place are summed by letter, whatever blanks and case they are spelt with. A class that is not listed gets no more
+    than the least likely token that is, and no more than its share of the probability that is not listed at all. The
+    vector is then renormalised; *sums* hold what lay on the classes before that.
+    """
+    if reply.finish_reason in ("content_filter", "refusal"):
+        return Failure("refusal", "the provider withheld the reply", reply=reply)
+    tokens = reply.logprobs or []
+    if not _LETTER_LINE.search(reply.text) and _REFUSAL.search(reply.text[:300].replace("\u2019", "'")):
+        return Failure("refusal", "the LLM declined", reply=reply)
+    if not tokens or not any(token["top_logprobs"] for token in tokens):
+        return Failure("no_logprobs", "the reply came without token probabilities", reply=reply)
+    text = "".join(str(token["token"]) for token in tokens)
+    ends = list(itertools.accumulate(len(str(token["token"])) for token in tokens))
+    places: dict[int, int] = {}
+    for found in _LETTER_LINE.finditer(text):
+        number = int(found[1])
+        if number in places:
+            return Failure("unparsable", f"utterance {number} is answered twice", reply=reply)
+        places[number] = next(i for i, end in enumerate(ends) if end > found.start(2))
+    if set(places) != set(range(1, count + 1)):
+        cut = reply.finish_reason in ("length", "max_tokens")
+        kind = "cut_off" if cut else "incomplete" if places else "unparsable"
+        return Failure(kind, f"{len(places)} of {count} utterances have a letter", reply=reply)
+    probabilities, sums = [], []
+    for number in range(1, count + 1):
+        vector, mass = _masses(tokens[places[number]], letters(classes))
+        if mass < LEAST_MASS:
+            told = f"utterance {number}: only {mass:.4f} of the probability lies on the letters"
+            return Failure("low_mass", told, reply=reply)
+        total = math.fsum(vector)
+        probabilities.append([value / total for value in vector])
+        sums.append(mass)
+    return Parsed(probabilities, sums)
+
+
+def _masses(token: dict[str, Any], wanted: tuple[str, ...]) -> tuple[list[float], float]:
+    """Probability of each letter at one place, bounds filled in, and the sum of what was listed."""
+    listed = {str(o["token"]): math.exp(min(0.0, float(o["logprob"]))) for o in token["top_logprobs"]}
+    listed.setdefault(str(token["token"]), math.exp(min(0.0, float(token["logprob"]))))
+    found = dict.fromkeys(wanted, 0.0)
+    for spelt, probability in listed.items():
+        letter = re.sub(r"[\s:.()\-]", "", spelt).upper()
+        if letter in found:
+            found[letter] += probability
+    missing = [letter for letter, value in found.items() if value == 0]
+    mass = math.fsum(found.values())
+    if missing:
+        rest = max(0.0, 1 - math.fsum(listed.values()))
+        bound = max(min(min(listed.values()), rest / len(missing)), 1e-6)
+        found |= dict.fromkeys(missing, bound)
+    return list(found.values()), mass
+
+
 def asked(request: Request) -> int:
     """Utterances that *request* asks about: the numbered lines between the dialogue's delimiters."""
     user = next(m["content"] for m in request.messages if m["role"] == "user")
@@ -115,4 +187,4 @@ def asked(request: Request) -> int:
 def classes_of(request: Request) -> tuple[str, ...]:
     """The classes that *request* asks about, from the list in its system message; no transcript text stands there."""
     system = next((m["content"] for m in request.messages if m["role"] == "system"), "")
-    return tuple(re.findall(r"^- (.+?): ", system, re.MULTILINE))
+    return tuple(re.findall(r"^- (.+?)(?: \([A-Z]\))?: ", system, re.MULTILINE))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lantern.errors import UserError
+from lantern.refine.reply import letters
 from lantern.refine.types import Reply, Request, Usage
 
 if TYPE_CHECKING:
-    from lantern.refine.backend import BackendConfig
+    from lantern.refine.backend_config import BackendConfig
 
 
 @dataclass
@@ -98,6 +99,9 @@ def simulate(request: Request) -> Reply:
         {str(n): {c: round(float(p), 4) for c, p in zip(classes, row)} for n, row in enumerate(probabilities, 1)}
     )
     cut = rng.random() < given["failure_rate"]
+    logprobs = None
+    if request.sampling.get("logprobs"):
+        text, logprobs = _letters(probabilities)
     usage = Usage(input=sum(len(m["content"]) for m in request.messages) // 4, output=len(text) // 4)
     return Reply(
         text=text[: len(text) // 2] if cut else text,
@@ -105,4 +109,18 @@ def simulate(request: Request) -> Reply:
         usage=usage,
         cost=0.0,
         model="simulated",
+        logprobs=None if cut else logprobs,
     )
+
+
+def _letters(probabilities: np.ndarray) -> tuple[str, list[dict[str, Any]]]:
+    """The reply by letters, ``[n, C]`` probabilities as those of its tokens."""
+    names = letters(["?"] * probabilities.shape[1])
+    tokens: list[dict[str, Any]] = []
+    for number, row in enumerate(probabilities, 1):
+        logs = np.log(row)
+        top = [{"token": f" {name}", "logprob": float(value)} for name, value in zip(names, logs, strict=True)]
+        tokens.append({"token": f"{number}:", "logprob": 0.0, "top_logprobs": []})
+        tokens.append({**top[int(row.argmax())], "top_logprobs": top})
+        tokens.append({"token": "\n", "logprob": 0.0, "top_logprobs": []})
+    return "".join(token["token"] for token in tokens), tokens

@@ -91,7 +91,9 @@ class Failure:
 
     Kinds of the transport: ``rate_limit``, ``quota``, ``timeout``, ``connection``, ``server_error``, ``bad_body``,
     ``empty``, ``auth``, ``not_found``, ``bad_request``, ``context_length``, ``budget``, ``cancelled``.
-    Kinds of the content: ``refusal``, ``cut_off``, ``unparsable``, ``incomplete``, ``bad_numbers``, ``wrong_classes``.
+    Kinds of the content: ``refusal``, ``cut_off``, ``unparsable``, ``incomplete``, ``bad_numbers``, ``wrong_classes``;
+    of the elicitation by token probabilities: ``no_logprobs`` (the provider sent none), ``low_mass`` (next to none of
+    the probability lies on the letters of the classes).
     """
 
     kind: str

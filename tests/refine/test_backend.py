@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from lantern.errors import UserError
-from lantern.refine.backend import BackendConfig, LiteLLMBackend, make_request
+from lantern.refine.backend import LiteLLMBackend
+from lantern.refine.backend_config import BackendConfig, make_request
 from lantern.refine.engine_loop import background_loop
 from lantern.refine.errors_of import BackendFailure, redact, retry_after
 from lantern.refine.types import Price, Reply, Request, Usage

@@ -14,7 +14,8 @@ import pytest
 
 from lantern.errors import UserError
 from lantern.refine import embedded
-from lantern.refine.backend import BackendConfig, LiteLLMBackend, make_request
+from lantern.refine.backend import LiteLLMBackend
+from lantern.refine.backend_config import BackendConfig, make_request
 from lantern.refine.engine import Engine
 from lantern.refine.ledger import Ledger
 from lantern.refine.types import Reply

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lantern.errors import UserError
-from lantern.refine.backend import BackendConfig, make_request
+from lantern.refine.backend_config import BackendConfig, make_request
 from lantern.refine.engine import Engine
 from lantern.refine.errors_of import BackendFailure
 from lantern.refine.ledger import Ledger

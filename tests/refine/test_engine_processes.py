@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from lantern.refine import ledger_rows as rows
-from lantern.refine.backend import BackendConfig, LiteLLMBackend
+from lantern.refine.backend import LiteLLMBackend
+from lantern.refine.backend_config import BackendConfig
 from lantern.refine.ledger import Ledger
 from lantern.refine.types import Reply
 from tests.llm_server import LLMServer
@@ -34,7 +35,8 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 CLIENT = """
 import os, sys, json
 sys.path.insert(0, {root!r})
-from lantern.refine.backend import BackendConfig, LiteLLMBackend, make_request
+from lantern.refine.backend import LiteLLMBackend
+from lantern.refine.backend_config import BackendConfig, make_request
 from lantern.refine.engine import Engine
 from lantern.refine.ledger import Ledger
 from lantern.refine.types import Reply
@@ -136,7 +138,13 @@ def test_mixed_faults_end_well_and_hold_no_secret(
     shares = {"right": 0.7, **dict.fromkeys(faults, 0.3 / len(faults))}
     with LLMServer(shares, retry_after=0.1) as server:
         given = BackendConfig(
-            name="t", model="openai/m", api_base=server.url, api_key_env="LANTERN_TEST_KEY", concurrency=8, retries=6
+            name="t",
+            model="openai/m",
+            free=True,
+            api_base=server.url,
+            api_key_env="LANTERN_TEST_KEY",
+            concurrency=8,
+            retries=6,
         )
         runner = engine(LiteLLMBackend(given), ledger)
         with caplog.at_level("DEBUG"):

@@ -131,7 +131,7 @@ def test_one_repair_turn_shows_the_error() -> None:
 def test_cut_off_is_asked_again_with_room_and_transport_failures_are_not_repaired() -> None:
     found = dialogues([2])
     asking = refiner(found)
-    request = asking.questions(table_of(found))[0].request
+    request = asking.questions(table_of(found))[0].requests[0]
     again = asking.repair(request, Failure("cut_off", reply=Reply("{", "length")))
     assert again is not None
     assert again.sampling["max_tokens"] == 2 * request.sampling["max_tokens"]
@@ -180,7 +180,7 @@ def test_the_simulated_reply_is_a_function_of_the_request() -> None:
 def test_simulated_failures_are_cut_off() -> None:
     found = dialogues([9])
     asking = refiner(found, SimulatedConfig(failure_rate=1.0))
-    request = asking.questions(table_of(found))[0].request
+    request = asking.questions(table_of(found))[0].requests[0]
     failure = asking.judge(request, simulate(request))
     assert failure is not None
     assert failure.kind == "cut_off"
