@@ -8,6 +8,7 @@ from typing import Any
 from lantern.config import RunConfig
 from lantern.corpora.types import Dialogue, LabelSet
 from lantern.predictions import PredictionTable
+from lantern.refine.batch import BatchEngine
 from lantern.refine.engine import Engine
 from lantern.refine.ledger import Ledger
 from lantern.refine.prompt import Prompt
@@ -42,9 +43,13 @@ class Asker:
         prompt = Prompt(config.prompt, labels, score_range if config.model.dimensions else None, config.llm.elicitation)
         self.refiner = Refiner(dialogues, prompt, config.refine, config.llm, config.llm.simulated, config.seed)
         self.ledger = Ledger(config.ledger)
-        self.engine = Engine(
-            backend, self.ledger, judge=self.refiner.judge, progress=progress, max_cost=config.refine.max_cost
-        )
+        self.engine: Engine | BatchEngine
+        judge, most = self.refiner.judge, config.refine.max_cost
+        if config.refine.batch:
+            poll = config.refine.batch_poll
+            self.engine = BatchEngine(backend, self.ledger, judge=judge, progress=progress, max_cost=most, poll=poll)
+        else:
+            self.engine = Engine(backend, self.ledger, judge=judge, progress=progress, max_cost=most)
 
     def ask(self, table: PredictionTable) -> RefineStats:
         """Fill the fields of *table* in place."""

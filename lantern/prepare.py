@@ -14,6 +14,7 @@ from lantern.corpora.sample import generate_sample
 from lantern.corpora.splits import Split, folds, resolve_split
 from lantern.errors import UserError
 from lantern.refine.backend import LiteLLMBackend
+from lantern.refine.backend_batch import BatchDoor
 from lantern.refine.simulate import SimulatedBackend
 from lantern.store import StageStore, digest
 
@@ -95,6 +96,12 @@ def preflight(config: RunConfig, check_backend: bool = True) -> Prepared:
                 f"corpus {corpus.name!r} may not be passed on and llm={config.llm.name} is a remote service; "
                 "set corpus.allow_external_llm=true if your licence allows it, or take a local LLM"
             )
+        if config.refine.batch:
+            if config.llm.simulated is not None:
+                raise UserError("refine.batch=true: llm=simulated has no batch interface")
+            BatchDoor(backend)  # refuses providers without one
+            if config.refine.when != "end":
+                raise UserError(f"refine.batch=true cannot wait inside a training; refine.when={config.refine.when}")
         if check_backend:
             backend.check_ready()
     llm = config.llm.name if config.refine.enabled else "none"

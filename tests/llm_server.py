@@ -25,6 +25,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH120, PTH100
+from tests.llm_batches import Batches
+
 RIGHT = "right"
 STATUSES = {
     "400": (400, {"error": {"message": "bad request", "type": "invalid_request_error"}}),
@@ -100,8 +104,12 @@ class LLMServer:
         log: str | None = None,
         allowance: int | None = None,
         port: int = 0,
+        batches: Batches | None = None,
     ) -> None:
         self.script, self.latency, self.retry_after, self.log = script, latency, retry_after, log
+        self.batches = batches or Batches()
+        self.lose_batches = False
+        """Take files and batches, and hang up before saying so."""
         self.allowance = allowance
         """429 for more calls than this within any 60 seconds."""
         self.asked: list[str] = []
@@ -190,9 +198,32 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""
 
+    def do_GET(self) -> None:
+        owner = self.server.owner
+        self.send(200, owner.batches.get(self.path, self.one_of_a_batch))
+
+    def one_of_a_batch(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Status and body of one line of a batch."""
+        owner = self.server.owner
+        prompt = [m["content"] for m in body["messages"] if m["role"] == "user"][-1]
+        behaviour = owner.choose(prompt)
+        if behaviour in STATUSES:
+            status, content = STATUSES[behaviour]
+            return status, dict(content)
+        owner.count_answer(prompt)
+        return 200, self.completion(behaviour, body, prompt)
+
     def do_POST(self) -> None:
         owner = self.server.owner
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        if not self.path.endswith("/chat/completions"):
+            found = owner.batches.post(self.path, raw, self.headers["Content-Type"])
+            if owner.lose_batches:
+                self.close_connection = True
+                return
+            self.send(200, json.dumps(found).encode())
+            return
+        body = json.loads(raw)
         prompt = [m["content"] for m in body["messages"] if m["role"] == "user"][-1]
         behaviour = owner.choose(prompt)
         with owner.lock:

@@ -100,7 +100,7 @@ class LiteLLMBackend:
             UserError: the model refuses a parameter, so that every call would fail.
         """
         litellm = load_litellm()
-        secrets = self._secrets()
+        secrets = self.secrets()
         arguments = self._arguments(request, secrets, timeout)
         started = time.monotonic()
         caught: BaseException | None = None
@@ -114,7 +114,47 @@ class LiteLLMBackend:
             raise failed
         return self._reply(response, request, secrets, time.monotonic() - started)
 
-    def _secrets(self) -> list[str]:
+    @property
+    def batch_price(self) -> Price | None:
+        """Price per token of a batch."""
+        price, share = self._price, self.config.batch_price_share
+        if price is None:
+            return None
+        cached = None if price.cached_input is None else share * price.cached_input
+        return Price(share * price.input, share * price.output, cached)
+
+    def connection(self) -> dict[str, Any]:
+        """Address and key of calls that are not completions."""
+        secrets = self.secrets()
+        arguments: dict[str, Any] = {"max_retries": 0, "timeout": self.config.timeout}
+        if self.config.api_base is not None:
+            arguments["api_base"] = self.config.api_base
+        if secrets:
+            arguments["api_key"] = secrets[0]
+        elif not self.config.remote:
+            arguments["api_key"] = "none"
+        return arguments
+
+    def reply_from(self, body: dict[str, Any], request: Request) -> Reply:
+        """The reply in the *body* of a chat completion.
+
+        Raises:
+            BackendFailure: there is none in it.
+        """
+        try:
+            response = load_litellm().ModelResponse(**body)
+        except (TypeError, ValueError, AttributeError) as error:
+            text = " ".join(redact(str(error), self.secrets()).split())[:200]
+            raise BackendFailure(Failure("bad_body", text, 200), retryable=True) from None
+        return self._reply(response, request, self.secrets(), 0.0)
+
+    def failed_line(self, text: str, status: int | None) -> Failure:
+        """What a line of a batch's error file means."""
+        kind = {429: "rate_limit", 400: "bad_request", 401: "auth", 404: "not_found"}.get(status or 0, "server_error")
+        return Failure(kind, " ".join(redact(text, self.secrets()).split())[:300], status)
+
+    def secrets(self) -> list[str]:
+        """Values that must not be written anywhere."""
         name = self.config.api_key_env
         value = os.environ.get(name, "").strip() if name else ""
         return [value] if value else []

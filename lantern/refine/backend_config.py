@@ -62,6 +62,8 @@ class BackendConfig:
     """Dollars per million input tokens. null: from litellm's price table."""
     price_output: float | None = None
     price_cached_input: float | None = None
+    batch_price_share: float = 0.5
+    """What a batch costs, as a share of the price of single calls."""
     free: bool = False
     """Calls cost nothing (a server of your own)."""
     extra_body: dict[str, Any] = field(default_factory=dict)
@@ -92,7 +94,14 @@ class BackendConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{at}llm.{name}={value} must be above 0")
-        for name in ("retries", "temperature", "price_input", "price_output", "price_cached_input"):
+        for name in (
+            "retries",
+            "temperature",
+            "price_input",
+            "price_output",
+            "price_cached_input",
+            "batch_price_share",
+        ):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UserError(f"{at}llm.{name}={value} must not be negative")

@@ -46,6 +46,10 @@ class RefineConfig:
     """Replies per prompt, averaged (self-consistency); more than one needs ``llm.temperature`` above 0."""
     repair: bool = True
     """Show the LLM its error and ask once more when a reply cannot be used."""
+    batch: bool = False
+    """Ask through the provider's batch interface, at half the price and within a day."""
+    batch_poll: float = 30.0
+    """Seconds between looks at a batch."""
     max_cost: float | None = None
     """Dollars; the call that would pass it is not sent. null: no limit."""
     limit_dialogues: int | None = None
@@ -63,6 +67,8 @@ class RefineConfig:
                 raise UserError(f"refine.{name}={getattr(self, name)} must be at least 1")
         if self.limit_dialogues is not None and self.limit_dialogues < 1:
             raise UserError(f"refine.limit_dialogues={self.limit_dialogues} must be at least 1, or null for all")
+        if not self.batch_poll > 0:
+            raise UserError(f"refine.batch_poll={self.batch_poll} must be above 0")
         if self.max_cost is not None and self.max_cost < 0:
             raise UserError(f"refine.max_cost={self.max_cost} must not be negative")
 

@@ -1,0 +1,222 @@
+"""Batches: half the price, collected by whoever comes next, submitted and paid once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lantern.config import compose
+from lantern.errors import UserError
+from lantern.prepare import preflight
+from lantern.refine.backend import LiteLLMBackend
+from lantern.refine.backend_config import BackendConfig, make_request
+from lantern.refine.batch import BatchEngine
+from lantern.refine.ledger import Ledger
+from lantern.refine.reply import parse_reply
+from lantern.refine.types import Failure, Outcome, Reply, Request
+from tests.llm_batches import Batches
+from tests.llm_server import LLMServer
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = {"type": "object", "properties": {"1": {"type": "object", "properties": {"happy": {}, "sad": {}}}}}
+
+
+def question(config: BackendConfig, number: int, replicate: int = 0) -> Request:
+    messages = [
+        {"role": "system", "content": "- happy: x\n- sad: y"},
+        {"role": "user", "content": f'<dialogue>\n1. A: "{number}"\n</dialogue>\nGo.'},
+    ]
+    return make_request(config, messages, SCHEMA, 50, replicate)
+
+
+def judge(request: Request, reply: Reply) -> Failure | None:
+    found = parse_reply(reply, 1, ("happy", "sad"))
+    return found if isinstance(found, Failure) else None
+
+
+def engine(server: LLMServer, path: Path, **more: Any) -> BatchEngine:
+    config = BackendConfig(
+        name="t", model="openai/m", api_base=server.url, remote=False, price_input=1.0, price_output=2.0, retries=1
+    )
+    return BatchEngine(LiteLLMBackend(config), Ledger(path), judge=judge, poll=0.02, **more)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "l.sqlite"
+    assert not list((tmp_path / "l.sqlite.batches").glob("lantern-*.json"))
+
+
+def test_a_batch_fills_the_ledger_at_half_the_price(path: Path) -> None:
+    with LLMServer() as server:
+        asking = engine(server, path)
+        requests = [question(asking.backend.config, n % 5) for n in range(10)]
+        found = asking.run(requests)
+        assert len(server.batches.batches) == 1
+        assert all(isinstance(history[0], Reply) for history in found)
+        assert found[0] == found[5]
+        assert asking.calls == 5
+        (one,) = found[0]
+        assert isinstance(one, Reply)
+        assert one.cost == pytest.approx(0.5 * (one.usage.input * 1.0 + one.usage.output * 2.0) / 1e6)
+        again = engine(server, path)
+        assert again.run(requests) == found
+        assert again.calls == 0
+        assert len(server.batches.batches) == 1
+        sent = next(iter(server.batches.files.values())).decode()
+        assert sent.count('"custom_id"') == 5
+        assert '"response_format"' in sent
+
+
+def test_repair_turns_are_a_second_batch(path: Path) -> None:
+    def script(prompt: str, attempt: int) -> str:
+        return "bad_numbers" if '"1"' in prompt and "again" not in prompt else "right"
+
+    def follow_up(request: Request, outcome: Outcome) -> Request | None:
+        if not isinstance(outcome, Failure):
+            return None
+        more = [*request.messages, {"role": "user", "content": "again\n1. "}]
+        return make_request(asking.backend.config, more, SCHEMA, 50)
+
+    with LLMServer(script) as server:
+        asking = engine(server, path)
+        found = asking.run([question(asking.backend.config, n) for n in range(3)], follow_up)
+    assert [len(history) for history in found] == [1, 2, 1]
+    assert isinstance(found[1][0], Failure)
+    assert found[1][0].kind == "bad_numbers"
+    assert isinstance(found[1][1], Reply)
+    assert len(server.batches.batches) == 2
+
+
+def test_lines_that_fail_are_typed_and_asked_again_by_the_next_run(path: Path) -> None:
+    def script(prompt: str, attempt: int) -> str:
+        return "500" if '"2"' in prompt and attempt == 0 else "right"
+
+    with LLMServer(script) as server:
+        asking = engine(server, path)
+        requests = [question(asking.backend.config, n) for n in range(4)]
+        found = asking.run(requests)
+        failed = found[2][0]
+        assert isinstance(failed, Failure)
+        assert (failed.kind, failed.status) == ("server_error", 500)
+        again = engine(server, path)
+        assert all(isinstance(history[0], Reply) for history in again.run(requests))
+        assert again.calls == 1
+
+
+def test_an_expired_batch_keeps_what_came(path: Path) -> None:
+    with LLMServer(batches=Batches(status="expired", unanswered=2)) as server:
+        asking = engine(server, path)
+        found = asking.run([question(asking.backend.config, n) for n in range(5)])
+    kinds = [outcome.kind if isinstance(outcome, Failure) else "" for (outcome,) in found]
+    assert kinds == ["", "", "", "cancelled", "cancelled"]
+
+
+def test_a_refused_batch_is_told_and_forgotten(path: Path) -> None:
+    with LLMServer(batches=Batches(status="failed")) as server:
+        asking = engine(server, path)
+        with pytest.raises(UserError, match="refused batch batch_0: line 1: not good"):
+            asking.run([question(asking.backend.config, 0)])
+
+
+def test_a_submission_of_unknown_outcome_is_found_not_repeated(path: Path) -> None:
+    with LLMServer() as server:
+        asking = engine(server, path)
+        requests = [question(asking.backend.config, n) for n in range(3)]
+        original = asking.door.submit
+
+        async def lost(*arguments: Any) -> str:
+            await original(*arguments)
+            raise RuntimeError("killed")
+
+        asking.door.submit = lost  # type: ignore[method-assign]
+        with pytest.raises(RuntimeError, match="killed"):
+            asking.run(requests)
+        assert len(server.batches.batches) == 1
+        found = engine(server, path).run(requests)
+        assert all(isinstance(history[0], Reply) for history in found)
+        assert len(server.batches.batches) == 1
+
+
+def test_a_submission_that_never_arrived_is_made_again(path: Path) -> None:
+    with LLMServer() as server:
+        asking = engine(server, path)
+        server.lose_batches = True
+        with pytest.raises(UserError, match="the batch interface answered"):
+            asking.run([question(asking.backend.config, 0)])
+        server.batches.batches.clear()
+        server.lose_batches = False
+        (history,) = engine(server, path).run([question(asking.backend.config, 0)])
+        assert isinstance(history[0], Reply)
+
+
+def test_one_run_collects_what_another_submitted(path: Path) -> None:
+    with LLMServer(batches=Batches(looks=1)) as server:
+        first = engine(server, path)
+        requests = [question(first.backend.config, n) for n in range(6)]
+        first.backend.prepare()
+        with first._alone():
+            first._submit(requests)
+        found = engine(server, path).run(requests[:2])
+        assert all(isinstance(history[0], Reply) for history in found)
+        assert len(server.batches.batches) == 1
+        # The four that nobody has asked for yet were paid for and are kept.
+        assert Ledger(path).stats().answers == 6
+
+
+def test_the_budget_holds_before_anything_is_sent(path: Path) -> None:
+    with LLMServer() as server:
+        asking = engine(server, path, max_cost=0.0002)
+        found = asking.run([question(asking.backend.config, n) for n in range(5)])
+        kinds = [outcome.kind if isinstance(outcome, Failure) else "" for (outcome,) in found]
+        assert 0 < kinds.count("budget") < 5
+        assert len(server.answered) == kinds.count("")
+
+
+def test_providers_without_batches_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mistral/x has no batch interface"):
+        BatchEngine(LiteLLMBackend(BackendConfig(name="x", model="mistral/x")), Ledger(tmp_path / "l"), judge=judge)
+    for overrides, told in (
+        (["llm=smollm2"], "no batch interface"),
+        (["llm=simulated"], "llm=simulated has no batch interface"),
+        (["llm=vllm", "refine.when=best"], "inside a training"),
+    ):
+        with pytest.raises(UserError, match=told):
+            preflight(compose([*overrides, "refine.batch=true"]))
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.refine.test_batch import engine, question
+class Server: url = sys.argv[1]
+asking = engine(Server, Path(sys.argv[2]))
+asking.poll = 0.1
+asking.run([question(asking.backend.config, n) for n in range(50)])
+print(asking.calls)
+"""
+
+
+def test_a_killed_process_leaves_its_batch_to_the_next(path: Path) -> None:
+    with LLMServer(batches=Batches(looks=10_000)) as server:
+        command = [sys.executable, "-c", RUN, server.url, str(path)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        while not any(batch["looks"] > 1 for batch in server.batches.batches.values()):
+            assert process.poll() is None
+            signal.sigtimedwait([], 0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert server.answered == []
+        server.batches.looks = 1
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "0"
+        assert len(server.batches.batches) == 1
+        assert len(server.answered) == 50
+    assert Ledger(path).stats().answers == 50
