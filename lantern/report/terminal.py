@@ -59,12 +59,16 @@ def print_run(console: Console, result: dict[str, Any]) -> None:
         table.add_column(TITLES[metric], justify="right")
     for metric in ("accuracy", "weighted_f1"):
         table.add_column(f"Δ {TITLES[metric]}", justify="right")
+    if test["against_vanilla"]:
+        table.add_column("p (Holm)", justify="right")
     for row in _rows(methods, name):
         report = methods[row]
         cells = [_cell(metric, report[metric]) for metric in METRICS]
         for metric in ("accuracy", "weighted_f1"):
             base = methods["vanilla"][metric]
             cells.append("" if row == "vanilla" else _difference(report[metric] - base, metric))
+        if row in test["against_vanilla"]:
+            cells.append(f"{test['against_vanilla'][row]['holm']:.2g}")
         table.add_row(label(row, own), *cells, style="bold" if row in ("vanilla", "mean", WEIGHTED) else "dim")
     console.print()
     console.print(table)
@@ -88,7 +92,7 @@ def lines(result: dict[str, Any]) -> list[str]:
             f"weighted - vanilla: accuracy {100 * accuracy['difference']:+.2f} points, 95 % interval "
             f"[{100 * accuracy['low']:+.2f}, {100 * accuracy['high']:+.2f}] over dialogues, McNemar p = "
             f"{mcnemar['p_value']:.3g}, bootstrap p = {accuracy['p_value']:.3g} ({paired['holm']:.3g} after Holm over "
-            f"{len(test['against_vanilla'])} merges)"
+            f"{paired['family']} merges)"
         )
         if paired["discordance"]:
             smallest = 100 * paired["minimum_detectable_effect"]
