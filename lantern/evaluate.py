@@ -94,7 +94,7 @@ def notes(config: RunConfig, corpus: Corpus, stats: RefineStats) -> list[str]:
             f"{', '.join(labelled_on)} features were fitted on training labels: predictions on training dialogues "
             "are over-confident"
         )
-    if config.refine.limit_dialogues is not None:
+    if config.refine.enabled and config.refine.limit_dialogues is not None:
         found.append(
             f"only the first {config.refine.limit_dialogues} dialogues of {config.weighting.fit_on} and test were "
             "refined and scored"

@@ -69,7 +69,7 @@ def test_help_and_config_import_nothing_heavy(arguments: list[str]) -> None:
     assert done.returncode == 0, done.stderr
     if arguments == ["--help"]:
         assert all(group in done.stdout for group in GROUPS)
-        assert "corect, corect_small, gru, sdt, sdt_small" in done.stdout
+        assert "corect, corect_meld, corect_small, gru, sdt, sdt_meld, sdt_small" in done.stdout
 
 
 @pytest.mark.parametrize("name", list(choices("backbone")))

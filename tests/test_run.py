@@ -131,9 +131,11 @@ def test_failures_are_counted_and_masked(tiny: Tiny) -> None:
 
 
 def test_without_an_llm(tiny: Tiny) -> None:
-    result = go(tiny("refine.enabled=false"))
+    result = go(tiny("refine.enabled=false", "refine.limit_dialogues=1"))
     assert result["llm"] is None
     assert set(result["test"]["methods"]) == {"vanilla"}
+    assert result["test"]["dialogues"] == result["protocol"]["test"] > 1
+    assert not any("refined" in note for note in result["notes"])
 
 
 @pytest.mark.parametrize("when", ["best", "every_n"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -40,10 +41,15 @@ def _sex(dialogue: Dialogue, index: int) -> str | None:
 
 
 def _agreement(dialogue: Dialogue, index: int) -> str | None:
-    found = dialogue.utterances[index].extra.get("agreement")
-    if not isinstance(found, (int, float)):
+    """Share of the external annotators (``C-E1``, ...) who named the category that most of them named."""
+    votes = dialogue.utterances[index].extra.get("votes")
+    if not isinstance(votes, Mapping):
         return None
-    return "all annotators" if found >= 1 else "a majority" if found > 0.5 else "half or fewer"
+    external = [set(named) for who, named in votes.items() if who.startswith("C-E") and named]
+    if not external:
+        return None
+    share = max(Counter(name for named in external for name in named).values()) / len(external)
+    return "all annotators" if share == 1 else "a majority" if share > 0.5 else "half or fewer"
 
 
 def _length(dialogue: Dialogue, index: int) -> str | None:
@@ -86,6 +92,8 @@ def slice_report(
 
     def twin(dialogue: Dialogue, index: int) -> str | None:
         text = normalised(dialogue.utterances[index].text)
+        if not text:
+            return None
         return "also said in training" if text in training_texts else "new"
 
     report = []

@@ -85,7 +85,8 @@ def turns_of(
     order = list(range(len(dialogue)))
     if config.priors == "shuffled":
         words = hashlib.sha256(dialogue.id.encode()).digest()
-        order = np.random.default_rng([seed, *words]).permutation(len(dialogue)).tolist()
+        ring = np.random.default_rng([seed, *words]).permutation(len(dialogue))
+        order = np.roll(ring, 1)[np.argsort(ring)].tolist()  # one cycle: nobody keeps their own
     names = {name: _letter(n) for n, name in enumerate(dialogue.speakers)} if config.names == "masked" else {}
     turns = []
     for utterance, source in zip(dialogue.utterances, order, strict=True):

@@ -27,7 +27,9 @@ def methods(table: PredictionTable, baselines: dict[str, np.ndarray]) -> dict[st
 def split_result(table: PredictionTable, probabilities: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
     """Metrics of every method on one split, paired tests against vanilla, and what the LLM did.
 
-    ``holm`` under a test is the p-value of its accuracy difference, corrected for all methods tested here.
+    ``holm`` under a test is the p-value of its accuracy difference, corrected for the ``family`` of tests made here:
+    methods that predict the same classes (the run's own merge is one of the baselines) are one test, and one that
+    leaves every vanilla class alone is none.
 
     Raises:
         ValueError: no row of the table is labelled.
@@ -44,11 +46,20 @@ def split_result(table: PredictionTable, probabilities: dict[str, np.ndarray], s
         "llm": llm_effect(table) if table.coverage else None,
     }
     base = probabilities["vanilla"].argmax(axis=1)
-    tests = result["against_vanilla"]
+    tests: dict[bytes, dict[str, Any]] = {}
+    family: dict[str, float] = {}
     for name, merged in probabilities.items():
-        if name not in ("vanilla", "temperature"):  # a temperature changes no class
-            tests[name] = compare(base, merged.argmax(axis=1), labels, dialogues, len(classes), seed=seed)
-    corrected = holm({name: test["accuracy"]["p_value"] for name, test in tests.items()})
-    for name, p_value in corrected.items():
-        tests[name]["holm"] = p_value
+        if name in ("vanilla", "temperature"):  # a temperature changes no class
+            continue
+        chosen = merged.argmax(axis=1)
+        key = chosen.tobytes()
+        if key not in tests:
+            tests[key] = compare(base, chosen, labels, dialogues, len(classes), seed=seed)
+            if key != base.tobytes():
+                family[name] = tests[key]["accuracy"]["p_value"]
+        result["against_vanilla"][name] = tests[key]
+    corrected = holm(family)
+    for name, test in result["against_vanilla"].items():
+        test.setdefault("holm", corrected.get(name, 1.0))
+        test["family"] = len(family)
     return result

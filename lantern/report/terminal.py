@@ -59,12 +59,16 @@ def print_run(console: Console, result: dict[str, Any]) -> None:
         table.add_column(TITLES[metric], justify="right")
     for metric in ("accuracy", "weighted_f1"):
         table.add_column(f"Δ {TITLES[metric]}", justify="right")
+    if test["against_vanilla"]:
+        table.add_column("p (Holm)", justify="right")
     for row in _rows(methods, name):
         report = methods[row]
         cells = [_cell(metric, report[metric]) for metric in METRICS]
         for metric in ("accuracy", "weighted_f1"):
             base = methods["vanilla"][metric]
             cells.append("" if row == "vanilla" else _difference(report[metric] - base, metric))
+        if row in test["against_vanilla"]:
+            cells.append(f"{test['against_vanilla'][row]['holm']:.2g}")
         table.add_row(label(row, own), *cells, style="bold" if row in ("vanilla", "mean", WEIGHTED) else "dim")
     console.print()
     console.print(table)
@@ -88,7 +92,7 @@ def lines(result: dict[str, Any]) -> list[str]:
             f"weighted - vanilla: accuracy {100 * accuracy['difference']:+.2f} points, 95 % interval "
             f"[{100 * accuracy['low']:+.2f}, {100 * accuracy['high']:+.2f}] over dialogues, McNemar p = "
             f"{mcnemar['p_value']:.3g}, bootstrap p = {accuracy['p_value']:.3g} ({paired['holm']:.3g} after Holm over "
-            f"{len(test['against_vanilla'])} merges)"
+            f"{paired['family']} merges)"
         )
         if paired["discordance"]:
             smallest = 100 * paired["minimum_detectable_effect"]
@@ -140,8 +144,9 @@ def print_sweep(console: Console, results: list[tuple[list[str], dict[str, Any]]
         found.setdefault(name, []).append(result)
     groups = [Group(name, runs) for name, runs in found.items()]
     p_values = corrected(groups)
-    table = Table(title="sweep: test split, mean ± sd over seeds", title_justify="left", title_style="bold", box=None)
-    table.add_column("accuracy")
+    title = "sweep: test split, mean ± sd over seeds"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
+    table.add_column("accuracy", overflow="fold")
     for title in ("seeds", "vanilla", "mean", "best band", "weighted", "Δ acc", "95 % interval", "p", "Δ wF1"):
         table.add_column(title, justify="right", no_wrap=True)
     for group in groups:
@@ -157,7 +162,7 @@ def print_sweep(console: Console, results: list[tuple[list[str], dict[str, Any]]
                 one = difference and difference[metric]
                 cells.append(f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]" if one else "-")
                 cells.append(f"{p_values[group.name]:.2g}" if one else "-")
-        table.add_row(group.name, str(len(group.results)), *cells)
+        table.add_row(_folded(group.name), str(len(group.results)), *cells)
     console.print()
     console.print(table)
     legend = "  intervals resample the test dialogues; p of Δ acc, Holm-corrected over the rows"
@@ -170,6 +175,11 @@ def print_sweep(console: Console, results: list[tuple[list[str], dict[str, Any]]
                 f"  mean of the {len(group.results)} vanilla models{of}: accuracy {accuracy:.1f}, weighted F1 {f1:.1f}"
             )
             console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _folded(name: str, width: int = 22) -> str:
+    """*name* with a line for each setting, long ones broken behind their section: nothing of it may be cut off."""
+    return "\n".join(part if len(part) <= width else part.replace(".", ".\n ", 1) for part in name.split(" "))
 
 
 def print_study(console: Console, worlds: list[dict[str, Any]]) -> None:

@@ -69,3 +69,33 @@ def test_unlabelled_rows_and_crowds_of_speakers_are_left_out() -> None:
         for d in dialogues.values()
     }
     assert "speaker" not in {s["slice"] for s in slice_report(split, {"vanilla": split.vanilla}, many, ())}
+
+
+def test_agreement_is_the_share_of_external_votes_for_the_commonest_category() -> None:
+    votes: list[object] = [
+        {"C-E1": ["Anger"], "C-E2": ["Anger"], "C-E3": ["Anger", "Frustration"]},
+        {"C-E1": ["Anger"], "C-E2": ["Anger"], "C-E3": ["Neutral"], "C-F1": ["Neutral"], "C-M1": ["Neutral"]},
+        {"C-E1": ["Anger"], "C-E2": ["Neutral"]},
+        {"C-E1": ["Anger"], "C-E2": []},
+        {"C-F1": ["Anger"]},
+        "Anger",
+    ]
+    said = tuple(Utterance(f"d_{i}", "F", "word", label=0, extra={"votes": v}) for i, v in enumerate(votes))
+    dialogues = {"d": Dialogue("d", said)}
+    split = table(dialogues)
+    report = slice_report(split, {"vanilla": split.vanilla}, dialogues, ())
+    (found,) = (s for s in report if s["slice"] == "annotators who agree")
+    assert {p["part"]: p["labelled"] for p in found["parts"]} == {
+        "all annotators": 2,
+        "a majority": 1,
+        "half or fewer": 1,
+    }
+
+
+def test_turns_without_words_are_nobodys_twins() -> None:
+    said = tuple(Utterance(f"d_{i}", "F", text, label=0) for i, text in enumerate(("...", "Yes!", "no")))
+    dialogues = {"d": Dialogue("d", said)}
+    split = table(dialogues)
+    report = slice_report(split, {"vanilla": split.vanilla}, dialogues, {"", "yes"})
+    (found,) = (s for s in report if s["slice"] == "text")
+    assert {p["part"]: p["labelled"] for p in found["parts"]} == {"also said in training": 1, "new": 1}

@@ -124,6 +124,16 @@ def test_controls_take_away_one_thing_each(config: PromptConfig) -> None:
     assert len(set(digests)) == len(digests)
 
 
+def test_shuffling_leaves_nobody_their_own(config: PromptConfig) -> None:
+    shuffled = dataclasses.replace(config, priors="shuffled")
+    for length in range(2, 30):
+        said = Dialogue("d", tuple(Utterance(f"u{i}", "A", "w") for i in range(length)))
+        own = [[float(i)] for i in range(length)]
+        shown = [t.probabilities for t in turns_of(shuffled, said, own, own, seed=length)]
+        assert sorted(shown, key=str) == sorted(own, key=str)
+        assert all(a != b for a, b in zip(shown, own, strict=True))
+
+
 def test_only_what_is_asked_about_is_numbered(config: PromptConfig) -> None:
     turns = [dataclasses.replace(turn("a"), asked=False), dataclasses.replace(turn("1. x"), asked=False), turn("c")]
     messages = Prompt(config, LABELS, None).messages(turns)
