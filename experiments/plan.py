@@ -59,7 +59,7 @@ def _print(console: Console, name: str, runs: int, found: Plan, max_cost: float 
     asking = found.asking
     if asking is None:
         return
-    console.print(f"  questions       {asking.fields:,} receptive fields in {found.dialogues:,} dialogues")
+    console.print(f"  questions       {found.fields:,} receptive fields in {found.dialogues:,} dialogues")
     console.print(f"  prompts         {asking.prompts:,} different ones, {asking.answered:,} in the ledger already")
     console.print(f"  calls           {asking.calls:,}, plus one for every reply that needs a repair turn")
     share = f"{100 * asking.cached_input / asking.input:.0f} %" if asking.input else "0 %"

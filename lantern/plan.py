@@ -26,6 +26,8 @@ class Plan:
     """Vanilla models that are trained already."""
     dialogues: int
     """Asked about, summed over runs and splits."""
+    fields: int
+    """Receptive fields in them."""
     asking: Estimate | None
     """None when no LLM is asked."""
     exact: bool
@@ -46,9 +48,12 @@ def plan(runs: Sequence[Prepared]) -> Plan:
     done = sum(stages.values())
     asking = [ready for ready in runs if ready.backend is not None]
     if not asking:
-        return Plan(len(stages) - done, done, 0, None, True, None, None)
+        return Plan(len(stages) - done, done, 0, 0, None, True, None, None)
+    first = asking[0]
+    config = first.config
     requests: list[Request] = []
     exact = True
+    fields = 0
     models: dict[str, int] = {}
     for ready in asking:
         questions, known = _requests(ready)
@@ -56,11 +61,10 @@ def plan(runs: Sequence[Prepared]) -> Plan:
             # Placeholders look alike where the predictions of other models will not.
             model = digest([stage.inputs for stage in ready.vanilla_stages])
             number = models.setdefault(model, len(models) + 1)
-            questions = [replace(request, replicate=number) for request in questions]
+            questions = [replace(r, replicate=number * ready.config.refine.samples + r.replicate) for r in questions]
         requests += questions
+        fields += len(questions) // ready.config.refine.samples
         exact = exact and known
-    first = asking[0]
-    config = first.config
     ledger = _ledger(config.ledger) if exact else None
     price = config.llm.price
     if price is None and config.llm.simulated is None:
@@ -71,7 +75,7 @@ def plan(runs: Sequence[Prepared]) -> Plan:
     if ledger is not None:
         ledger.close()
     dialogues = sum(len(ids) for ready in asking for ids in ready.asked.values())
-    return Plan(len(stages) - done, done, dialogues, found, exact, price, requests[0] if requests else None)
+    return Plan(len(stages) - done, done, dialogues, fields, found, exact, price, requests[0] if requests else None)
 
 
 def _folder(ready: Prepared, stage: VanillaStage) -> Path:

@@ -35,7 +35,6 @@ class Tokenizer:
 class Estimate:
     """What asking would take; all numbers are of the calls that still have to be made, unless said otherwise."""
 
-    fields: int
     prompts: int
     """Distinct prompts, those in the ledger included."""
     answered: int
@@ -120,7 +119,6 @@ def estimate(
     latency = None if ledger is None else ledger.latency(config.model)
     seconds = _seconds(len(todo), given + output, latency or ASSUMED_LATENCY, config)
     return Estimate(
-        fields=len(requests),
         prompts=len(distinct),
         answered=len(known),
         input=given,
