@@ -29,13 +29,32 @@ class Kind:
 
 def _meld_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", type=Path, required=True, metavar="DIR", help="holds train_, dev_, test_sent_emo.csv")
+    parser.add_argument("--label-set", default="meld-7", metavar="NAME", help="meld-7 (default) or meld-3 (sentiment)")
+    _no_features(parser)
+
+
+def _no_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-features", action="store_true", help="transcript and labels only; cannot be trained on")
 
 
 def _meld(given: argparse.Namespace, console: Console) -> Corpus:
     from lantern.corpora.meld import import_meld
 
-    corpus = import_meld(given.csv)
+    corpus = import_meld(given.csv, given.label_set)
+    return corpus if given.no_features else _with_text_features(corpus, console)
+
+
+def _iemocap_arguments(parser: argparse.ArgumentParser) -> None:
+    sets = "iemocap-6 (default), iemocap-6-legacy, iemocap-4-hap, iemocap-4-hap-legacy or iemocap-4-happexc"
+    parser.add_argument("--release", type=Path, required=True, metavar="DIR", help="IEMOCAP_full_release")
+    parser.add_argument("--label-set", default="iemocap-6", metavar="NAME", help=sets)
+    _no_features(parser)
+
+
+def _iemocap(given: argparse.Namespace, console: Console) -> Corpus:
+    from lantern.corpora.iemocap import import_iemocap
+
+    corpus = import_iemocap(given.release, given.label_set)
     return corpus if given.no_features else _with_text_features(corpus, console)
 
 
@@ -52,6 +71,7 @@ def _sample(given: argparse.Namespace, console: Console) -> Corpus:
 
 KINDS: dict[str, Kind] = {
     "meld": Kind("MELD from its CSV files; text features by MiniLM on the CPU, minutes", _meld_arguments, _meld),
+    "iemocap": Kind("IEMOCAP from its raw release; text features by MiniLM, minutes", _iemocap_arguments, _iemocap),
     "sample": Kind("the made-up sample corpus, written out", _sample_arguments, _sample),
 }
 

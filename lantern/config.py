@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from lantern.corpora.protocol import ProtocolConfig
 from lantern.errors import UserError, did_you_mean
 from lantern.names import CONFIG_DIR, GROUPS, choices
 from lantern.refine.backend_config import BackendConfig
@@ -61,20 +62,6 @@ class ModelConfig:
             raise UserError(f"model.dimension_weight={self.dimension_weight} must not be negative")
         if not 0 <= self.modality_dropout < 1:
             raise UserError(f"model.modality_dropout={self.modality_dropout} must be at least 0 and below 1")
-
-
-@dataclass
-class ProtocolConfig:
-    """Which dialogues train, select and test."""
-
-    name: str = "own"
-    """``own``: the corpus's own split; without a dev split, one training session or a seeded share is held out."""
-    dev_share: float = 0.1
-    """Share of training dialogues held out where neither a dev split nor sessions exist."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.dev_share < 1:
-            raise UserError(f"protocol.dev_share={self.dev_share} must lie between 0 and 1")
 
 
 @dataclass
@@ -187,6 +174,13 @@ class RunConfig:
     """Of an experiment: runs that differ in these overrides (several, with blanks between, in one line); a sweep."""
     study: StudyConfig | None = None
     """Set by ``experiment=simulate``: the simulation study is done instead of a run."""
+
+    def __post_init__(self) -> None:
+        if self.protocol.selection == "paper-style" and self.weighting.fit_on == "dev" and self.refine.enabled:
+            raise UserError(
+                "weighting.fit_on=dev with protocol.selection=paper-style would fit the weighting on the test "
+                "dialogues; take weighting.fit_on=oof"
+            )
 
     @property
     def ledger(self) -> Path:

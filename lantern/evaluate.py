@@ -6,9 +6,10 @@ import time
 from typing import Any
 
 from lantern.config import RunConfig
+from lantern.corpora.disjoint import PAPER_STYLE, training_texts
 from lantern.corpora.folder import Corpus
 from lantern.errors import UserError
-from lantern.metrics.slices import normalised, slice_report
+from lantern.metrics.slices import slice_report
 from lantern.predictions import PredictionTable
 from lantern.prepare import Prepared
 from lantern.refine.refiner import RefineStats, summary
@@ -46,10 +47,10 @@ def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineS
             f"no utterance of the test dialogues of corpus {corpus.name!r} is labelled: nothing to evaluate"
         )
     merged = methods(test, baselines)
-    heard = {normalised(u.text) for i in ready.split.train for u in corpus.by_id[i].utterances}
-    slices = slice_report(test, merged, corpus.by_id, heard, config.seed)
+    slices = slice_report(test, merged, corpus.by_id, training_texts(corpus, ready.split), config.seed)
     return {
-        "title": f"{corpus.name}, {config.backbone['name']}, {config.llm.name if refined else 'no LLM'}",
+        "title": f"{corpus.name}, {config.backbone['name']}, {config.llm.name if refined else 'no LLM'}"
+        + (", paper-style" if config.protocol.selection == "paper-style" else ""),
         "folder": str(ready.folder),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seed": config.seed,
@@ -59,12 +60,7 @@ def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineS
             "fingerprint": corpus.fingerprint,
             "made_up": corpus.made_up,
         },
-        "protocol": {
-            "name": config.protocol.name,
-            "train": len(ready.split.train),
-            "dev": len(ready.split.dev),
-            "test": len(ready.split.test),
-        },
+        "protocol": dict(ready.protocol),
         "prompt": {"name": config.prompt.name, "version": config.prompt.version, "digest": config.prompt.digest},
         "llm": {"name": config.llm.name, "model": config.llm.model, **summary(stats)} if refined else None,
         "weighting": weighting,
@@ -82,6 +78,8 @@ def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineS
 def notes(config: RunConfig, corpus: Corpus, stats: RefineStats) -> list[str]:
     """What a reader of the numbers must know."""
     found = []
+    if config.protocol.selection == "paper-style":
+        found.append(f"{PAPER_STYLE}: compare these numbers with printed ones that were chosen so, with nothing else")
     if corpus.made_up:
         found.append("the corpus is made up by a generator: these numbers say nothing about people")
     if corpus.contaminated:

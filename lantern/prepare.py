@@ -9,6 +9,7 @@ from typing import Any
 
 from lantern import stages
 from lantern.config import RunConfig, split_backbone, to_plain
+from lantern.corpora.disjoint import protocol_report
 from lantern.corpora.folder import Corpus, load_corpus
 from lantern.corpora.sample import generate_sample
 from lantern.corpora.splits import Split, folds, resolve_split
@@ -42,6 +43,11 @@ class Prepared:
     backend: Any
     """Who is asked; None when nobody is."""
     folder: Path
+
+    @cached_property
+    def protocol(self) -> dict[str, Any]:
+        """Names, counts and overlaps of the split, as they stand in the result."""
+        return protocol_report(self.corpus, self.split, self.config.protocol)
 
     @cached_property
     def asked(self) -> dict[str, tuple[str, ...]]:
@@ -87,7 +93,7 @@ def preflight(config: RunConfig, check_backend: bool = True) -> Prepared:
     """
     defaults, _ = split_backbone(config.backbone)
     corpus = read_corpus(config)
-    split = resolve_split(corpus, config.protocol.name, config.seed, config.protocol.dev_share)
+    split = resolve_split(corpus, config.protocol, config.seed)
     backend = None
     if config.refine.enabled:
         backend = backend_of(config)

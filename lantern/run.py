@@ -19,6 +19,7 @@ from lantern.asker import Asker
 from lantern.config import RunConfig, dump, split_backbone, to_plain
 from lantern.corpora.card import CorpusCard
 from lantern.corpora.data import CorpusDataModule
+from lantern.corpora.disjoint import protocol_lines
 from lantern.corpora.splits import Split
 from lantern.errors import UserError
 from lantern.evaluate import evaluate
@@ -49,6 +50,8 @@ def run(ready: Prepared, reporter: stages.Reporter) -> dict[str, Any]:
 
 def _run(ready: Prepared, reporter: stages.Reporter) -> dict[str, Any]:
     config, corpus, folder = ready.config, ready.corpus, ready.folder
+    for line in protocol_lines(ready.protocol):
+        reporter.note(line)
     with _asker(ready, reporter) as asker:
         ask = None if asker is None else asker.ask
         models: list[stages.Vanilla] = []

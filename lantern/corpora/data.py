@@ -50,7 +50,7 @@ class DialogueDataset(Dataset[DialogueTensors]):
 
 def _tensors(corpus: Corpus, dialogue: Dialogue, modalities: Sequence[str]) -> DialogueTensors:
     rows = corpus.rows[dialogue.id]
-    number = {speaker: n for n, speaker in enumerate(dialogue.speakers)}
+    number = corpus.speaker_numbers or {speaker: n for n, speaker in enumerate(dialogue.speakers)}
     return DialogueTensors(
         dialogue=dialogue.id,
         ids=[u.id for u in dialogue.utterances],
@@ -137,7 +137,9 @@ class CorpusDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.ids = {"train": tuple(train_ids), "dev": tuple(dev_ids), "test": tuple(test_ids)}
-        check_split(corpus, {part: ids for part, ids in self.ids.items() if ids or part == "train"})
+        # Under paper-style selection the test dialogues are the dev dialogues too, on purpose.
+        twice = ("dev",) if self.ids["dev"] == self.ids["test"] else ()
+        check_split(corpus, {p: ids for p, ids in self.ids.items() if (ids or p == "train") and p not in twice})
         self.modalities = tuple(corpus.features if modalities is None else modalities)
         for name in self.modalities:
             if name not in corpus.features:
@@ -176,10 +178,11 @@ class CorpusDataModule(pl.LightningDataModule):
             labels = np.array([u.label for u in turns if u.label is not None], dtype=np.int64)
             counts = np.bincount(labels, minlength=len(self.corpus.label_set))
             weights = tuple(float(counts.sum() / c) if c else 0.0 for c in counts)
+        numbers = self.corpus.speaker_numbers.values()
         return Sizes(
             dims={m: int(self.corpus.features[m].shape[1]) for m in self.modalities},
             classes=len(self.corpus.label_set),
-            speakers=max(len(d.speakers) for d in self.corpus.dialogues),
+            speakers=1 + max(numbers) if numbers else max(len(d.speakers) for d in self.corpus.dialogues),
             class_weights=weights,
         )
 

@@ -11,17 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lantern.corpora.folder import Corpus
-from lantern.corpora.labels import label_set
-from lantern.corpora.types import Dialogue, Utterance
+from lantern.corpora.labels import COUNTS, label_set
+from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "Season", "Episode")
-PUBLISHED = {
-    "train": (1038, 9989, (4710, 1205, 268, 683, 1743, 271, 1109)),
-    "dev": (114, 1109, (470, 150, 40, 111, 163, 22, 153)),
-    "test": (280, 2610, (1256, 281, 50, 208, 402, 68, 345)),
-}
-"""Dialogues, utterances and utterances per class (neutral, surprise, fear, sadness, joy, disgust, anger) by split."""
+PUBLISHED = {"train": (1038, 9989), "dev": (114, 1109), "test": (280, 2610)}
+"""Dialogues and utterances by split."""
+_LABELLED_BY = {"meld-7": "Emotion", "meld-3": "Sentiment"}
+"""The column of each label set; the other one is kept among the extras."""
 _TIMES = {"start": "StartTime", "end": "EndTime"}
 # cp1252 read as Latin-1 turns quotes and dashes into control characters; UTF-8 read as cp1252 makes three of one.
 _CONTROL = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x80, 0xA0)}
@@ -36,7 +34,7 @@ class _Found:
     repaired: int = 0
 
 
-def import_meld(folder: Path) -> Corpus:
+def import_meld(folder: Path, label_set_name: str = "meld-7") -> Corpus:
     """MELD's transcripts, labels and splits, without features.
 
     Dialogue ids are ``<split>_<Dialogue_ID>``, utterance ids ``<split>_<Dialogue_ID>_<Utterance_ID>``, sessions
@@ -45,22 +43,25 @@ def import_meld(folder: Path) -> Corpus:
 
     Args:
         folder: holds ``train_sent_emo.csv``, ``dev_sent_emo.csv`` and ``test_sent_emo.csv``.
+        label_set_name: ``meld-7`` (emotions) or ``meld-3`` (sentiment).
 
     Raises:
-        UserError: a file, column, emotion or id that cannot be used; names file and line.
+        UserError: a file, column, class or id that cannot be used (names file and line), another label set.
     """
-    labels = label_set("meld-7")
+    labels = label_set(label_set_name)
+    if labels.name not in _LABELLED_BY:
+        raise UserError(f"label set {labels.name!r} is not one of MELD's: {', '.join(_LABELLED_BY)}")
     dialogues: list[Dialogue] = []
     splits: dict[str, tuple[str, ...]] = {}
     notes: list[str] = []
     checks: list[str] = []
     for split in PUBLISHED:
         report = _Found()
-        found = _read_split(folder / f"{split}_sent_emo.csv", split, labels.classes, report)
+        found = _read_split(folder / f"{split}_sent_emo.csv", split, labels, report)
         splits[split] = tuple(d.id for d in found)
         dialogues += found
         notes += [f"{split}: {note}" for note in report.notes]
-        checks += _compare(split, found, labels.classes)
+        checks += _compare(split, found, labels)
     return Corpus(
         name="meld",
         label_set=labels,
@@ -74,12 +75,13 @@ def import_meld(folder: Path) -> Corpus:
     )
 
 
-def _compare(split: str, found: list[Dialogue], classes: tuple[str, ...]) -> list[str]:
+def _compare(split: str, found: list[Dialogue], labels: LabelSet) -> list[str]:
     """One line that agrees, or one per count that differs from the published."""
-    dialogues, utterances, per_class = PUBLISHED[split]
+    dialogues, utterances = PUBLISHED[split]
+    per_class = COUNTS[labels.name][split]
     counts = Counter(u.label for d in found for u in d.utterances)
     pairs = [("dialogues", len(found), dialogues), ("utterances", sum(map(len, found)), utterances)]
-    pairs += [(name, counts[index], per_class[index]) for index, name in enumerate(classes)]
+    pairs += [(name, counts[index], per_class[index]) for index, name in enumerate(labels.classes)]
     lines = [f"differs: {split}: {mine} {what}, published {theirs}" for what, mine, theirs in pairs if mine != theirs]
     return lines or [
         f"agrees: {split}: {dialogues} dialogues, {utterances} utterances and all class counts as published"
@@ -94,16 +96,18 @@ def _repair(text: str) -> str:
     return text.translate(_CONTROL)
 
 
-def _read_split(path: Path, split: str, classes: tuple[str, ...], report: _Found) -> list[Dialogue]:
+def _read_split(path: Path, split: str, labels: LabelSet, report: _Found) -> list[Dialogue]:
+    column = _LABELLED_BY[labels.name]
+    other = next(name for name in _LABELLED_BY.values() if name != column)
     turns: dict[int, dict[int, Utterance]] = {}
     lines: dict[tuple[int, int], int] = {}
     sessions: dict[int, str] = {}
     for line, row in _rows(path, report):
         where = f"{path}, line {line}"
         dialogue, number = _number(row, "Dialogue_ID", where), _number(row, "Utterance_ID", where)
-        emotion = row["Emotion"].strip().lower()
-        if emotion not in classes:
-            raise UserError(f"{where}: Emotion {row['Emotion']!r} is not one of {', '.join(classes)}")
+        label = row[column].strip().lower()
+        if label not in labels.classes:
+            raise UserError(f"{where}: {column} {row[column]!r} is not one of {', '.join(labels.classes)}")
         session = f"S{_number(row, 'Season', where)}E{_number(row, 'Episode', where)}"
         if sessions.setdefault(dialogue, session) != session:
             raise UserError(f"{where}: Dialogue_ID {dialogue} is in {session}, before it was in {sessions[dialogue]}")
@@ -113,13 +117,13 @@ def _read_split(path: Path, split: str, classes: tuple[str, ...], report: _Found
                 "already; each pair must occur once"
             )
         lines[dialogue, number] = line
-        times = {key: row[column].strip() for key, column in _TIMES.items() if row.get(column)}
+        times = {key: row[name].strip() for key, name in _TIMES.items() if row.get(name)}
         turns.setdefault(dialogue, {})[number] = Utterance(
             id=f"{split}_{dialogue}_{number}",
             speaker=_mended(row["Speaker"].strip(), report),
             text=_mended(row["Utterance"].strip(), report),
-            label=classes.index(emotion),
-            extra={"sentiment": row["Sentiment"].strip(), **times},
+            label=labels.classes.index(label),
+            extra={other.lower(): row[other].strip(), **times},
         )
     gapped = sum(max(held) - min(held) + 1 != len(held) for held in turns.values())
     late = sum(min(held) > 0 for held in turns.values())

@@ -2,50 +2,70 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from lantern.corpora.folder import Corpus
-from lantern.errors import UserError, did_you_mean
+from lantern.corpora.protocol import ProtocolConfig
+from lantern.errors import UserError
 
-PROTOCOLS = ("own",)
 PARTS = ("train", "dev", "test")
 FEW_SESSIONS = 8
 """Up to so many sessions are taken for recording sessions with their own speakers; more are episodes of one cast."""
+COSMIC = (108, 12, 31)
+"""Dialogues that COSMIC trains, selects and tests on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Dialogue ids, disjoint, in corpus order."""
+    """Dialogue ids in corpus order; the parts are disjoint, but for paper-style selection, where dev is test."""
 
     train: tuple[str, ...]
     dev: tuple[str, ...]
     test: tuple[str, ...]
     held_out: str = ""
-    """How dev was cut out of the training dialogues; empty when the corpus came with one."""
+    """Where dev comes from, for people; empty when the corpus came with one."""
 
 
-def resolve_split(corpus: Corpus, protocol: str, seed: int = 0, dev_share: float = 0.1) -> Split:
+def resolve_split(corpus: Corpus, protocol: ProtocolConfig, seed: int = 0) -> Split:
     """The split that *protocol* makes of *corpus*.
 
     ``own``: the corpus's own; without a dev split the last training session is held out where the training dialogues
-    have 2 to 8, else a share *dev_share* of them chosen by *seed*.
+    have 2 to 8, else a share ``dev_share`` of them chosen by *seed*. The other protocols are described at
+    :class:`ProtocolConfig`.
 
     Raises:
-        UserError: unknown protocol, an empty part, a dialogue in two parts or twice in one.
+        UserError: a protocol that does not fit the corpus, an empty part, a dialogue in two parts or twice in one.
     """
-    if protocol not in PROTOCOLS:
-        hint = did_you_mean(protocol, list(PROTOCOLS))
-        raise UserError(f"protocol.name={protocol} is not known.{hint} Valid: {', '.join(PROTOCOLS)}")
-    train, dev, test = (list(corpus.splits.get(part, ())) for part in PARTS)
-    held_out = ""
-    if not dev and train:
-        dev, held_out = _hold_out(corpus, train, seed, dev_share)
-        train = [i for i in train if i not in set(dev)]
-    split = Split(tuple(train), tuple(dev), tuple(test), held_out)
+    if protocol.test_session is not None:
+        split = _by_session(corpus, protocol, protocol.test_session)
+    else:
+        train, dev, test = (list(corpus.splits.get(part, ())) for part in PARTS)
+        held_out = ""
+        if protocol.dev_list is not None:
+            train, dev = _listed(corpus, Path(protocol.dev_list), [*train, *dev])
+            held_out = f"the dialogues of {protocol.dev_list}"
+        elif protocol.name == "cosmic" and not dev:
+            raise UserError(_no_list(corpus, "cosmic", "the corpus came without COSMIC's list of 12 dev dialogues"))
+        elif protocol.name == "corect" and train and not dev:
+            dev, held_out = _first_tenth(corpus, train)
+            train = train[len(dev) :]
+        elif not dev and train:
+            dev, held_out = _hold_out(corpus, train, seed, protocol.dev_share)
+            train = [i for i in train if i not in set(dev)]
+        split = Split(tuple(train), tuple(dev), tuple(test), held_out)
     check_split(corpus, {part: getattr(split, part) for part in PARTS})
+    if protocol.name == "cosmic" and (len(split.train), len(split.dev), len(split.test)) != COSMIC:
+        found = " / ".join(str(len(getattr(split, part))) for part in PARTS)
+        raise UserError(f"protocol=cosmic is 108 / 12 / 31 dialogues, corpus {corpus.name!r} gives {found}")
+    if protocol.selection == "paper-style":
+        everyone = set(split.train) | set(split.dev)
+        train = [d.id for d in corpus.dialogues if d.id in everyone]
+        split = replace(split, train=tuple(train), dev=split.test, held_out="the test dialogues (paper-style)")
     return split
 
 
@@ -64,14 +84,62 @@ def check_split(corpus: Corpus, parts: dict[str, Sequence[str]]) -> None:
             seen[i] = part
 
 
-def speaker_overlap(corpus: Corpus, split: Split) -> dict[str, tuple[str, ...]]:
-    """For ``dev`` and ``test`` the speakers who are heard in training too; empty where speakers are disjoint."""
-    heard = {s for i in split.train for s in corpus.by_id[i].speakers}
-    found = {}
-    for part in ("dev", "test"):
-        speakers = {s for i in getattr(split, part) for s in corpus.by_id[i].speakers}
-        found[part] = tuple(sorted(speakers & heard))
-    return found
+def _by_session(corpus: Corpus, protocol: ProtocolConfig, test: int) -> Split:
+    """Whole sessions, whatever the corpus's own splits are: recording sessions have speakers of their own."""
+    named = f"protocol={protocol.name}"
+    # Named 5, Ses05 or Session5, depending on the importer.
+    found: dict[int, list[str]] = {}
+    for dialogue in corpus.dialogues:
+        number = re.fullmatch(r"(?:Ses|Session)?0*(\d)", dialogue.session or "")
+        if number is None:
+            raise UserError(
+                f"{named} needs recording sessions, which corpus {corpus.name!r} does not have; take protocol=own"
+            )
+        found.setdefault(int(number[1]), []).append(dialogue.id)
+    dev = (test - 1 if test > 1 else 5) if protocol.dev_session is None else protocol.dev_session
+    for key, session in ((f"{named}: test", test), (f"{named}: dev", dev)):
+        if session not in found:
+            sessions = ", ".join(map(str, sorted(found)))
+            cut = any(note.startswith("limited to") for note in corpus.notes)
+            hint = "; corpus.limit_dialogues dropped the others, take protocol=own with it" if cut else ""
+            raise UserError(f"{key} session {session} is not in corpus {corpus.name!r}, which has {sessions}{hint}")
+    train = [d.id for d in corpus.dialogues if d.id not in {*found[test], *found[dev]}]
+    return Split(tuple(train), tuple(found[dev]), tuple(found[test]), f"session {dev}")
+
+
+def _listed(corpus: Corpus, path: Path, others: list[str]) -> tuple[list[str], list[str]]:
+    """*others* without and with the ids that the file *path* lists."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UserError(f"protocol.dev_list={path} cannot be read: {why}") from None
+    listed = []
+    for number, line in enumerate(lines, 1):
+        name = line.strip()
+        if name in listed or (name and name not in others):
+            what = "a second time" if name in listed else f"which corpus {corpus.name!r} does not have outside test"
+            raise UserError(f"{path}, line {number}: dialogue {name!r}, {what}")
+        listed += [name] if name else []
+    if not listed:
+        raise UserError(f"protocol.dev_list={path} names no dialogue")
+    return [i for i in others if i not in listed], listed
+
+
+def _first_tenth(corpus: Corpus, train: list[str]) -> tuple[list[str], str]:
+    count = len(train) // 10
+    # The published lists are in no order that a person would choose; a sorted one was made by somebody else.
+    if train == sorted(train) or not count:
+        why = "the training dialogues are not in the order of the published file"
+        raise UserError(_no_list(corpus, "corect", why))
+    return train[:count], f"the first {count} of {len(train)} training dialogues in the file's order"
+
+
+def _no_list(corpus: Corpus, name: str, why: str) -> str:
+    return (
+        f"protocol={name} does not fit corpus {corpus.name!r}: {why}. Import the published feature file that has them, "
+        "name a file with a dialogue id on every line (protocol.dev_list=FILE), or take protocol=session5"
+    )
 
 
 def folds(corpus: Corpus, train_ids: Sequence[str], k: int, seed: int) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:

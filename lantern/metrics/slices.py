@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lantern.corpora.disjoint import normalised
 from lantern.corpora.types import Dialogue
 from lantern.metrics.paired import METRICS, paired_bootstrap
 from lantern.predictions import PredictionTable
@@ -19,11 +20,6 @@ RESAMPLES = 2_000
 
 Category = Callable[[Dialogue, int], str | None]
 """Of an utterance, given by its dialogue and index: the part of the slice it belongs to; None: to none."""
-
-
-def normalised(text: str) -> str:
-    """*text* in lower case, words only: two turns with the same one are twins."""
-    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def _kind(dialogue: Dialogue, index: int) -> str | None:

@@ -19,7 +19,8 @@ class Batch:
     features: dict[str, Tensor]
     """Per modality (``text``, ``audio``, ``visual``) a float tensor ``[B, L, D_m]``."""
     speakers: Tensor
-    """Speaker index within the dialogue by first appearance, int64 ``[B, L]``."""
+    """Speaker index, int64 ``[B, L]``: the corpus's own number of the speaker, else by first appearance in the dialogue
+    (:attr:`lantern.corpora.folder.Corpus.speaker_numbers`)."""
     mask: Tensor
     """True where there is an utterance, bool ``[B, L]``; valid positions come first in each row."""
     labels: Tensor
@@ -58,7 +59,7 @@ class Sizes:
     """Feature size per available modality, e.g. ``{"text": 768, "audio": 100}``."""
     classes: int
     speakers: int
-    """Largest number of speakers in one dialogue of the corpus."""
+    """Speaker indices run below this: the most speakers of one dialogue, or of the corpus's own numbers."""
     class_weights: tuple[float, ...] | None = None
     """Weight per class for cross-entropies, from the training split; None for unweighted."""
 

@@ -145,6 +145,8 @@ def print_sweep(console: Console, results: list[tuple[list[str], dict[str, Any]]
     groups = [Group(name, runs) for name, runs in found.items()]
     p_values = corrected(groups)
     title = "sweep: test split, mean ± sd over seeds"
+    if any(result.get("protocol", {}).get("selection") == "paper-style" for _, result in results):
+        title += "; paper-style: epochs chosen on test"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
     table.add_column("accuracy", overflow="fold")
     for title in ("seeds", "vanilla", "mean", "best band", "weighted", "Δ acc", "95 % interval", "p", "Δ wF1"):

@@ -53,7 +53,9 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (["meld", "--out", "x"], "error: the following arguments are required: --csv; see python -m"),
         (["meld", "--csv", "nowhere", "--out", "x"], "error: nowhere/train_sent_emo.csv is missing"),
-        (["iemocap"], "error: argument kind: invalid choice: 'iemocap'"),
+        (["iemocup"], "error: argument kind: invalid choice: 'iemocup'"),
+        (["iemocap", "--release", "nowhere", "--out", "x"], "error: nowhere/Session1/dialog/EmoEvaluation is missing"),
+        (["iemocap", "--release", "nowhere", "--out", "x", "--label-set", "4-way"], "error: label set '4-way' names"),
         (["sample", "--dialogues", "2", "--out", "x"], "error: corpus.dialogues=2 must be at least 5"),
     ],
 )

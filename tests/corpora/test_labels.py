@@ -1,11 +1,15 @@
 import pytest
 
-from lantern.corpora.labels import LABEL_SETS, label_set
+from lantern.corpora.labels import COUNTS, LABEL_SETS, label_set
 from lantern.errors import UserError
 
 
 def test_iemocap_order_is_that_of_the_published_feature_files() -> None:
     assert label_set("iemocap-6").classes == ("happy", "sad", "neutral", "angry", "excited", "frustrated")
+    assert label_set("iemocap-6-legacy").classes == label_set("iemocap-6").classes
+    for name in ("iemocap-4-hap", "iemocap-4-hap-legacy", "iemocap-4-happexc"):
+        assert label_set(name).classes == ("happy", "sad", "neutral", "angry")
+    assert label_set("meld-3").classes == ("neutral", "positive", "negative")
     assert label_set("meld-7").classes == ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 
 
@@ -24,5 +28,24 @@ def test_plain_four_way_is_refused_with_the_reason(name: str) -> None:
 
 
 def test_unknown_name_lists_the_valid_ones() -> None:
-    with pytest.raises(UserError, match=r"Did you mean 'meld-7'.*iemocap-6, sample-6, meld-7"):
+    with pytest.raises(UserError, match=r"Did you mean 'meld-7'.*iemocap-6, .*iemocap-4-happexc.*meld-7"):
         label_set("meld7")
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "test"),
+    [
+        ("iemocap-6", 7_380, 1_622),
+        ("iemocap-6-legacy", 7_433, 1_623),
+        ("iemocap-4-hap", 4_490, 942),
+        ("iemocap-4-hap-legacy", 4_543, 943),
+        ("iemocap-4-happexc", 5_531, 1_241),
+        ("meld-7", 13_708, 2_610),
+        ("meld-3", 13_708, 2_610),
+    ],
+)
+def test_known_counts_stand_beside_the_set(name: str, total: int, test: int) -> None:
+    counts = COUNTS[name]
+    assert sum(map(sum, counts.values())) == total
+    assert sum(counts["test"]) == test
+    assert {len(part) for part in counts.values()} == {len(label_set(name))}

@@ -10,10 +10,16 @@ HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Se
 
 
 def row(
-    text: str, emotion: str, dialogue: object, utterance: object, speaker: str = "Monica", season: str = "4"
+    text: str,
+    emotion: str,
+    dialogue: object,
+    utterance: object,
+    speaker: str = "Monica",
+    season: str = "4",
+    sentiment: str = "neutral",
 ) -> str:
     times = '"00:20:57,256","00:21:00,049"'
-    return f'1,"{text}",{speaker},{emotion},neutral,{dialogue},{utterance},{season},7,{times}'
+    return f'1,"{text}",{speaker},{emotion},{sentiment},{dialogue},{utterance},{season},7,{times}'
 
 
 def write(
@@ -110,3 +116,18 @@ def test_missing_column_and_missing_file(tmp_path: Path) -> None:
         import_meld(write(tmp_path, header=HEADER.replace("Emotion", "Feeling")))
     with pytest.raises(UserError, match=r"train_sent_emo\.csv is missing; --csv names the folder"):
         import_meld(tmp_path / "nowhere")
+
+
+def test_sentiment_is_a_label_set_of_its_own(tmp_path: Path) -> None:
+    rows = [row("a", "joy", 0, 0, sentiment="positive"), row("b", "fear", 0, 1, sentiment="negative")]
+    corpus = import_meld(write(tmp_path, {"train": rows}), "meld-3")
+    assert [corpus.label_set.classes[u.label or 0] for u in corpus.by_id["train_0"].utterances] == [
+        "positive",
+        "negative",
+    ]
+    assert corpus.by_id["train_0"].utterances[0].extra["emotion"] == "joy"
+    assert "differs: train: 1 positive, published 2334" in corpus.checks
+    with pytest.raises(UserError, match=r"line 2: Sentiment 'good' is not one of neutral, positive, negative"):
+        import_meld(write(tmp_path, {"train": [row("a", "joy", 0, 0, sentiment="good")]}), "meld-3")
+    with pytest.raises(UserError, match=r"label set 'iemocap-6' is not one of MELD's: meld-7, meld-3"):
+        import_meld(tmp_path, "iemocap-6")
