@@ -1,0 +1,134 @@
+"""Use a finished run on a conversation of one's own: ``python -m experiments.predict chat.txt --run runs/<one>``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.console import ConsoleReporter, Parser, command
+from lantern.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lantern.corpora.types import Dialogue
+    from lantern.predict import LoadedRun
+    from lantern.predictions import PredictionTable
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m experiments.predict",
+        description="Emotions, valence, arousal and dominance of every turn of a conversation, by a finished run.",
+    )
+    parser.add_argument(
+        "transcript",
+        type=Path,
+        help=".csv or .jsonl with speaker and text, .srt, .vtt, or .txt with 'Name: text' lines",
+    )
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of a finished run")
+    parser.add_argument("--llm", metavar="NAME", help="refine with this file of configs/llm and the run's prompt")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write predictions.csv and predictions.jsonl there")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Predict one transcript and print a table."""
+    given = _parser().parse_args(arguments)
+    from lantern.corpora.transcripts import read_transcript
+
+    dialogues = read_transcript(given.transcript)
+    from rich.console import Console
+
+    from lantern.environment import prepare
+
+    prepare()
+    from lantern.predict import load
+
+    console = Console(width=None if os.isatty(1) else 120, highlight=False)
+    run = load(given.run)
+    table = run.predict(dialogues) if given.llm is None else _refined(run, dialogues, given.llm, console)
+    _print(console, table, dialogues)
+    if given.out is not None:
+        table.save(given.out / "predictions.jsonl")
+        _write_csv(given.out / "predictions.csv", table, dialogues)
+        console.print(f"  written to {given.out}", markup=False)
+    return 0
+
+
+def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Console) -> PredictionTable:
+    from dataclasses import replace
+
+    from lantern.asker import Asker
+    from lantern.config import compose
+    from lantern.prepare import backend_of
+
+    config = replace(run.config, llm=compose([f"llm={llm}"]).llm)
+    if config.llm.simulated is not None:
+        raise UserError("--llm=simulated answers from gold labels, which a conversation of your own does not have")
+    if run.weighting is None:
+        raise UserError(f"--llm={llm}: the run {run.folder} has no weighting, since it was made without an LLM")
+    backend = backend_of(config)
+    backend.check_ready()
+    where = f"sent to {config.llm.model}" if config.llm.remote else "shown to a model on this machine"
+    console.print(f"  the conversation is {where}", markup=False)
+    by_id = {dialogue.id: dialogue for dialogue in dialogues}
+    with (
+        ConsoleReporter(console) as reporter,
+        Asker(config, backend, by_id, run.corpus.label_set, run.corpus.score_range, reporter.asking) as asker,
+    ):
+        return run.predict(dialogues, ask=asker.ask)
+
+
+def _rows(table: PredictionTable, dialogues: list[Dialogue]) -> list[dict[str, object]]:
+    from lantern.corpora.types import DIMENSIONS
+
+    texts = {u.id: u.text for d in dialogues for u in d.utterances}
+    rows: list[dict[str, object]] = []
+    for row in table.rows:
+        final = row.merged or row.vanilla
+        best = max(range(len(final)), key=final.__getitem__)
+        found: dict[str, object] = {
+            "dialogue": row.dialogue,
+            "turn": row.index + 1,
+            "speaker": row.speaker,
+            "text": texts[row.utterance],
+            "emotion": table.classes[best],
+            "probability": round(final[best], 4),
+        }
+        if row.predicted_scores is not None:
+            found |= {name: round(value, 2) for name, value in zip(DIMENSIONS, row.predicted_scores, strict=True)}
+        found |= {f"p({name})": round(value, 4) for name, value in zip(table.classes, final, strict=True)}
+        rows.append(found)
+    return rows
+
+
+def _print(console: Console, table: PredictionTable, dialogues: list[Dialogue]) -> None:
+    from rich.table import Table
+
+    shown = Table(box=None, padding=(0, 1))
+    rows = _rows(table, dialogues)
+    names = [name for name in rows[0] if not name.startswith("p(") and (name != "dialogue" or len(dialogues) > 1)]
+    for name in names:
+        shown.add_column(name, justify="left" if name in ("dialogue", "speaker", "text", "emotion") else "right")
+    for row in rows:
+        cells = (f"{row[n]:.2f}" if isinstance(row[n], float) else str(row[n]) for n in names)
+        shown.add_row(*(cell.replace("[", r"\[") for cell in cells))
+    console.print(shown)
+
+
+def _write_csv(path: Path, table: PredictionTable, dialogues: list[Dialogue]) -> None:
+    from lantern.store import atomic
+
+    rows = _rows(table, dialogues)
+    with atomic(path) as partial, partial.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    command(main)
