@@ -30,8 +30,8 @@ def command(main: Callable[[list[str]], int | None]) -> None:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on where it stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{str(stop) or 'interrupted; the same command goes on where it stopped'}", file=sys.stderr)
         code = 130
     except BrokenPipeError:
         code = 1

@@ -12,12 +12,14 @@ from lantern.corpora.protocol import ProtocolConfig
 from lantern.errors import UserError, did_you_mean
 from lantern.names import CONFIG_DIR, GROUPS, choices
 from lantern.refine.backend_config import BackendConfig
+from lantern.refine.errors_of import redact
 from lantern.refine.prompt import PromptConfig
 from lantern.refine.refiner import RefineConfig
 from lantern.refine.simulate import SimulatedConfig
 from lantern.weighting.config import StudyConfig, WeightingConfig
 
-_SECRET = re.compile(r"(^|_)(api_?key|token|secret|password)$", re.IGNORECASE)
+_SECRET = re.compile(r"(^|[_-])(api[_-]?key|token|secret|password|authorization|cookie)$", re.IGNORECASE)
+_URL_SECRET = re.compile(r"://[^/?#]*@|[?&][^=&]*(key|token|secret|sig|password)=", re.IGNORECASE)
 
 
 @dataclass
@@ -241,7 +243,8 @@ def compose(overrides: list[str]) -> RunConfig:
             f"refine.samples={config.refine.samples}: all samples are the same at llm.temperature=0; set it"
         )
     for key, value in _leaves(to_plain(config)):
-        if value is not None and _SECRET.search(key.rsplit(".", 1)[-1]):
+        literal = isinstance(value, str) and (redact(value) != value or _URL_SECRET.search(value))
+        if value is not None and (_SECRET.search(key.rsplit(".", 1)[-1]) or (key.startswith("llm.") and literal)):
             raise UserError(
                 f"{key} holds a literal secret; put it in an environment variable and name that in llm.api_key_env"
             )
@@ -345,5 +348,8 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(node, dict):
         for key, value in node.items():
             yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _leaves(value, f"{path}.{number}")
     else:
         yield path, node

@@ -99,5 +99,8 @@ def notes(config: RunConfig, corpus: Corpus, stats: RefineStats) -> list[str]:
         )
     budget = stats.failures.get("budget", 0)
     if budget:
-        found.append(f"refine.max_cost stopped the LLM: {budget} of {stats.fields} fields were not asked")
+        found.append(
+            f"refine.max_cost={config.refine.max_cost:g} stopped the LLM after {stats.fields - budget} of "
+            f"{stats.fields} fields; what was bought is kept, and a higher max_cost goes on from there"
+        )
     return found

@@ -70,6 +70,8 @@ def plan(runs: Sequence[Prepared]) -> Plan:
     if price is None and config.llm.simulated is None:
         first.backend.prepare()
         price = first.backend.price
+    if price is not None and config.refine.batch:
+        price = price.times(config.llm.batch_price_share)
     tokenizer = tokenizer_of(config.llm, config.llm.simulated is not None)
     found = estimate(requests, config.llm, price, tokenizer, ledger)
     if ledger is not None:

@@ -131,9 +131,9 @@ def _ctrl_c(trainer: pl.Trainer) -> Iterator[None]:
     """Lightning turns Ctrl-C into ``SystemExit(1)``, which callers cannot tell from a crash: give it back."""
     try:
         yield
-    except SystemExit:
+    except SystemExit as stop:
         if trainer.interrupted:
-            raise KeyboardInterrupt from None
+            raise KeyboardInterrupt(*getattr(stop.__context__, "args", ())) from None
         raise
 
 

@@ -28,6 +28,8 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH120, PTH100
 from tests.llm_batches import Batches
+from tests.llm_letters import BEHAVIOURS as LETTERS
+from tests.llm_letters import letters_of, letters_reply
 
 RIGHT = "right"
 STATUSES = {
@@ -73,7 +75,7 @@ RAW = {
     "truncated": b'{"id": "x", "cho',
 }
 CONTENT = ("null", "no_choices", "refusal", "refusal_field", "content_filter", "cut_off", "prose", "bad_numbers")
-CONTENT += ("misspelt", "incomplete", "wrong_count", "no_usage", "leak")
+CONTENT += ("misspelt", "incomplete", "wrong_count", "no_usage", "leak", *LETTERS)
 OTHER = ("drop", "reset", "hang", "trickle", "429_after", "429_date", "echo_key")
 BEHAVIOURS = (RIGHT, *STATUSES, *RAW, *CONTENT, *OTHER)
 
@@ -262,7 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
             owner._stopped.wait(60)
             self.close_connection = True
         elif behaviour == "echo_key":
-            text = f"who is {self.headers.get('Authorization')}? api_key={self.headers.get('Authorization', '')[7:]}"
+            key = self.headers.get("Authorization", "")[7:]
+            text = f"who is {self.headers.get('Authorization')}? api_key={key}? {key} is not known"
             self.send(500, json.dumps({"error": {"message": text}}).encode())
         elif behaviour == "trickle":
             content = json.dumps(self.completion(RIGHT, body, prompt)).encode()
@@ -300,6 +303,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             classes = ["happy", "sad"]
             count = max(1, len(re.findall(r"^\d+\. ", prompt, re.MULTILINE)))
+        letters = letters_of(body["messages"]) if body.get("logprobs") else []
+        tokens = letters_reply(prompt, count, letters, behaviour) if letters else []
         answer: Any = probabilities(prompt, count, classes)
         finish, refusal = "stop", None
         text: str | None
@@ -311,7 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer.pop(str(count))
         elif behaviour == "wrong_count":
             answer[str(count + 1)] = answer["1"]
-        text = json.dumps(answer)
+        text = "".join(token["token"] for token in tokens) or json.dumps(answer)
         if behaviour == "null":
             text = None
         elif behaviour == "refusal":
@@ -326,9 +331,13 @@ class _Handler(BaseHTTPRequestHandler):
             text = f"Sure! Here it is:\n```json\n{text}\n```\nHope it helps."
         elif behaviour == "leak":
             text = f"{self.headers.get('Authorization')} {text}"
+            spelt = [self.headers.get("Authorization", "")[at : at + 3] for at in range(0, 60, 3)]
+            tokens = [{"token": part, "logprob": 0.0, "bytes": None, "top_logprobs": []} for part in spelt] + tokens
         message = {"role": "assistant", "content": text, **({"refusal": refusal} if refusal else {})}
         choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish}
-        if body.get("logprobs"):
+        if letters and text and behaviour != "no_logprobs":
+            choice["logprobs"] = {"content": tokens[: 4 * count - 2] if behaviour == "cut_off" else tokens}
+        elif body.get("logprobs") and not letters:
             top = [{"token": "a", "logprob": -0.1, "bytes": None}, {"token": "b", "logprob": -2.4, "bytes": None}]
             choice["logprobs"] = {"content": [{"token": "a", "logprob": -0.1, "bytes": None, "top_logprobs": top}]}
         sent = sum(len(m["content"]) for m in body["messages"]) // 4 + 1

@@ -35,7 +35,12 @@ def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
         ("seed=one", "seed"),
         ("seed", "not of the form key=value"),
         ("protocol.dev_share=2", "between 0 and 1"),
-        ("+llm.extra_body.api_key=sk-123", "literal secret"),
+        ("+llm.extra_body.api_key=sk-123", "llm.extra_body.api_key holds a literal secret"),
+        ("+llm.extra_body.headers={x-api-key: sk-123}", "llm.extra_body.headers.x-api-key holds a literal secret"),
+        ("+llm.extra_body.note=Bearer sk-123", "llm.extra_body.note holds a literal secret"),
+        ("+llm.extra_body.tools=[{a: sk-123abcdef}]", "llm.extra_body.tools.0.a holds a literal secret"),
+        ("llm.api_base=https://me:sk-123@host/v1", "llm.api_base holds a literal secret"),
+        ("llm.api_base='https://host/v1?api-key=sk-123'", "llm.api_base holds a literal secret"),
     ],
 )
 def test_a_bad_override_is_one_line_that_names_it(override: str, told: str) -> None:

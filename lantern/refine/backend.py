@@ -8,15 +8,18 @@ import logging
 import os
 import re
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lantern.errors import UserError, did_you_mean
 from lantern.refine.backend_config import SAMPLING, BackendConfig
-from lantern.refine.errors_of import BackendFailure, failure_of, redact
+from lantern.refine.errors_of import BackendFailure, failure_of, kind_of, redact
 from lantern.refine.reply import asked, classes_of
 from lantern.refine.types import Failure, Price, Reply, Request, Usage
+
+log = logging.getLogger(__name__)
 
 
 class LiteLLMBackend:
@@ -27,7 +30,8 @@ class LiteLLMBackend:
         self._price: Price | None = config.price
 
     def check_ready(self) -> None:
-        """Refuse, before anything starts, what could only fail later: no key, no such provider, no local model.
+        """Refuse, before anything starts, what could only fail later: no key, no such provider, no local model, no
+        token probabilities.
 
         Raises:
             UserError: what is missing and how to supply it.
@@ -46,6 +50,11 @@ class LiteLLMBackend:
 
             check_installed(config.embedded)
             return
+        if config.elicitation == "logprobs" and "top_logprobs" not in _parameters(config):
+            raise UserError(
+                f"{at}: llm.elicitation=logprobs needs the alternatives of each token, which {config.model} does not "
+                "return (by litellm's table); use llm.elicitation=json"
+            )
         if config.api_key_env is not None and not os.environ.get(config.api_key_env, "").strip():
             raise UserError(
                 f"{at} needs the environment variable {config.api_key_env}; "
@@ -73,6 +82,21 @@ class LiteLLMBackend:
             server_url(self.config.embedded)
         if self._price is None:
             self._price = _listed_price(litellm, self.config)
+        self._hint(litellm)
+
+    def _hint(self, litellm: Any) -> None:
+        """litellm calls every model that it does not list unable, so its answer is told and not acted upon."""
+        config = self.config
+        wants_schema = config.structured == "json_schema" and config.elicitation == "json"
+        if not wants_schema or config.embedded is not None:
+            return
+        provider, _, model = config.model.partition("/")
+        if not litellm.supports_response_schema(model=model, custom_llm_provider=provider):
+            log.info(
+                "litellm does not list %s as taking a JSON schema; if calls fail for it: llm.structured=json_object or "
+                "llm.structured=text",
+                config.model,
+            )
 
     def check_price(self) -> None:
         """Refuse to spend what nobody can count; call it after :meth:`prepare`.
@@ -117,11 +141,7 @@ class LiteLLMBackend:
     @property
     def batch_price(self) -> Price | None:
         """Price per token of a batch."""
-        price, share = self._price, self.config.batch_price_share
-        if price is None:
-            return None
-        cached = None if price.cached_input is None else share * price.cached_input
-        return Price(share * price.input, share * price.output, cached)
+        return None if self._price is None else self._price.times(self.config.batch_price_share)
 
     def connection(self) -> dict[str, Any]:
         """Address and key of calls that are not completions."""
@@ -150,7 +170,7 @@ class LiteLLMBackend:
 
     def failed_line(self, text: str, status: int | None) -> Failure:
         """What a line of a batch's error file means."""
-        kind = {429: "rate_limit", 400: "bad_request", 401: "auth", 404: "not_found"}.get(status or 0, "server_error")
+        kind = "server_error" if status is None else kind_of(status, text)
         return Failure(kind, " ".join(redact(text, self.secrets()).split())[:300], status)
 
     def secrets(self) -> list[str]:
@@ -217,7 +237,7 @@ class LiteLLMBackend:
             cost=cost,
             latency=latency,
             model=redact_exact(str(getattr(response, "model", None) or ""), secrets) or None,
-            logprobs=_logprobs(choice),
+            logprobs=_logprobs(choice, secrets),
             created=time.time(),
         )
         if not reply.text.strip() and reply.finish_reason not in ("content_filter", "refusal", "length", "max_tokens"):
@@ -241,12 +261,15 @@ def _usage(response: Any) -> Usage:
     return Usage(total, min(total, number(details, "cached_tokens")), number(usage, "completion_tokens"))
 
 
-def _logprobs(choice: Any) -> list[dict[str, Any]] | None:
+def _logprobs(choice: Any, secrets: Sequence[str]) -> list[dict[str, Any]] | None:
     found = getattr(choice, "logprobs", None)
     content = found.get("content") if isinstance(found, dict) else getattr(found, "content", None)
     if not content:
         return None
     tokens = [t if isinstance(t, dict) else t.model_dump() for t in content]
+    text = "".join(str(t.get("token")) for t in tokens)
+    if redact_exact(text, secrets) != text:
+        return None  # a key spelt out token by token; such a reply is not worth keeping its probabilities
     return [
         {
             "token": t.get("token"),
@@ -277,6 +300,8 @@ def load_litellm() -> Any:
     import litellm
 
     _quiet()
+    # litellm makes its coroutine in a thread: a call that is abandoned meanwhile leaves it behind.
+    warnings.filterwarnings("ignore", r"coroutine '.*completion' was never awaited", RuntimeWarning)
     litellm.suppress_debug_info = True
     _loaded = litellm
     return litellm
@@ -299,6 +324,12 @@ def _listed_price(litellm: Any, config: BackendConfig) -> Price | None:
         return None
     cached = info.get("cache_read_input_token_cost")
     return Price(prompt * 1e6, answer * 1e6, None if cached is None else cached * 1e6)
+
+
+def _parameters(config: BackendConfig) -> list[str]:
+    """Parameters that litellm knows the model to take."""
+    provider, _, model = config.model.partition("/")
+    return load_litellm().get_supported_openai_params(model=model, custom_llm_provider=provider) or []
 
 
 def _providers() -> list[str]:

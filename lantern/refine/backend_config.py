@@ -13,11 +13,6 @@ from lantern.refine.types import Price, Request
 ELICITATIONS = ("json", "logprobs")
 TOP_LOGPROBS = 20
 """Alternatives per token that are asked for: the most that OpenAI and llama.cpp give."""
-NO_LOGPROBS = frozenset(
-    {"anthropic", "bedrock", "mistral", "ollama", "ollama_chat", "cerebras", "sambanova", "nvidia_nim", "perplexity"}
-    | {"replicate", "cohere", "cohere_chat"}
-)
-"""Providers that return none, by litellm's own table."""
 STRUCTURED = ("json_schema", "json_object", "text")
 SAMPLING = ("temperature", "top_p", "max_tokens", "seed", "logprobs", "top_logprobs", "extra_body")
 """All that a request may send besides its messages and its response format."""
@@ -79,11 +74,6 @@ class BackendConfig:
         if self.elicitation not in ELICITATIONS:
             hint = did_you_mean(self.elicitation, list(ELICITATIONS))
             raise UserError(f"{at}llm.elicitation={self.elicitation} is not one of {', '.join(ELICITATIONS)}.{hint}")
-        if self.elicitation == "logprobs" and self.model.partition("/")[0] in NO_LOGPROBS:
-            raise UserError(
-                f"{at}llm.elicitation=logprobs: {self.model.partition('/')[0]} returns no token probabilities; use "
-                "llm.elicitation=json"
-            )
         for name in self.drop_params:
             if name not in SAMPLING:
                 raise UserError(

@@ -19,7 +19,7 @@ from lantern.refine.backend import LiteLLMBackend
 from lantern.refine.backend_batch import BatchDoor, BatchState
 from lantern.refine.engine import FollowUp, Judge
 from lantern.refine.engine_loop import background_loop
-from lantern.refine.errors_of import FATAL, BackendFailure
+from lantern.refine.errors_of import CONTENT, FATAL, BackendFailure
 from lantern.refine.ledger import Ledger
 from lantern.refine.ledger_rows import request_json, request_of
 from lantern.refine.limits import backoff, worst_case
@@ -111,8 +111,11 @@ class BatchEngine:
             todo = [request for request in todo if request.key not in refused]
             for start in range(0, len(todo), MOST):
                 self._submit(todo[start : start + MOST])
-        cached = len(found)
-        failed = self._collect(requests, price, cached)
+        try:
+            failed = self._collect(requests, price, cached=len(found))
+        except KeyboardInterrupt:
+            told = "interrupted; the batch goes on at the provider, the same command collects it"
+            raise KeyboardInterrupt(told) from None
         found = self._known(requests)
         missing = {key: Failure("cancelled", "the batch ended without it") for key in requests if key not in found}
         return {**missing, **failed, **refused, **found}
@@ -230,17 +233,19 @@ class BatchEngine:
                 continue
             for key, outcome in self._patient(partial(self.door.fetch, file, requests)).items():
                 request = requests[key]
-                if isinstance(outcome, Failure):
-                    failed[key] = outcome
-                    self.ledger.store_failure(request, outcome, settled=False, price=price)
-                    continue
-                reply = replace(outcome, cost=None if price is None else price.cost(outcome.usage))
-                self.cost += reply.cost or 0.0
-                judged = self.judge(request, reply)
+                reply = outcome.reply if isinstance(outcome, Failure) else outcome
+                if reply is not None:
+                    reply = replace(reply, cost=None if price is None else price.cost(reply.usage))
+                    self.cost += reply.cost or 0.0
+                judged = outcome if isinstance(outcome, Failure) else self.judge(request, outcome)
                 if judged is None:
+                    assert reply is not None
                     self.ledger.store_answer(request, reply, price)
-                else:
-                    self.ledger.store_failure(request, replace(judged, reply=reply), settled=True, price=price)
+                    continue
+                settled = judged.kind in CONTENT
+                self.ledger.store_failure(request, replace(judged, reply=reply), settled=settled, price=price)
+                if not settled:
+                    failed[key] = replace(judged, reply=None)
         return failed
 
     # -- calls to the provider

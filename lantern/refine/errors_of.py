@@ -110,6 +110,11 @@ def failure_of(error: BaseException, secrets: Iterable[str] = ()) -> BackendFail
     return BackendFailure(Failure(kind, message, status), retryable, wait)
 
 
+def kind_of(status: int, text: str) -> str:
+    """Kind of failure behind an HTTP *status* and the error *text* that came with it."""
+    return _kind("", status, text, Exception())[0]
+
+
 def _kind(name: str, status: int | None, text: str, error: BaseException) -> tuple[str, bool]:
     if isinstance(error, TimeoutError) or name in ("Timeout", "APITimeoutError"):
         return "timeout", True

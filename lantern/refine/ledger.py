@@ -218,9 +218,9 @@ class Ledger:
             )
 
     def latency(self, model: str) -> float | None:
-        """Mean seconds of the answered calls to *model* (``provider/model``); None without any."""
+        """Mean seconds of the answered calls to *model* (``provider/model``), batches aside; None without any."""
         with self._guard():
-            sql = "SELECT AVG(latency) FROM answers WHERE request LIKE ? ESCAPE '\\'"
+            sql = "SELECT AVG(latency) FROM answers WHERE latency > 0 AND request LIKE ? ESCAPE '\\'"
             found: float | None = self._connection().execute(sql, (rows.backend_pattern(model),)).fetchone()[0]
             return found
 

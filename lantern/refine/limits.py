@@ -13,6 +13,9 @@ from lantern.refine.types import Price, Request, Usage
 
 START = 4
 """Calls in flight at first; each success allows one more, so that the number doubles with every round."""
+APART = 0.003
+"""Seconds between the starts of two calls at most: calls that start together end together, and their replies then wait
+for each other on the one event loop, round after round."""
 MAX_PAUSE = 600.0
 """Longest ``Retry-After`` that is honoured in full, seconds."""
 
@@ -33,11 +36,11 @@ class _Spent:
 class Pacer:
     """At most so many units in any 60 seconds, evenly spread; callers wait in order.
 
-    Aims 1 % below the allowance, so that jitter on the way does not exceed it at the provider.
+    Aims 2 % below the allowance: 1.2 s of jitter on the way do not exceed it at the provider.
     """
 
     def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._allowance = per_minute * 0.99
+        self._allowance = per_minute * 0.98
         self._interval = 60.0 / self._allowance
         self._clock = clock
         self._next = 0.0
@@ -99,6 +102,8 @@ class Gate:
     _paused_until: float = 0.0
     _cut_at: float = -1.0
     _throttled: int = 0
+    _next_start: float = 0.0
+    _latency: float | None = None
     _waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -119,6 +124,7 @@ class Gate:
                 if pause > 0:
                     await asyncio.sleep(pause)
                     continue
+                await self._apart()
                 if self.requests is not None:
                     await self.requests.take()
                 if self.tokens is not None:
@@ -133,8 +139,11 @@ class Gate:
 
     def leave(self, ticket: Ticket, used: Usage | None = None) -> None:
         """The call is over; *used* tokens replace the estimate."""
-        if ticket.tokens is not None and used is not None and self.tokens is not None:
-            self.tokens.settle(ticket.tokens, float(used.input + used.output))
+        if used is not None:
+            took = self.clock() - ticket.entered
+            self._latency = took if self._latency is None else 0.9 * self._latency + 0.1 * took
+            if ticket.tokens is not None and self.tokens is not None:
+                self.tokens.settle(ticket.tokens, float(used.input + used.output))
         self._free()
 
     def succeeded(self) -> None:
@@ -152,6 +161,14 @@ class Gate:
             self._limit = max(1.0, self._limit / 2)
         pause = backoff(self._throttled, base=0.5) if retry_after is None else min(retry_after, MAX_PAUSE)
         self._paused_until = max(self._paused_until, now + pause)
+
+    async def _apart(self) -> None:
+        """Spread the starts of calls, over half the time of a call at most."""
+        now = self.clock()
+        start = max(now, self._next_start)
+        self._next_start = start + (APART if self._latency is None else min(APART, self._latency / (2 * self.limit)))
+        if start > now:
+            await asyncio.sleep(start - now)
 
     async def _place(self) -> None:
         while self.active >= self.limit:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +20,8 @@ from lantern.refine.reply import letters
 PRIORS = ("predicted", "shuffled", "uniform", "none")
 NAMES = ("given", "masked")
 WITHHELD = "(words withheld)"
+_JOINERS = "\u200c\u200d"
+_MARKED = re.compile(r"[<>\x7f-\U0010ffff]")
 
 
 @dataclass
@@ -106,9 +110,21 @@ def _letter(number: int) -> str:
 
 
 def quote(text: str) -> str:
-    """*text* as a JSON string that cannot end its line, its quotes or the ``<dialogue>`` element."""
+    """*text* as a JSON string that cannot end its line, its quotes or the ``<dialogue>`` element.
+
+    Characters that nobody sees are written as escapes, but for the joiners that scripts and emoji are spelt with:
+    among them are those that turn the direction of writing, and halves of characters, which cannot be sent at all.
+    """
     quoted = json.dumps(" ".join(text.split()), ensure_ascii=False)
-    return quoted.replace("<", "\\u003c").replace(">", "\\u003e")
+    return _MARKED.sub(_escaped, quoted)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character = found[0]
+    if character in "<>":
+        return f"\\u{ord(character):04x}"
+    unseen = character not in _JOINERS and unicodedata.category(character) in ("Cc", "Cf", "Cs")
+    return json.dumps(character)[1:-1] if unseen else character
 
 
 class Prompt:

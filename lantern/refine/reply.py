@@ -15,7 +15,7 @@ from lantern.refine.types import Failure, Reply, Request
 
 LEAST_MASS = 0.01
 """Less probability than this on the letters of all classes together says nothing about their proportions."""
-_LETTER_LINE = re.compile(r"^[ \t]*(\d+)[ \t]*[:.)\-][ \t]*\(?([A-Za-z])(?![A-Za-z])", re.MULTILINE)
+_LETTER_LINE = re.compile(r"^[ \t]*(\d{1,6})[ \t]*[:.)\-][ \t]*\(?([A-Za-z])(?![A-Za-z])", re.MULTILINE)
 _REFUSAL = re.compile(
     r"\b(i\s*('m| am)\s*(sorry|unable|not able)|i\s*(can't|cannot|can not|won't|will not)\b|as an ai)", re.IGNORECASE
 )
@@ -161,8 +161,8 @@ def parse_letters(reply: Reply, count: int, classes: tuple[str, ...]) -> Parsed 
 
 def _masses(token: dict[str, Any], wanted: tuple[str, ...]) -> tuple[list[float], float]:
     """Probability of each letter at one place, bounds filled in, and the sum of what was listed."""
-    listed = {str(o["token"]): math.exp(min(0.0, float(o["logprob"]))) for o in token["top_logprobs"]}
-    listed.setdefault(str(token["token"]), math.exp(min(0.0, float(token["logprob"]))))
+    listed = {str(o["token"]): _probability(o["logprob"]) for o in token["top_logprobs"]}
+    listed.setdefault(str(token["token"]), _probability(token["logprob"]))
     found = dict.fromkeys(wanted, 0.0)
     for spelt, probability in listed.items():
         letter = re.sub(r"[\s:.()\-]", "", spelt).upper()
@@ -175,6 +175,13 @@ def _masses(token: dict[str, Any], wanted: tuple[str, ...]) -> tuple[list[float]
         bound = max(min(min(listed.values()), rest / len(missing)), 1e-6)
         found |= dict.fromkeys(missing, bound)
     return list(found.values()), mass
+
+
+def _probability(logprob: Any) -> float:
+    """0 for what is no logarithm of a probability."""
+    if not isinstance(logprob, (int, float)) or math.isnan(logprob):
+        return 0.0
+    return math.exp(min(0.0, logprob))
 
 
 def asked(request: Request) -> int:

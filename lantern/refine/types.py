@@ -23,6 +23,11 @@ class Price:
         fresh = usage.input - usage.cached_input
         return (fresh * self.input + usage.cached_input * cached + usage.output * self.output) / 1e6
 
+    def times(self, share: float) -> Price:
+        """This price at *share* of it."""
+        cached = None if self.cached_input is None else share * self.cached_input
+        return Price(share * self.input, share * self.output, cached)
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

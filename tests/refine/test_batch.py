@@ -19,8 +19,8 @@ from lantern.refine.backend import LiteLLMBackend
 from lantern.refine.backend_config import BackendConfig, make_request
 from lantern.refine.batch import BatchEngine
 from lantern.refine.ledger import Ledger
-from lantern.refine.reply import parse_reply
-from lantern.refine.types import Failure, Outcome, Reply, Request
+from lantern.refine.reply import Parsed, parse_letters, parse_reply
+from lantern.refine.types import Failure, Outcome, Progress, Reply, Request
 from tests.llm_batches import Batches
 from tests.llm_server import LLMServer
 
@@ -109,6 +109,50 @@ def test_lines_that_fail_are_typed_and_asked_again_by_the_next_run(path: Path) -
         again = engine(server, path)
         assert all(isinstance(history[0], Reply) for history in again.run(requests))
         assert again.calls == 1
+
+
+def test_lines_have_the_kinds_of_single_calls(path: Path) -> None:
+    behaviours = ["policy", "context", "quota", "429", "cut_off", "right"]
+    kinds = ["refusal", "context_length", "quota", "rate_limit", "cut_off", ""]
+    with LLMServer(behaviours) as server:
+        asking = engine(server, path)
+        requests = [question(asking.backend.config, n) for n in range(6)]
+        found = asking.run(requests)
+        assert [outcome.kind if isinstance(outcome, Failure) else "" for (outcome,) in found] == kinds
+        again = engine(server, path)
+        again.run(requests)
+        assert again.calls == 3, "a refusal and a paid reply that was cut off are settled"
+
+
+def test_ctrl_c_says_that_the_batch_goes_on(path: Path) -> None:
+    def progress(now: Progress) -> None:
+        if asking.calls:
+            raise KeyboardInterrupt
+
+    with LLMServer() as server:
+        asking = engine(server, path, progress=progress)
+        requests = [question(asking.backend.config, n) for n in range(3)]
+        with pytest.raises(KeyboardInterrupt, match="the batch goes on at the provider, the same command collects it"):
+            asking.run(requests)
+        again = engine(server, path)
+        assert all(isinstance(history[0], Reply) for history in again.run(requests))
+        assert (again.calls, len(server.batches.batches)) == (0, 1)
+
+
+def test_token_probabilities_come_through(path: Path) -> None:
+    with LLMServer() as server:
+        asking = engine(server, path)
+        messages = [
+            {"role": "system", "content": "- happy (A): x\n- sad (B): y"},
+            {"role": "user", "content": '<dialogue>\n1. A: "hm"\n</dialogue>\nGo.'},
+        ]
+        request = make_request(asking.backend.config, messages, None, 50, logprobs=20)
+        asking.judge = lambda request, reply: None
+        ((found,),) = asking.run([request])
+        assert isinstance(found, Reply)
+        parsed = parse_letters(found, 1, ("happy", "sad"))
+        assert isinstance(parsed, Parsed)
+        assert parsed.sums == pytest.approx([0.9])
 
 
 def test_an_expired_batch_keeps_what_came(path: Path) -> None:

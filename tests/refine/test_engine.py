@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +17,10 @@ from lantern.refine.backend_config import BackendConfig, make_request
 from lantern.refine.engine import Engine
 from lantern.refine.errors_of import BackendFailure
 from lantern.refine.ledger import Ledger
+from lantern.refine.limits import APART, Gate
 from lantern.refine.types import Failure, Outcome, Progress, Reply, Request, Usage
 
-ROOT = Path(__file__).parents[2]
-KEY = "sk-planted-0123456789abcdef"
+pytestmark = pytest.mark.usefixtures("fast")
 
 
 class Fake:
@@ -65,17 +64,6 @@ def failing(kind: str, retryable: bool = True, wait: float | None = None) -> Bac
 
 def content(request: Request, reply: Reply) -> Failure | None:
     return Failure("unparsable", "no good", reply=reply) if "bad" in reply.text else None
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "l.sqlite")
-
-
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANTERN_TEST_KEY", KEY)
-    monkeypatch.setattr("lantern.refine.engine_run.backoff", lambda attempt: 0.01)
 
 
 def engine(backend: Any, ledger: Ledger, **more: Any) -> Engine:
@@ -318,3 +306,22 @@ def test_a_full_ledger_stops_the_run(ledger: Ledger) -> None:
     engine(backend, ledger).run(questions(backend, 100))
     assert ledger.verify() == 100
     assert backend.asked.total() - before < 100
+
+
+def test_calls_start_apart(ledger: Ledger) -> None:
+    backend = Fake(delay=0.5, concurrency=32)
+    engine(backend, ledger).run(questions(backend, 64))
+    first, second = backend.times[:32], backend.times[32:]
+    assert first[-1] - first[0] >= 0.5 * 31 * APART
+    assert second[-1] - second[0] >= 0.5 * 31 * APART, "and so do those that take their places"
+    assert backend.most == 32
+
+
+def test_calls_that_take_no_time_are_not_held_up() -> None:
+    async def go() -> float:
+        gate, start = Gate(32, 32), time.monotonic()
+        for _ in range(200):
+            gate.leave(await gate.enter(), Usage())
+        return time.monotonic() - start
+
+    assert asyncio.run(go()) < 200 * APART / 2

@@ -8,29 +8,22 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lantern.errors import UserError
 from lantern.refine import ledger_rows as rows
 from lantern.refine.backend import LiteLLMBackend
 from lantern.refine.backend_config import BackendConfig
 from lantern.refine.ledger import Ledger
 from lantern.refine.types import Reply
 from tests.llm_server import LLMServer
-from tests.refine.test_engine import KEY, ROOT, Fake, engine, questions
+from tests.refine.test_engine import Fake, engine, questions
 
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "l.sqlite")
-
-
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANTERN_TEST_KEY", KEY)
-    monkeypatch.setattr("lantern.refine.engine_run.backoff", lambda attempt: 0.01)
-
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("fast")
 
 CLIENT = """
 import os, sys, json
@@ -160,3 +153,18 @@ def test_mixed_faults_end_well_and_hold_no_secret(
     ledger.close()
     for file in ledger.path.parent.iterdir():
         assert b"planted" not in file.read_bytes()
+
+
+def test_a_remote_service_of_unknown_price_is_refused(ledger: Ledger) -> None:
+    with LLMServer() as server:
+        given = BackendConfig(name="t", model="openai/unheard-of", api_base=server.url, api_key_env="LANTERN_TEST_KEY")
+        runner = engine(LiteLLMBackend(given), ledger)
+        with pytest.raises(UserError, match=r"llm=t: the price .* llm\.price_input .* llm\.free=true"):
+            runner.run(questions(runner.backend, 3))
+        assert server.asked == []
+        stated = engine(LiteLLMBackend(replace(given, price_input=1.0, price_output=2.0)), ledger)
+        (outcomes,) = stated.run(questions(stated.backend, 1))
+        assert len(server.asked) == 1
+    assert isinstance(outcomes[0], Reply)
+    usage = outcomes[0].usage
+    assert outcomes[0].cost == pytest.approx((usage.input + 2 * usage.output) / 1e6)

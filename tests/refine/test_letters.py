@@ -12,6 +12,7 @@ import pytest
 from lantern.config import compose
 from lantern.corpora.types import LabelSet
 from lantern.errors import UserError
+from lantern.refine.backend import LiteLLMBackend
 from lantern.refine.backend_config import BackendConfig
 from lantern.refine.embedded import bind
 from lantern.refine.prompt import Prompt
@@ -101,9 +102,14 @@ def test_the_embedded_server_is_bound_to_lines_of_letters() -> None:
     assert found["extra_body"] == {"a": 1, "grammar": 'root ::= "1:" [A-C] "\\n" "2:" [A-C]'}
 
 
-def test_providers_without_token_probabilities_are_refused() -> None:
-    with pytest.raises(UserError, match="anthropic returns no token probabilities"):
-        BackendConfig(name="c", model="anthropic/x", elicitation="logprobs")
+@pytest.mark.parametrize("model", ["anthropic/x", "gemini/gemini-2.5-flash", "openai/gpt-5-mini", "ollama_chat/x"])
+def test_models_without_token_probabilities_are_refused(model: str) -> None:
+    with pytest.raises(UserError, match=f"llm=c: llm.elicitation=logprobs .* {model} does not"):
+        LiteLLMBackend(BackendConfig(name="c", model=model, elicitation="logprobs")).check_ready()
+
+
+def test_elicitations_have_names() -> None:
+    LiteLLMBackend(BackendConfig(name="c", model="hosted_vllm/x", elicitation="logprobs")).check_ready()
     with pytest.raises(UserError, match="Did you mean 'logprobs'"):
         BackendConfig(name="c", model="openai/x", elicitation="logprob")
 
