@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lantern.predictions import PredictionTable, Row, concatenate
 from lantern.prepare import Prepared, VanillaStage
@@ -56,16 +57,12 @@ def plan(runs: Sequence[Prepared]) -> Plan:
     fields = 0
     models: dict[str, int] = {}
     for ready in asking:
-        questions, known = _requests(ready)
-        if not known:
-            # Placeholders look alike where the predictions of other models will not.
-            model = digest([stage.inputs for stage in ready.vanilla_stages])
-            number = models.setdefault(model, len(models) + 1)
-            questions = [replace(r, replicate=number * ready.config.refine.samples + r.replicate) for r in questions]
+        model = digest([stage.inputs for stage in ready.vanilla_stages])
+        questions, known = _requests(ready, models.setdefault(model, len(models) + 1))
         requests += questions
         fields += len(questions) // ready.config.refine.samples
         exact = exact and known
-    ledger = _ledger(config.ledger) if exact else None
+    ledger = _ledger(config.ledger)
     price = config.llm.price
     if price is None and config.llm.simulated is None:
         first.backend.prepare()
@@ -89,8 +86,9 @@ def _ledger(path: Path) -> Ledger | None:
     return Ledger(path) if path.is_file() else None
 
 
-def _requests(ready: Prepared) -> tuple[list[Request], bool]:
-    """Every question of one run, and whether they are the very ones that will be sent."""
+def _requests(ready: Prepared, model: int) -> tuple[list[Request], bool]:
+    """Every question of one run, whose vanilla models are the *model*-th of the plan, and whether all of them are the
+    very ones that will be sent."""
     config, corpus = ready.config, ready.corpus
     scale = corpus.score_range if config.model.dimensions else None
     refiner = Refiner(
@@ -105,10 +103,14 @@ def _requests(ready: Prepared) -> tuple[list[Request], bool]:
     exact = True
     for split, ids in ready.asked.items():
         table = _stored(ready, split)
+        changes: dict[str, Any] = {}
         if table is None:
             exact, table = False, _placeholder(ready, split, ids)
+            # Placeholders look alike where the predictions of other models will not.
+            changes = {"model": f"{config.llm.model}#{model}"}
         keep_dialogues(table, ids)
-        requests += [request for question in refiner.questions(table) for request in question.requests]
+        asked = [request for question in refiner.questions(table) for request in question.requests]
+        requests += [replace(request, **changes) for request in asked]
     return requests, exact
 
 

@@ -6,18 +6,29 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from experiments.plan import main
 from lantern.config import compose
+from lantern.corpora.sample import generate_sample
 from lantern.errors import UserError
 from lantern.plan import plan
+from lantern.predictions import PredictionTable, Row
 from lantern.prepare import preflight
 from lantern.refine.backend import LiteLLMBackend
 from lantern.refine.backend_config import BackendConfig
+from lantern.refine.engine import Engine
+from lantern.refine.ledger import Ledger
+from lantern.refine.plan import estimate, expected_reply, tokenizer_of
+from lantern.refine.prompt import Prompt
+from lantern.refine.refiner import Refiner
+from lantern.refine.reply import Parsed, parse_reply
+from lantern.refine.types import Price, Reply
 from lantern.run import run
+from tests.refine.test_engine import Fake, questions
 from tests.test_run import Recorder
 
 Tiny = Callable[..., list[str]]
@@ -95,3 +106,61 @@ def test_what_cannot_be_planned_or_paid_is_told(tiny: Tiny) -> None:
     with pytest.raises(UserError, match=r"price of openai/nobody-knows is not known; give llm\.price_input"):
         unknown.check_price()
     LiteLLMBackend(BackendConfig(name="x", model="openai/nobody-knows", free=True)).check_price()
+
+
+def test_after_an_interruption_only_the_rest_is_planned(tiny: Tiny) -> None:
+    overrides = tiny("backbone.epochs=1")
+    with pytest.raises(KeyboardInterrupt):
+        run(preflight(compose(overrides)), Recorder(stop_at_stage="refine test"))
+    found = plan([preflight(compose(overrides), check_backend=False)])
+    assert found.asking is not None
+    assert (found.to_reuse, found.exact) == (1, False), "the test split has not been predicted"
+    llm = run(preflight(compose(overrides)), Recorder())["llm"]
+    assert 0 < found.asking.calls == llm["calls"] < found.asking.prompts == llm["prompts"]
+
+
+def test_the_embedded_models_json_is_foreseen(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    config, corpus = compose(["llm=smollm2", "refine.stride=1"]), generate_sample(dialogues=5)
+    dialogue, classes = corpus.dialogues[0], corpus.label_set.classes
+    rows = [Row(dialogue.id, u.id, n, u.speaker, u.label, None, [1 / 6] * 6) for n, u in enumerate(dialogue.utterances)]
+    prompt = Prompt(config.prompt, corpus.label_set, None)
+    refiner = Refiner(corpus.by_id, prompt, config.refine, config.llm)
+    requests = [question.requests[0] for question in refiner.questions(PredictionTable(classes, rows, "dev"))[:3]]
+    found = estimate(requests, config.llm, None, tokenizer_of(config.llm, simulated=False), ledger)
+    replies = Engine(LiteLLMBackend(config.llm), ledger, judge=refiner.judge).run(requests)
+    usage = [outcome[0].usage for outcome in replies if isinstance(outcome[0], Reply)]
+    assert found.calls == len(usage) == 3
+    assert found.input == pytest.approx(sum(u.input for u in usage), rel=0.05)
+    assert found.output == pytest.approx(sum(u.output for u in usage), rel=0.05)
+
+
+def test_prices_and_limits() -> None:
+    backend = Fake(model="openai/gpt-4o", free=False, requests_per_minute=6.0, concurrency=2)
+    asked = [*questions(backend, 9), *questions(backend, 9)]
+    counted = tokenizer_of(backend.config, simulated=True)
+    found = estimate(asked, backend.config, Price(1.0, 2.0), counted, None)
+    assert (found.prompts, found.calls, found.measured) == (9, 9, False)
+    assert found.seconds == 90, "six a minute"
+    assert found.cost == pytest.approx((found.input + 2 * found.output) / 1e6)
+    assert found.cost_with_repairs == pytest.approx(found.cost + (found.input + 3 * found.output) / 1e6)
+    assert estimate(asked, backend.config, None, counted, None).cost is None
+
+
+def test_the_common_start_of_long_prompts_is_cheap() -> None:
+    backend = Fake()
+    counted = tokenizer_of(backend.config, simulated=True)
+
+    def cached(length: int) -> int:
+        start = {"role": "system", "content": "x" * 4 * length}
+        asked = [replace(request, messages=(start, *request.messages)) for request in questions(backend, 5)]
+        return estimate(asked, backend.config, None, counted, None).cached_input
+
+    assert cached(1023) == 0
+    assert cached(1024) == 4 * 1024
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_the_expected_reply_is_one(compact: bool) -> None:
+    text = expected_reply(3, ("happy", "sad"), compact)
+    assert isinstance(parse_reply(Reply(text, "stop"), 3, ("happy", "sad")), Parsed)
