@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments import import_pickle
 from experiments.console import Parser, command
 
 if TYPE_CHECKING:
@@ -69,9 +70,26 @@ def _sample(given: argparse.Namespace, console: Console) -> Corpus:
     return generate_sample(given.seed, given.dialogues)
 
 
+def _iemocap_pickle(given: argparse.Namespace, console: Console) -> Corpus:
+    corpus = import_pickle.iemocap(given)
+    return corpus if corpus.features or given.no_features else _with_text_features(corpus, console)
+
+
+def _meld_pickle(given: argparse.Namespace, _console: Console) -> Corpus:
+    return import_pickle.meld(given)
+
+
 KINDS: dict[str, Kind] = {
     "meld": Kind("MELD from its CSV files; text features by MiniLM on the CPU, minutes", _meld_arguments, _meld),
     "iemocap": Kind("IEMOCAP from its raw release; text features by MiniLM, minutes", _iemocap_arguments, _iemocap),
+    "iemocap-pickle": Kind(
+        "IEMOCAP from a published feature pickle (MMGCN, COGMEN, CORECT, SDT, COSMIC)",
+        import_pickle.iemocap_arguments,
+        _iemocap_pickle,
+    ),
+    "meld-pickle": Kind(
+        "MELD from a published feature pickle (MMGCN, SDT)", import_pickle.meld_arguments, _meld_pickle
+    ),
     "sample": Kind("the made-up sample corpus, written out", _sample_arguments, _sample),
 }
 

@@ -28,6 +28,8 @@ class FeatureCard:
     """``none``: the extractor saw no label of this corpus; ``train-labels``: it was fitted on them; ``unknown``."""
     sha256: str = ""
     """Of the feature file; empty until there is one. Anything that changes the features must empty it."""
+    layer: str = ""
+    """Which of the extractor's outputs they are, where there are several."""
 
     def __post_init__(self) -> None:
         if self.fitted_on not in FITTED_ON:
@@ -70,8 +72,9 @@ def read_card(path: Path) -> FeatureCard:
     """The feature card at *path*."""
     try:
         values = json.loads(read_bytes(path))
+        values.setdefault("layer", "")  # older folders do not have it
         return FeatureCard(**{f.name: values[f.name] for f in fields(FeatureCard)})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a feature card ({type(error).__name__}: {error})") from None
 
 
