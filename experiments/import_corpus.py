@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from experiments import import_pickle
 from experiments.console import Parser, command
+from lantern.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,6 +60,114 @@ def _iemocap(given: argparse.Namespace, console: Console) -> Corpus:
     return corpus if given.no_features else _with_text_features(corpus, console)
 
 
+def _emorynlp_arguments(parser: argparse.ArgumentParser) -> None:
+    form = parser.add_mutually_exclusive_group(required=True)
+    form.add_argument("--json", type=Path, metavar="DIR", help="holds emotion-detection-{trn,dev,tst}.json: all of it")
+    form.add_argument("--csv", type=Path, metavar="DIR", help="holds emorynlp_{train,dev,test}_final.csv: with times")
+    parser.add_argument("--no-features", action="store_true", help="transcript and labels only; cannot be trained on")
+
+
+def _emorynlp(given: argparse.Namespace, console: Console) -> Corpus:
+    from lantern.corpora.emorynlp import import_csv, import_json
+
+    corpus = import_json(given.json) if given.json else import_csv(given.csv)
+    return corpus if given.no_features else _with_text_features(corpus, console)
+
+
+def _custom_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--transcript",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=".csv or .jsonl with dialogue, speaker, text; optional: utterance (id), label, valence, arousal, "
+        "dominance, split, session, start, end",
+    )
+    parser.add_argument(
+        "--label-set",
+        required=True,
+        metavar="NAME|FILE.yaml",
+        help="a label set of Lantern's, or your own: name, classes (a list), definitions (a line per class; optional)",
+    )
+    parser.add_argument("--name", default="", help="of the corpus; default: that of the transcript")
+    parser.add_argument("--score-range", metavar="LOW,HIGH", help="scale of the scores, for example 1,5")
+    parser.add_argument(
+        "--redistribution",
+        choices=("allowed", "forbidden"),
+        default="forbidden",
+        help="whether the text may be passed on, which sending it to a remote LLM is; default: %(default)s",
+    )
+    parser.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        metavar="PART=ID,...",
+        help="dialogues of train, dev or test, by id or pattern (test='s05_*'); in place of a column split",
+    )
+    parser.add_argument(
+        "--features",
+        action="append",
+        default=[],
+        metavar="MODALITY=FILE",
+        help="text, audio or visual features: .npy, .npz, .safetensors or .csv, by utterance id or in transcript order",
+    )
+    parser.add_argument(
+        "--card",
+        action="append",
+        default=[],
+        metavar="MODALITY=FILE.yaml",
+        help="where those features come from: extractor, version, layer, fitted_on, licence",
+    )
+    parser.add_argument("--no-features", action="store_true", help="no text features by MiniLM")
+
+
+def _custom(given: argparse.Namespace, console: Console) -> Corpus:
+    from lantern.corpora.custom import import_custom
+    from lantern.corpora.feature_tables import card_of, read_feature_table
+    from lantern.corpora.labels import label_set, read_label_set
+
+    own = given.label_set.endswith((".yaml", ".yml"))
+    files, cards = _pairs(given.features, "--features"), _pairs(given.card, "--card")
+    if set(cards) - set(files):
+        raise UserError(f"--card {sorted(set(cards) - set(files))[0]}=…: no --features of this modality are given")
+    corpus = import_custom(
+        given.transcript,
+        read_label_set(Path(given.label_set)) if own else label_set(given.label_set),
+        name=given.name,
+        score_range=_range(given.score_range) if given.score_range else None,
+        redistribution=given.redistribution,
+        splits={part: ids.split(",") for part, ids in _pairs(given.split, "--split").items()},
+    )
+    ids = [u.id for u in corpus.utterances]
+    for modality, file in files.items():
+        features, present = read_feature_table(Path(file), ids)
+        card = card_of(Path(file), Path(cards[modality]) if modality in cards else None)
+        corpus = corpus.with_features(modality, features, card, present)
+    return corpus if given.no_features or "text" in files else _with_text_features(corpus, console)
+
+
+def _pairs(given: list[str], option: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in given:
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not value:
+            raise UserError(f"{option} {pair}: expected {'PART=ID,...' if option == '--split' else 'MODALITY=FILE'}")
+        if key in found:
+            raise UserError(f"{option} {key} is given twice")
+        found[key] = value
+    return found
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not -float("inf") < low < high < float("inf"):
+        raise UserError(f"--score-range {text}: expected LOWEST,HIGHEST, for example 1,5")
+    return low, high
+
+
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--dialogues", type=int, default=60, help="default: %(default)s")
@@ -90,6 +199,8 @@ KINDS: dict[str, Kind] = {
     "meld-pickle": Kind(
         "MELD from a published feature pickle (MMGCN, SDT)", import_pickle.meld_arguments, _meld_pickle
     ),
+    "emorynlp": Kind("EmoryNLP from its JSON or CSV files; text features by MiniLM", _emorynlp_arguments, _emorynlp),
+    "custom": Kind("your own transcript, labels, scores and feature files", _custom_arguments, _custom),
     "sample": Kind("the made-up sample corpus, written out", _sample_arguments, _sample),
 }
 
@@ -119,7 +230,7 @@ def main(arguments: list[str]) -> int:
     console = Console(width=None if os.isatty(1) else 120)
     corpus = KINDS[given.kind].build(given, console)
     corpus.save(given.out, overwrite=given.overwrite)
-    _print_summary(console, corpus, given.out)
+    print_summary(console, corpus, given.out)
     return 0
 
 
@@ -140,7 +251,8 @@ def _with_text_features(corpus: Corpus, console: Console) -> Corpus:
     return corpus.with_features("text", features, card(len(texts)))
 
 
-def _print_summary(console: Console, corpus: Corpus, out: Path) -> None:
+def print_summary(console: Console, corpus: Corpus, out: Path) -> None:
+    """Counts per split, features, and what the importer found."""
     from rich.table import Table
 
     from lantern.corpora.summary import summarise
@@ -158,13 +270,18 @@ def _print_summary(console: Console, corpus: Corpus, out: Path) -> None:
     scale = "no dimension scores"
     if corpus.score_range is not None:
         scale = "valence, arousal and dominance on {:g}-{:g}".format(*corpus.score_range)
-    features = ", ".join(f"{n} {c.dims}-d ({c.count:,} turns)" for n, c in corpus.cards.items()) or "none"
+    total = len(corpus.utterances)
+    features = ", ".join(f"{n} {c.dims}-d ({_share(c.count, total)} turns)" for n, c in corpus.cards.items()) or "none"
     _line(console, f"{whole.speakers} speakers, longest dialogue {whole.longest} turns; {scale}")
     _line(console, f"features: {features}")
     for note in (*corpus.notes, *corpus.checks):
         _line(console, note, "yellow" if note.startswith("differs") else None)
     if corpus.contaminated:
         _line(console, corpus.contaminated)
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count:,}" if count == total else f"{count:,} of {total:,}"
 
 
 def _line(console: Console, text: str, style: str | None = None) -> None:

@@ -15,7 +15,7 @@ FLOORS = (
     {"corpora.types", "corpora.labels"},
     {"predictions", "store"},
     {"corpora", "models"},
-    {"metrics"},
+    {"metrics", "features"},
     {"refine", "weighting"},
     {"config"},
     {"report", "stages", "asker"},

@@ -29,11 +29,20 @@ class FeatureCard:
     sha256: str = ""
     """Of the feature file; empty until there is one. Anything that changes the features must empty it."""
     layer: str = ""
-    """Which of the extractor's outputs they are, where there are several."""
+    """Which layer or level of the extractor, and how it was pooled to one vector; empty when nobody said."""
+    licence: str = ""
+    """Terms that bind whoever uses the features; empty when there is nothing beyond the corpus's own."""
 
     def __post_init__(self) -> None:
         if self.fitted_on not in FITTED_ON:
             raise UserError(f"feature card: fitted_on={self.fitted_on!r} is not one of {', '.join(FITTED_ON)}")
+        for name in ("dims", "count"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise UserError(f"feature card: {name}={value!r} is not a whole number")
+        for name in ("extractor", "version", "sha256", "layer", "licence"):
+            if not isinstance(getattr(self, name), str):
+                raise UserError(f"feature card: {name}={getattr(self, name)!r} is not text")
 
 
 def sha256_of(content: bytes) -> str:
@@ -72,8 +81,11 @@ def read_card(path: Path) -> FeatureCard:
     """The feature card at *path*."""
     try:
         values = json.loads(read_bytes(path))
-        values.setdefault("layer", "")  # older folders do not have it
-        return FeatureCard(**{f.name: values[f.name] for f in fields(FeatureCard)})
+        # Folders written before a field existed lack it; the first six have always been there.
+        wanted = [f.name for f in fields(FeatureCard) if f.name in values or f.name not in ("layer", "licence")]
+        return FeatureCard(**{name: values[name] for name in wanted})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a feature card ({type(error).__name__}: {error})") from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lantern.corpora.types import LabelSet
 from lantern.errors import UserError, did_you_mean
 
@@ -31,6 +33,15 @@ _MELD_THREE = {
     "positive": "pleasant: joyful, amused, affectionate, or surprised by something good",
     "negative": "unpleasant: angry, sad, afraid, disgusted, or surprised by something bad",
 }
+_EMORY_SEVEN = {
+    "joyful": "happy, amused, excited, hopeful or playful",
+    "mad": "annoyed, hostile, jealous or outraged",
+    "peaceful": "calm, content, trusting, tender or grateful",
+    "neutral": "matter-of-fact, with no emotion that stands out",
+    "sad": "low, lonely, ashamed, guilty or hurt",
+    "powerful": "proud, confident, important or respected",
+    "scared": "afraid, anxious, confused, insecure or overwhelmed",
+}
 LABEL_SETS: dict[str, LabelSet] = {
     found.name: found
     for found in (
@@ -42,6 +53,7 @@ LABEL_SETS: dict[str, LabelSet] = {
         LabelSet("sample-6", tuple(_IEMOCAP_SIX), _IEMOCAP_SIX),
         LabelSet("meld-7", tuple(_MELD_SEVEN), _MELD_SEVEN),
         LabelSet("meld-3", tuple(_MELD_THREE), _MELD_THREE),
+        LabelSet("emorynlp-7", tuple(_EMORY_SEVEN), _EMORY_SEVEN),
     )
 }
 """Every label set by name. The order of the classes is that of the published feature files.
@@ -90,3 +102,43 @@ def label_set(name: str) -> LabelSet:
         valid = list(LABEL_SETS)
         raise UserError(f"no label set {name!r}.{did_you_mean(name, valid)} Valid: {', '.join(valid)}")
     return LABEL_SETS[name]
+
+
+def read_label_set(path: Path) -> LabelSet:
+    """A label set of one's own from YAML: ``name``, ``classes`` in their order, optional ``definitions`` by class.
+
+    Raises:
+        UserError: no such file, not YAML, a key or value that does not fit; names the file and the key.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing; it is to hold a label set: name, classes and, if you like, definitions"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({error})") from None
+    if not isinstance(value, dict) or not {"name", "classes"} <= set(value) <= {"name", "classes", "definitions"}:
+        found = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
+        raise UserError(f"{path}: expected the keys name, classes and, if you like, definitions; found {found}")
+    name, classes, definitions = value["name"], value["classes"], value.get("definitions") or {}
+    if not isinstance(classes, list) or not isinstance(definitions, dict):
+        raise UserError(f"{path}: classes is a list of names, definitions a line of text by class")
+    for key, item in (
+        ("name", name),
+        *(("classes", c) for c in classes),
+        *(("definitions", d) for d in definitions.values()),
+    ):
+        # YAML reads no, yes, on, off and numbers as something other than text.
+        if not isinstance(item, str) or not item.strip() or "\n" in item.strip():
+            raise UserError(f"{path}: {key}: {item!r} is not a line of text; put it between quotes")
+    for key in definitions:
+        if key not in classes:
+            raise UserError(f"{path}: definitions: {key!r} is not one of the classes {', '.join(classes)}")
+    if name in LABEL_SETS or name.lower() in _AMBIGUOUS:
+        raise UserError(f"{path}: name: {name!r} is a label set that Lantern has or refuses; choose another name")
+    return LabelSet(name, tuple(classes), {key: text.strip() for key, text in definitions.items()})

@@ -27,6 +27,7 @@ SHA256 = {
 """Of the files that decide the vectors, as package version 0.1.0 has them."""
 MAX_TOKENS = 256
 DIMS = 384
+LAYER = "last, mean over word pieces"
 
 
 def find_model() -> Path:
@@ -45,7 +46,7 @@ def find_model() -> Path:
 def card(count: int) -> FeatureCard:
     """The feature card of what :class:`MiniLM` makes of *count* texts."""
     version = f"weights sha256 {SHA256['model.safetensors'][:16]}, {MAX_TOKENS} word pieces"
-    return FeatureCard("sentence-transformers/all-MiniLM-L6-v2", version, DIMS, count, fitted_on="none")
+    return FeatureCard("sentence-transformers/all-MiniLM-L6-v2", version, DIMS, count, fitted_on="none", layer=LAYER)
 
 
 def _bytes(path: Path) -> bytes:

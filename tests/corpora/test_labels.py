@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from lantern.corpora.labels import COUNTS, LABEL_SETS, label_set
+from lantern.corpora.labels import COUNTS, LABEL_SETS, label_set, read_label_set
 from lantern.errors import UserError
 
 
@@ -49,3 +51,35 @@ def test_known_counts_stand_beside_the_set(name: str, total: int, test: int) -> 
     assert sum(map(sum, counts.values())) == total
     assert sum(counts["test"]) == test
     assert {len(part) for part in counts.values()} == {len(label_set(name))}
+
+
+def test_a_label_set_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "l.yaml"
+    path.write_text("name: mood\nclasses: [up, down]\ndefinitions: {up: in good spirits}\n")
+    found = read_label_set(path)
+    assert (found.name, found.classes, found.definitions) == ("mood", ("up", "down"), {"up": "in good spirits"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: mood", r"expected the keys name, classes and, if you like, definitions; found name"),
+        ("[up, down]", r"found list"),
+        ("name: mood\nclasses: [up, down]\nclases: x", "found name, classes, clases"),
+        ("name: mood\nclasses: [yes, no]", r"classes: True is not a line of text; put it between quotes"),
+        ("name: mood\nclasses: [up]", "at least two different classes"),
+        ("name: mood\nclasses: [up, up]", "at least two different classes"),
+        ("name: mood\nclasses: up", "classes is a list of names"),
+        ("name: mood\nclasses: [up, down]\ndefinitions: {left: x}", "'left' is not one of the classes up, down"),
+        ("name: meld-7\nclasses: [up, down]", "choose another name"),
+        ("name: 4-way\nclasses: [up, down]", "choose another name"),
+        ("name: [", "not YAML"),
+    ],
+)
+def test_what_is_wrong_with_a_label_set_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "l.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_label_set(tmp_path / "l.yaml")
+    assert "l.yaml" in str(caught.value) or "mood" in str(caught.value)
+    with pytest.raises(UserError, match=r"none\.yaml is missing"):
+        read_label_set(tmp_path / "none.yaml")

@@ -1,0 +1,170 @@
+"""Add a modality to a corpus folder: ``python -m experiments.extract_features FOLDER --modality audio --wav DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.console import Parser, command
+from lantern.errors import UserError
+
+if TYPE_CHECKING:
+    from lantern.corpora.folder import Corpus
+    from lantern.features.sources import Sources
+
+_SHOWN = 20
+_OF_SOURCE = {"text": (), "wav": ("wav", "dialogue_wav"), "arrays": ("arrays",), "frames": ("frames",)}
+
+
+def _parser() -> argparse.ArgumentParser:
+    from lantern.features.registry import DEFAULT, EXTRACTORS
+
+    parser = Parser(
+        prog="python -m experiments.extract_features",
+        description="Add a modality to a corpus folder. Interrupted, the same command goes on where it stopped; the "
+        "folder can be used at every moment.",
+        epilog="extractors:\n"
+        + "\n".join(
+            f"  {name:<23}{e.modalities[0] if len(e.modalities) == 1 else 'any':<8}{e.help}"
+            for name, e in EXTRACTORS.items()
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    defaults = ", ".join(f"{name} for {modality}" for modality, name in DEFAULT.items())
+    parser.add_argument("corpus", type=Path, metavar="CORPUS_FOLDER")
+    parser.add_argument("--modality", required=True, choices=tuple(DEFAULT))
+    parser.add_argument("--extractor", choices=tuple(EXTRACTORS), help=f"default: {defaults}")
+    parser.add_argument("--wav", type=Path, metavar="DIR", help="a recording per utterance: **/<utterance id>.wav")
+    parser.add_argument(
+        "--dialogue-wav",
+        type=Path,
+        metavar="DIR",
+        help="a recording per dialogue, **/<dialogue id>.wav, cut by the utterances' start and end",
+    )
+    parser.add_argument(
+        "--arrays",
+        type=Path,
+        metavar="DIR|FILE",
+        help="**/<utterance id>.npy, [D] or [time, D]; or one .npy, .npz, .safetensors or .csv for all",
+    )
+    parser.add_argument(
+        "--frames", type=Path, metavar="DIR", help="a folder of images or a video per utterance: **/<utterance id>"
+    )
+    parser.add_argument("--model", default="", metavar="FOLDER|NAME", help="a sentence-transformers model")
+    parser.add_argument("--download", action="store_true", help="fetch that model if it is not on this machine")
+    parser.add_argument("--card", type=Path, metavar="FILE.yaml", help="extractor, version, layer, fitted_on, licence")
+    parser.add_argument("--raw", action="store_true", help="do not standardise audio features on the training split")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes; default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="replace the modality if the folder has it")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Extract and tell what came of it."""
+    given = _parser().parse_args(arguments)
+    extractor = _extractor(given)
+    if given.jobs < 1:
+        raise UserError(f"--jobs {given.jobs} must be at least 1")
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lantern.environment import prepare
+
+    # Only the text models gain from threads of their own, and only where they are not several.
+    prepare(None if given.modality == "text" and given.jobs == 1 else 1)
+    from lantern.corpora.folder import load_corpus
+    from lantern.features.extract import Plan, add_table, extract_features
+    from lantern.features.types import Recipe
+
+    console = Console(width=None if os.isatty(1) else 120)
+
+    def tell(text: str, style: str | None = None) -> None:
+        console.print(f"  {text}", style=style, highlight=False, markup=False)
+
+    corpus = load_corpus(given.corpus, features=False)
+    if given.arrays and given.arrays.is_file():
+        corpus = add_table(corpus, given.modality, given.arrays, given.card, given.overwrite)
+        _tell_card(tell, corpus, given.modality)
+        return 0
+    sources = _sources(given, corpus)
+    if extractor in ("egemaps", "compare"):
+        from lantern.features.smile import LICENCE
+
+        tell(LICENCE, "yellow")
+    plan = Plan(
+        given.modality,
+        Recipe(extractor, given.model, given.download),
+        given.jobs,
+        given.raw,
+        given.card,
+        given.overwrite,
+    )
+    start = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total} utterances"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not os.isatty(1)) as bar:
+        task = bar.add_task(f"{given.modality} by {extractor}", total=len(sources.items))
+        corpus, made = extract_features(corpus, plan, sources, lambda done, total: bar.update(task, completed=done))
+    again = f", {made.reused:,} of them from the interrupted command" if made.reused else ""
+    tell(f"{len(sources.items):,} utterances in {time.monotonic() - start:.0f} s{again}")
+    for reason, count in sources.missing.items():
+        tell(f"{count:,} utterances masked: {reason}")
+    for number, (identity, reason) in enumerate(made.unusable.items()):
+        if number == _SHOWN:
+            tell(f"and {len(made.unusable) - _SHOWN:,} more")
+            break
+        tell(f"masked: {identity}: {reason}", "yellow")
+    _tell_card(tell, corpus, given.modality)
+    return 0
+
+
+def _extractor(given: argparse.Namespace) -> str:
+    """The extractor named or meant; refuses one that does not fit, and options that it would not use."""
+    from lantern.features.registry import DEFAULT, EXTRACTORS
+
+    implied = "arrays" if given.arrays else "faces" if given.frames else "sentence-transformers" if given.model else ""
+    name = given.extractor or implied or DEFAULT[given.modality]
+    entry = EXTRACTORS[name]
+    if given.modality not in entry.modalities:
+        valid = ", ".join(n for n, e in EXTRACTORS.items() if given.modality in e.modalities)
+        raise UserError(f"extractor {name} makes no {given.modality} features. Valid: {valid}")
+    wanted = _OF_SOURCE[entry.source]
+    sources = [key for keys in _OF_SOURCE.values() for key in keys if getattr(given, key)]
+    options = " or ".join(f"--{key.replace('_', '-')} DIR" for key in wanted)
+    for key in sources:
+        if key not in wanted:
+            raise UserError(f"--{key.replace('_', '-')} is not what extractor {name} reads ({options or 'the texts'})")
+    if wanted and len(sources) != 1:
+        raise UserError(f"extractor {name} needs {'one of ' if len(wanted) > 1 else ''}{options}")
+    if (given.model or given.download) and name != "sentence-transformers":
+        raise UserError(f"--model and --download are for extractor sentence-transformers, not for {name}")
+    if given.raw and not entry.scaled:
+        raise UserError(f"--raw: features of {name} are never standardised")
+    return name
+
+
+def _sources(given: argparse.Namespace, corpus: Corpus) -> Sources:
+    from lantern.features.sources import VIDEOS, cut_from_dialogues, per_utterance, texts
+
+    if given.wav:
+        return per_utterance(corpus, given.wav, (".wav",), "wav")
+    if given.dialogue_wav:
+        return cut_from_dialogues(corpus, given.dialogue_wav, (".wav",), "wav")
+    if given.arrays:
+        return per_utterance(corpus, given.arrays, (".npy",), "array")
+    if given.frames:
+        return per_utterance(corpus, given.frames, VIDEOS, "frames", frames=True)
+    return texts(corpus)
+
+
+def _tell_card(tell: object, corpus: Corpus, modality: str) -> None:
+    assert callable(tell)
+    card, total = corpus.cards[modality], len(corpus.utterances)
+    tell(f"{modality}: {card.dims}-d for {card.count:,} of {total:,} utterances, {card.extractor}, {card.version}")
+    tell(f"fitted_on {card.fitted_on}, sha256 {card.sha256[:16]}…, in {corpus.path}")
+
+
+if __name__ == "__main__":
+    command(main)

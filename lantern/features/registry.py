@@ -1,0 +1,56 @@
+"""The extractors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # so that --help need not load numpy
+    from lantern.features.types import Extractor, Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An extractor before anything heavy is imported."""
+
+    modalities: tuple[str, ...]
+    source: str
+    """What it reads: ``text``, ``wav``, ``arrays`` or ``frames``."""
+    help: str
+    place: str
+    """Module and callable that takes a :class:`Recipe`."""
+    scaled: bool = False
+    """Its values have units of their own, so they are standardised unless somebody wants them raw."""
+
+
+EXTRACTORS: dict[str, Entry] = {
+    "minilm": Entry(("text",), "text", "all-MiniLM-L6-v2, 384-d, offline", "text_models:minilm"),
+    "sentence-transformers": Entry(
+        ("text",), "text", "any model of that library, --model FOLDER|NAME", "text_models:SentenceModel"
+    ),
+    "log-mel-stats": Entry(
+        ("audio",), "wav", "log-mel bands, energy and pitch, mean and sd over time, 85-d", "logmel:LogMelStats", True
+    ),
+    "egemaps": Entry(
+        ("audio",), "wav", "openSMILE eGeMAPSv02 functionals, 88-d; research only", "smile:OpenSmile", True
+    ),
+    "compare": Entry(
+        ("audio",), "wav", "openSMILE ComParE_2016 functionals, 6373-d; research only", "smile:OpenSmile", True
+    ),
+    "arrays": Entry(("text", "audio", "visual"), "arrays", "arrays that you computed, --arrays DIR", "arrays:Arrays"),
+    "faces": Entry(("visual",), "frames", "facial expression of frames or videos, mean and sd, 14-d", "faces:Faces"),
+}
+DEFAULT = {"text": "minilm", "audio": "log-mel-stats", "visual": "arrays"}
+
+
+def build(recipe: Recipe) -> Extractor:
+    """The extractor of *recipe*; imports what it needs.
+
+    Raises:
+        UserError: a package or model that is missing, with the command that installs it.
+    """
+    module, name = EXTRACTORS[recipe.extractor].place.split(":")
+    made: Callable[[Recipe], Extractor] = getattr(import_module(f"lantern.features.{module}"), name)
+    return made(recipe)

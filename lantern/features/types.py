@@ -1,0 +1,74 @@
+"""What an extractor is given and what it answers. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from lantern.corpora.feature_files import FeatureCard
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One utterance, and what its features are to be made of."""
+
+    row: int
+    """Its place in corpus order."""
+    id: str
+    text: str = ""
+    path: Path | None = None
+    """A file, or a folder of frames; None for text."""
+    start: float | None = None
+    """Seconds from the beginning of *path*; None for the whole file."""
+    end: float | None = None
+
+    @property
+    def stamp(self) -> str:
+        """Changes when what the features are made of changes."""
+        if self.path is None:
+            return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        try:
+            found = self.path.stat()
+        except OSError:
+            return "gone"
+        return f"{self.path}|{found.st_size}|{found.st_mtime_ns}|{self.start}|{self.end}"
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Why an utterance has no features although there is a file for it."""
+
+    reason: str
+
+
+Result = np.ndarray | Unusable
+"""A vector float ``[D]``, or why there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """An extractor by name with its settings; worker processes build it anew."""
+
+    extractor: str
+    model: str = ""
+    """Folder or cached name of a sentence-transformers model."""
+    download: bool = False
+    """Whether *model* may be fetched from the network."""
+
+
+class Extractor(Protocol):
+    """Makes vectors; one is built in every worker process."""
+
+    card: FeatureCard
+    """Extractor, version, layer, ``fitted_on`` and licence; dims and count are filled in later."""
+    batch: int
+    """How many items are best given at once."""
+
+    def extract(self, items: Sequence[Item]) -> list[Result]:
+        """One result per item, in their order."""
+        ...
