@@ -1,6 +1,6 @@
 """Time of everything behind the LLM, on a corpus of IEMOCAP's size: python -m benchmarks.weighting
 
-Made-up dialogues, about 10,000 turns, a simulated LLM, t = 2. The first run fills stages and ledger. The second trains
+Made-up dialogues, about 10,000 turns, a simulated LLM. The first run fills stages and ledger. The second trains
 nothing and asks nothing: reading the ledger, fitting the weighting and its baselines, metrics, 10,000 bootstrap
 resamples per merge, slices, writing the tables.
 """
@@ -21,6 +21,7 @@ def main() -> None:
     """Run twice and print the seconds of the second run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--dialogues", type=int, default=DIALOGUES, help="default: %(default)s")
+    parser.add_argument("--coverage", type=int, default=2, help="t, fields per utterance; default: %(default)s")
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
     given = parser.parse_args()
     prepare(given.threads)
@@ -41,7 +42,7 @@ def main() -> None:
     marks: list[tuple[float, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         overrides = ["backbone=gru", "backbone.epochs=2", "llm=simulated", f"corpus.dialogues={given.dialogues}"]
-        overrides += [f"runs={folder}"]
+        overrides += [f"runs={folder}", f"refine.coverage={given.coverage}"]
         for turn in ("cold", "warm"):
             ready = preflight(compose(overrides))
             marks.clear()

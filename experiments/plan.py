@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lantern.plan import Plan
+    from lantern.refine.refiner import RefineConfig
 
 USAGE = """usage: python -m experiments.plan [the arguments of experiments.run]
 
@@ -47,13 +48,14 @@ def main(arguments: list[str]) -> int:
         backends.setdefault(config.llm.name if config.refine.enabled else "no LLM", []).append(number)
     for name, numbers in backends.items():
         chosen = [ready[n] for n in numbers]
-        _print(console, name, len(chosen), plan(chosen), configs[numbers[0]].refine.max_cost)
+        _print(console, name, [configs[n].refine for n in numbers], plan(chosen))
     return 0
 
 
-def _print(console: Console, name: str, runs: int, found: Plan, max_cost: float | None) -> None:
+def _print(console: Console, name: str, settings: list[RefineConfig], found: Plan) -> None:
     from rich.markup import escape
 
+    runs, max_cost = len(settings), settings[0].max_cost
     console.print(f"[bold]{escape(name)}[/bold], {runs} {'run' if runs == 1 else 'runs'}")
     console.print(f"  vanilla models  {found.to_train} to train, {found.to_reuse} to reuse")
     asking = found.asking
@@ -73,6 +75,9 @@ def _print(console: Console, name: str, runs: int, found: Plan, max_cost: float 
     console.print(f"  time            about {duration(asking.seconds)} at {asking.latency:.1f} s a call ({how})")
     if not found.exact:
         console.print("  [dim]before training the prompts hold placeholders for the predictions[/dim]")
+    when = next((one.when for one in settings if one.when != "end"), None)
+    if when is not None:
+        console.print(f"  [yellow]not counted: what refine.when={when} asks about dev in training[/yellow]")
     if max_cost is not None and asking.cost is not None and asking.cost > max_cost:
         console.print(f"  [yellow]refine.max_cost={max_cost:g} would stop it on the way[/yellow]")
     if found.example is not None:

@@ -142,7 +142,7 @@ def run_study(config: RunConfig) -> int:
 
     assert config.study is not None
     logging.getLogger("lantern.weighting").setLevel(logging.ERROR)
-    console = Console(width=None if os.isatty(1) else 140)
+    console = Console(width=None if os.isatty(1) else 160)
     with console.status("", spinner="dots") as status:
         worlds = study(
             config.study, config.weighting, lambda name, done, seeds: status.update(f"{name}: seed {done} of {seeds}")

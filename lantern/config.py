@@ -68,7 +68,11 @@ class ModelConfig:
 
 @dataclass
 class OofConfig:
-    """Cross-fitting: the vanilla models whose held-out predictions the weighting is fitted on."""
+    """Cross-fitting: the vanilla models whose held-out predictions the weighting is fitted on.
+
+    The model of a fold takes its best epoch by the same dev dialogues as the main one, never by those it holds out:
+    predictions that chose their own epoch would be too good.
+    """
 
     folds: int = 5
     """Groups of training dialogues; not used where the training dialogues come from 2 to 8 recording sessions, which
@@ -183,6 +187,9 @@ class RunConfig:
                 "weighting.fit_on=dev with protocol.selection=paper-style would fit the weighting on the test "
                 "dialogues; take weighting.fit_on=oof"
             )
+        if self.oof.test_model == "mean" and not (self.refine.enabled and self.weighting.fit_on == "oof"):
+            reason = f"weighting.fit_on={self.weighting.fit_on}" if self.refine.enabled else "refine.enabled=false"
+            raise UserError(f"oof.test_model=mean needs the models of the folds, and {reason} trains none")
 
     @property
     def ledger(self) -> Path:

@@ -88,9 +88,12 @@ def notes(config: RunConfig, corpus: Corpus, stats: RefineStats) -> list[str]:
         found.append("the LLM is simulated from the gold labels: these numbers say nothing about any LLM")
     labelled_on = [name for name, card in corpus.cards.items() if card.fitted_on == "train-labels"]
     if labelled_on:
+        also = ""
+        if config.refine.enabled and config.weighting.fit_on == "oof":
+            also = ", the out-of-fold ones that the weighting is fitted on too: it may trust the vanilla model too much"
         found.append(
             f"{', '.join(labelled_on)} features were fitted on training labels: predictions on training dialogues "
-            "are over-confident"
+            f"are over-confident{also}"
         )
     if config.refine.enabled and config.refine.limit_dialogues is not None:
         found.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import pytest
 from lantern import stages
 from lantern.config import compose
 from lantern.corpora.data import DialogueDataset
+from lantern.corpora.sample import generate_sample
 from lantern.errors import UserError
+from lantern.evaluate import notes
 from lantern.predictions import PredictionTable
 from lantern.prepare import preflight
+from lantern.refine.refiner import RefineStats
 from lantern.run import record_test_read, run
 from lantern.weighting.config import WeightingConfig
 from lantern.weighting.stage import fit_weighting
@@ -93,11 +97,25 @@ def test_the_mean_of_the_folds_may_predict_test(tiny: Tiny) -> None:
         stages.mean_table([found, PredictionTable(found.classes, found.rows[::-1])])
 
 
-def test_folds_by_groups_where_there_are_no_sessions(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
+@pytest.mark.parametrize("other", ["weighting.fit_on=dev", "refine.enabled=false"])
+def test_a_mean_of_folds_that_nobody_trains_is_refused(tiny: Tiny, other: str) -> None:
+    with pytest.raises(UserError, match=f"oof.test_model=mean needs .*{other} trains none"):
+        compose(oof(tiny, "oof.test_model=mean", other))
 
+
+@pytest.mark.parametrize("fit_on", ["oof", "dev"])
+def test_features_fitted_on_labels_are_told_in_the_result(tiny: Tiny, fit_on: str) -> None:
+    corpus = generate_sample(dialogues=15)
+    cards = {**corpus.cards, "text": replace(corpus.cards["text"], fitted_on="train-labels")}
+    config = compose(tiny(f"weighting.fit_on={fit_on}"))
+    told = [note for note in notes(config, replace(corpus, cards=cards), RefineStats()) if "training labels" in note]
+    assert len(told) == 1
+    assert told[0].startswith("text features")
+    assert ("out-of-fold" in told[0]) == (fit_on == "oof")
+
+
+def test_folds_by_groups_where_there_are_no_sessions(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     from lantern import prepare
-    from lantern.corpora.sample import generate_sample
 
     whole = generate_sample(dialogues=15)
     plain = replace(whole, dialogues=tuple(replace(d, session=None) for d in whole.dialogues))

@@ -164,3 +164,9 @@ def test_the_common_start_of_long_prompts_is_cheap() -> None:
 def test_the_expected_reply_is_one(compact: bool) -> None:
     text = expected_reply(3, ("happy", "sad"), compact)
     assert isinstance(parse_reply(Reply(text, "stop"), 3, ("happy", "sad")), Parsed)
+
+
+def test_questions_in_training_are_said_to_be_left_out(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    for when, told in (("end", False), ("best", True)):
+        main(tiny(f"refine.when={when}"))
+        assert (f"refine.when={when}" in capsys.readouterr().out) == told

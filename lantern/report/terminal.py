@@ -189,13 +189,15 @@ def print_study(console: Console, worlds: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title="simulation: accuracy, mean over seeds", title_justify="left", title_style="bold", box=None)
-    for title in ("LLM", "vanilla", "uniform mean", "weighted", "best possible", "Δ vanilla", "of the possible gain"):
-        table.add_column(title, justify="left" if title == "LLM" else "right")
+    titles = ("LLM", "vanilla", "uniform mean", "weighted", "best possible", "Δ vanilla", "of the possible gain")
+    for title in (*titles, "merge that stands"):
+        table.add_column(title, justify="right" if title in titles[1:] else "left")
     for world in worlds:
         means = [f"{world[name]['mean']:.2f}" for name in ("vanilla", "mean", "weighted", "bayes")]
         share = world["share_of_bayes_gain"]
         gain = f"{world['gain']['mean']:+.2f}"
-        table.add_row(world["world"], *means, gain, "" if share is None else f"{100 * share:.1f} %")
+        stands = ", ".join(f"{name} {count}" for name, count in world["choices"].items())
+        table.add_row(world["world"], *means, gain, "" if share is None else f"{100 * share:.1f} %", stands)
         if "in_sample" in world:
             reached, lost = world["in_sample"]["mean"], world["share_of_bayes_gain_in_sample"]
             gain = f"{reached - world['vanilla']['mean']:+.2f}"

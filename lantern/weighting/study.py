@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,6 +51,8 @@ class WorldResult:
     in_sample: list[float]
     """The weighting when it was fitted on predictions for dialogues that the vanilla model trained on; only for the
     first world, else empty."""
+    choices: list[str]
+    """The merge that the guard let stand: the configured one, ``band`` or ``vanilla``."""
 
     @property
     def share(self) -> float | None:
@@ -77,6 +80,7 @@ class WorldResult:
             "useful": self.useful,
             **summary,
             "gain": mean_sd(gain),
+            "choices": dict(sorted(Counter(self.choices).items())),
             "share_of_bayes_gain": self.share,
             "share_of_bayes_gain_in_sample": self.share_in_sample,
         }
@@ -106,16 +110,19 @@ def _world(
     progress: Callable[[str, int, int], None] | None,
 ) -> WorldResult:
     found: dict[str, list[float]] = {key: [] for key in ("vanilla", "mean", "weighted", "bayes", "in_sample")}
+    choices = []
     for number, seed in enumerate(range(config.first_seed, config.first_seed + config.seeds), 1):
         honest, _ = draw(world, config.fit, seed=2 * seed)
         target, bayes = draw(world, config.test, seed=2 * seed + 1)
         refined, mask = target.refined()
         count = mask.sum(axis=1, keepdims=True)
         mean = np.where(count > 0, refined.sum(axis=1) / np.maximum(count, 1), target.vanilla)
+        fitted = fit_weighting(weighting, honest, seed=seed)
+        choices.append(fitted.choice)
         merged = {
             "vanilla": target.vanilla,
             "mean": mean,
-            "weighted": fit_weighting(weighting, honest, seed=seed).predict(target).probabilities,
+            "weighted": fitted.predict(target).probabilities,
             "bayes": bayes,
         }
         if name == next(iter(SKILLED)):
@@ -125,4 +132,4 @@ def _world(
             found[key].append(accuracy(probabilities, target))
         if progress is not None:
             progress(name, number, config.seeds)
-    return WorldResult(name, useful, **found)
+    return WorldResult(name, useful, **found, choices=choices)

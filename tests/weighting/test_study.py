@@ -28,6 +28,8 @@ def test_the_weighting_reaches_the_optimum_and_in_sample_fitting_does_not() -> N
     assert useless.share is None
     assert abs(useless.as_dict()["gain"]["mean"]) <= 0.2
     assert useless.in_sample == []
+    assert useless.as_dict()["choices"] == {"vanilla": 2}
+    assert set(skilled.choices) <= {"attention", "band"}
 
 
 @pytest.mark.usefixtures("two_worlds")
@@ -38,4 +40,5 @@ def test_the_study_is_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "useless LLM: random" in out
     assert "fitted in-sample" in out
     worlds = json.loads((tmp_path / "simulate.json").read_text())["worlds"]
+    assert "attention 1" in out
     assert [world["world"] for world in worlds] == ["skilled", "useless LLM: random"]
