@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     # Only the text models gain from threads of their own, and only where they are not several.
     prepare(None if given.modality == "text" and given.jobs == 1 else 1)
     from lantern.corpora.folder import load_corpus
-    from lantern.features.extract import Plan, add_table, extract_features
+    from lantern.features.extract import Plan, add_table, extract_features, utterances
     from lantern.features.types import Recipe
 
     console = Console(width=None if os.isatty(1) else 120)
@@ -108,9 +108,9 @@ def main(arguments: list[str]) -> int:
         task = bar.add_task(f"{given.modality} by {extractor}", total=len(sources.items))
         corpus, made = extract_features(corpus, plan, sources, lambda done, total: bar.update(task, completed=done))
     again = f", {made.reused:,} of them from the interrupted command" if made.reused else ""
-    tell(f"{len(sources.items):,} utterances in {time.monotonic() - start:.0f} s{again}")
+    tell(f"{utterances(len(sources.items))} in {time.monotonic() - start:.0f} s{again}")
     for reason, count in sources.missing.items():
-        tell(f"{count:,} utterances masked: {reason}")
+        tell(f"masked: {utterances(count)}: {reason}")
     for number, (identity, reason) in enumerate(made.unusable.items()):
         if number == _SHOWN:
             tell(f"and {len(made.unusable) - _SHOWN:,} more")

@@ -58,7 +58,7 @@ def extract_features(
         features = made.features
         if EXTRACTORS[plan.recipe.extractor].scaled and not plan.raw:
             features, shown = standardise(corpus, features, made.present, shown)
-        notes = [f"{count} utterances: {reason}" for reason, count in sources.missing.items()]
+        notes = [f"{reason}: {utterances(count)}" for reason, count in sources.missing.items()]
         notes += _told(made.unusable)
         found = add_modality(corpus, plan.modality, features, shown, made.present, notes, plan.overwrite)
         work.remove()
@@ -76,7 +76,7 @@ def add_table(corpus: Corpus, modality: str, path: Path, card: Path | None, over
     features, present = read_feature_table(path, [u.id for u in corpus.utterances])
     shown = replace(card_of(path, card), dims=features.shape[1])
     missing = int((~present).sum())
-    notes = [f"{missing} utterances: not in {path.name}"] if missing else []
+    notes = [f"not in {path.name}: {utterances(missing)}"] if missing else []
     return add_modality(corpus, modality, features, shown, present, notes, overwrite)
 
 
@@ -87,5 +87,10 @@ def _told(unusable: dict[str, str]) -> list[str]:
     for kind, count in kinds.items():
         ids = [i for i, reason in unusable.items() if reason.startswith(kind)]
         more = f" and {count - _NAMED} more" if count > _NAMED else ""
-        lines.append(f"{count} utterances: {kind} ({', '.join(ids[:_NAMED])}{more})")
+        lines.append(f"{kind}: {utterances(count)} ({', '.join(ids[:_NAMED])}{more})")
     return lines
+
+
+def utterances(count: int) -> str:
+    """``1 utterance``, ``2,000 utterances``."""
+    return f"{count:,} utterance{'' if count == 1 else 's'}"

@@ -69,7 +69,7 @@ def cut_from_dialogues(corpus: Corpus, folder: Path, suffixes: Sequence[str], wh
             else:
                 items.append(Item(row, u.id, path=files[dialogue.id], start=start, end=end))
     if not items:
-        told = ", ".join(f"{count} utterances: {reason}" for reason, count in missing.items())
+        told = ", ".join(f"{reason}: {count}" for reason, count in missing.items())
         first = corpus.dialogues[0].id
         raise UserError(f"{folder}: nothing to cut ({told}); the first file would be **/{first}{suffixes[0]}")
     return Sources(tuple(items), missing)

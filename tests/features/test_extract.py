@@ -53,11 +53,11 @@ def test_wavs_become_audio_features_and_the_others_are_masked_and_named(
     card = found.cards["audio"]
     assert (card.dims, card.count, card.fitted_on, card.layer) == (DIMS, len(ids) - 2, "none", "mean and sd over time")
     assert found.notes == (
-        "audio features: 1 utterances: no wav",
-        f"audio features: 1 utterances: unreadable ({ids[2]})",
+        "audio features: no wav: 1 utterance",
+        f"audio features: unreadable: 1 utterance ({ids[2]})",
     )
     out = capsys.readouterr().out
-    assert "1 utterances masked: no wav" in out
+    assert "masked: 1 utterance: no wav" in out
     assert f"masked: {ids[2]}: unreadable: File format" in out
     assert leftovers(folder) == []
 
@@ -102,8 +102,8 @@ def test_turns_are_cut_out_of_one_recording_per_dialogue(folder: Path, corpus: C
     np.testing.assert_allclose(hertz, 100 + 10 * rows, rtol=0.02)
     assert found.present["audio"][found.rows[second.id]].tolist() == [True] + [False] * (len(second) - 1)
     others = len(corpus.utterances) - len(first) - len(second)
-    assert f"audio features: {others} utterances: no wav of the dialogue" in found.notes
-    assert any(f"{len(second) - 1} utterances: begins" in note for note in found.notes)
+    assert f"audio features: no wav of the dialogue: {others} utterances" in found.notes
+    assert any(f"begins: {len(second) - 1} utterances" in note for note in found.notes)
 
 
 def test_two_processes_make_what_one_makes(folder: Path, corpus: Corpus, tmp_path: Path) -> None:
@@ -225,8 +225,8 @@ def test_arrays_per_utterance_are_averaged_over_time(folder: Path, corpus: Corpu
     np.testing.assert_array_equal(found.features["visual"][:3], [[2, 3], [5, 6], [0, 0]])
     assert found.cards["visual"].count == 2
     assert (found.cards["visual"].extractor, found.cards["visual"].fitted_on) == ("face net", "none")
-    assert f"visual features: 1 utterances: values that are not finite ({ids[2]})" in found.notes
-    assert f"visual features: 1 utterances: unreadable ({ids[3]})" in found.notes
+    assert f"visual features: values that are not finite: 1 utterance ({ids[2]})" in found.notes
+    assert f"visual features: unreadable: 1 utterance ({ids[3]})" in found.notes
     np.save(arrays / f"{ids[4]}.npy", np.ones(3))
     with pytest.raises(UserError, match=rf"features of '{ids[4]}' .* have 3 dimensions, those of '{ids[0]}' have 2"):
         run(folder, *options, "--overwrite")
@@ -256,7 +256,7 @@ def test_text_by_minilm(folder: Path) -> None:
         (["--modality", "audio", "--wav", "."], r"no wav for any utterance; the first would be \*\*/Sam01"),
         (
             ["--modality", "audio", "--dialogue-wav", "."],
-            r"nothing to cut \(.* no wav of the dialogue\); the first file",
+            r"nothing to cut \(no wav of the dialogue: 64\); the first file",
         ),
         (["--modality", "audio", "--frames", "."], r"extractor faces makes no audio features\. Valid: log-mel-stats"),
         (["--modality", "audio", "--extractor", "minilm"], r"extractor minilm makes no audio features"),
