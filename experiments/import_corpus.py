@@ -125,6 +125,7 @@ def _custom(given: argparse.Namespace, console: Console) -> Corpus:
     from lantern.corpora.custom import import_custom
     from lantern.corpora.feature_tables import card_of, read_feature_table
     from lantern.corpora.labels import label_set, read_label_set
+    from lantern.corpora.types import MODALITIES
 
     own = given.label_set.endswith((".yaml", ".yml"))
     files, cards = _pairs(given.features, "--features"), _pairs(given.card, "--card")
@@ -138,12 +139,19 @@ def _custom(given: argparse.Namespace, console: Console) -> Corpus:
         redistribution=given.redistribution,
         splits={part: ids.split(",") for part, ids in _pairs(given.split, "--split").items()},
     )
+    for modality in files:
+        if modality not in MODALITIES:
+            raise UserError(f"--features {modality}=…: {modality!r} is not one of {', '.join(MODALITIES)}")
+    # All files are read, and refused, before MiniLM takes its time.
     ids = [u.id for u in corpus.utterances]
-    for modality, file in files.items():
-        features, present = read_feature_table(Path(file), ids)
-        card = card_of(Path(file), Path(cards[modality]) if modality in cards else None)
-        corpus = corpus.with_features(modality, features, card, present)
-    return corpus if given.no_features or "text" in files else _with_text_features(corpus, console)
+    tables = {modality: read_feature_table(Path(file), ids) for modality, file in files.items()}
+    given_cards = {m: card_of(Path(file), Path(cards[m]) if m in cards else None) for m, file in files.items()}
+    if not given.no_features and "text" not in files:
+        corpus = _with_text_features(corpus, console)
+    for modality in (m for m in MODALITIES if m in tables):
+        features, present = tables[modality]
+        corpus = corpus.with_features(modality, features, given_cards[modality], present)
+    return corpus
 
 
 def _pairs(given: list[str], option: str) -> dict[str, str]:

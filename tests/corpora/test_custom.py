@@ -42,6 +42,7 @@ def test_the_documented_command_imports_the_example(tmp_path: Path) -> None:
         "visual": (3, 30),
         "text": (384, 30),
     }
+    assert list(corpus.features) == ["text", "audio", "visual"]
     assert (corpus.cards["audio"].extractor, corpus.cards["audio"].fitted_on) == ("made-up numbers", "none")
     assert corpus.cards["visual"].fitted_on == "unknown"
     missing = [u.id for u, there in zip(corpus.utterances, corpus.present["audio"]) if not there]
@@ -167,10 +168,10 @@ def test_other_encodings_and_suffixes_are_refused(tmp_path: Path) -> None:
     [
         (["--score-range", "5,1"], "--score-range 5,1: expected LOWEST,HIGHEST"),
         (["--split", "train"], "--split train: expected PART=ID"),
-        (["--features", "smell=x.npy"], "x.npy is missing"),
+        (["--features", "smell=x.npy"], "--features smell=…: 'smell' is not one of text, audio, visual"),
+        (["--features", "audio=x.npy"], "x.npy is missing"),
         (["--card", "audio=x.yaml"], "--card audio=…: no --features of this modality"),
         (["--features", f"audio={EXAMPLE / 'visual.npy'}", "--card", "audio=x.yaml"], "x.yaml is missing"),
-        (["--features", f"smell={EXAMPLE / 'visual.npy'}"], "modality 'smell' is not one of text, audio, visual"),
         (["--label-set", "4-way"], "two different 4-way tasks"),
     ],
 )

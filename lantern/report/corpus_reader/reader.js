@@ -2,7 +2,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const at = (id) => document.getElementById(id);
-  const LIMIT = 400;
+  const LIMIT = 3000;
   const search = at("search"), split = at("split"), list = at("list"), turns = at("turns");
   let shown = [], current = null;
 
@@ -69,7 +69,7 @@
     const who = make("div", "", "who");
     who.append(make("b", speakers[speaker]), make("span", id, "id"));
     const said = make("div", "", "words");
-    said.append(marked(text, words));
+    if (text) said.append(marked(text, words)); else said.append(make("i", "no words", "dim"));
     const facts = make("div", "", "facts");
     const chip = make("span", "", label < 0 ? "label none" : "label");
     if (label >= 0) {
