@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lantern.corpora.tables import read_csv, read_jsonl, read_text
 from lantern.corpora.types import Dialogue, Utterance
 from lantern.errors import UserError
 
@@ -44,17 +42,9 @@ def read_transcript(path: Path) -> list[Dialogue]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{path}: a transcript ends in {', '.join(_READERS)}, not in {path.suffix or 'nothing'!r}")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start + 1} is not UTF-8; save the transcript as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     dialogues: dict[str, list[Utterance]] = {}
     seen: set[str] = set()
-    for turn in reader(path, text.replace("\r\n", "\n")):
+    for turn in reader(path):
         name = turn.dialogue or path.stem
         turns = dialogues.setdefault(name, [])
         identity = turn.id or f"{name}_{len(turns)}"
@@ -78,37 +68,20 @@ def _checked(path: Path, line: int, values: dict[str, object]) -> _Turn:
     return _Turn(str(values["speaker"]).strip(), str(values["text"]).strip(), given["dialogue"], given["utterance"])
 
 
-def _csv(path: Path, text: str) -> Iterator[_Turn]:
-    rows = csv.DictReader(io.StringIO(text), strict=True)
-    try:
-        header = [str(name).strip().lower() for name in rows.fieldnames or []]
-        missing = [name for name in ("speaker", "text") if name not in header]
-        if missing:
-            raise UserError(f"{path}, line 1: no column {' and '.join(missing)}; it has {', '.join(header) or 'none'}")
-        rows.fieldnames = header
-        for row in rows:
-            yield _checked(path, rows.line_num, {**row})
-    except csv.Error as error:
-        raise UserError(f"{path}, line {rows.line_num}: not CSV ({error})") from None
+def _csv(path: Path) -> Iterator[_Turn]:
+    for line, row in read_csv(path, ("speaker", "text")):
+        yield _checked(path, line, {**row})
 
 
-def _jsonl(path: Path, text: str) -> Iterator[_Turn]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{path}, line {number}: {line[:40]!r} is not a JSON object with speaker and text")
-        yield _checked(path, number, values)
+def _jsonl(path: Path) -> Iterator[_Turn]:
+    for line, values in read_jsonl(path, ("speaker", "text")):
+        yield _checked(path, line, values)
 
 
-def _chat(path: Path, text: str) -> Iterator[_Turn]:
+def _chat(path: Path) -> Iterator[_Turn]:
     speaker, first = "", 0
     words: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), 1):
         if not line.strip():
             continue
         found = _CHAT.match(line)
@@ -124,9 +97,9 @@ def _chat(path: Path, text: str) -> Iterator[_Turn]:
         yield _checked(path, first, {"speaker": speaker, "text": " ".join(words)})
 
 
-def _subtitles(path: Path, text: str) -> Iterator[_Turn]:
+def _subtitles(path: Path) -> Iterator[_Turn]:
     speaker, number = "", 1
-    for block in re.split(r"\n[ \t]*\n", text):
+    for block in re.split(r"\n[ \t]*\n", read_text(path).replace("\r\n", "\n")):
         lines, start = block.split("\n"), number
         number += len(lines) + 1
         timed = next((i for i, line in enumerate(lines) if "-->" in line), None)
