@@ -72,7 +72,7 @@ class Work:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=NORMAL")
                 self._db.execute(
-                    "CREATE TABLE IF NOT EXISTS results (row INTEGER PRIMARY KEY, stamp TEXT, vector BLOB, reason TEXT)"
+                    "CREATE TABLE IF NOT EXISTS results (row INTEGER PRIMARY KEY, stamp TEXT, vector BLOB)"
                 )
             except sqlite3.Error as error:
                 raise UserError(f"{self.path}: {error}; delete it to begin anew") from None
@@ -83,24 +83,21 @@ class Work:
             finally:
                 self._db.close()
 
-    def done(self, items: Sequence[Item]) -> dict[int, Result]:
-        """Results by row of those *items* whose source is still the same."""
+    def done(self, items: Sequence[Item]) -> dict[int, np.ndarray]:
+        """Vectors by row of those *items* whose source is still the same."""
         stamps = {item.row: item.stamp for item in items}
-        found: dict[int, Result] = {}
-        for row, stamp, vector, reason in self._db.execute("SELECT row, stamp, vector, reason FROM results"):
-            if stamps.get(row) == stamp:
-                found[row] = Unusable(reason) if vector is None else np.frombuffer(vector, dtype=np.float32)
-        return found
+        kept = self._db.execute("SELECT row, stamp, vector FROM results")
+        return {row: np.frombuffer(vector, np.float32) for row, stamp, vector in kept if stamps.get(row) == stamp}
 
     def put(self, items: Sequence[Item], stamps: Sequence[str], results: Sequence[Result]) -> None:
-        """Keep the results of a batch."""
-        rows = []
-        for item, stamp, result in zip(items, stamps, results, strict=True):
-            unusable = isinstance(result, Unusable)
-            blob = None if unusable else np.ascontiguousarray(result, dtype=np.float32).tobytes()
-            rows.append((item.row, stamp, blob, result.reason if isinstance(result, Unusable) else None))
+        """Keep the vectors of a batch. What was unusable is tried again: perhaps only the disk was away."""
+        rows = [
+            (item.row, stamp, np.ascontiguousarray(result, dtype=np.float32).tobytes())
+            for item, stamp, result in zip(items, stamps, results, strict=True)
+            if not isinstance(result, Unusable)
+        ]
         self._db.execute("BEGIN")
-        self._db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", rows)
+        self._db.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?)", rows)
         self._db.execute("COMMIT")
 
     def remove(self) -> None:
@@ -132,7 +129,7 @@ def run_job(
     Raises:
         UserError: vectors of different sizes, no vector at all, a worker that died.
     """
-    results = work.done(items)
+    results: dict[int, Result] = {**work.done(items)}
     reused = len(results)
     todo = [item for item in items if item.row not in results]
     for chunk, stamps, found in _extract(recipe, extractor, todo, jobs):
@@ -140,6 +137,10 @@ def run_job(
         results.update({item.row: result for item, result in zip(chunk, found, strict=True)})
         if progress is not None:
             progress(len(results), len(items))
+    if all(isinstance(result, Unusable) for result in results.values()):
+        work.remove()
+        told = [f"{item.id}: {result.reason}" for item in items if isinstance(result := results[item.row], Unusable)]
+        raise UserError(f"no utterance could be used ({'; '.join(told[:3])})")
     return _collect(items, results, count, reused)
 
 
@@ -159,10 +160,7 @@ def _collect(items: Sequence[Item], results: dict[int, Result], count: int, reus
                 f"{first[1]}; all must have the same"
             )
         vectors[item.row] = result
-    if first is None:
-        told = "; ".join(f"{i}: {reason}" for i, reason in list(unusable.items())[:3])
-        raise UserError(f"no utterance could be used ({told})")
-    features, present = np.zeros((count, first[1]), dtype=np.float32), np.zeros(count, dtype=bool)
+    features, present = np.zeros((count, first[1] if first else 0), dtype=np.float32), np.zeros(count, dtype=bool)
     for row, vector in vectors.items():
         features[row], present[row] = vector, True
     return Extracted(features, present, unusable, reused)

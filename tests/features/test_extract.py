@@ -314,6 +314,7 @@ def test_recordings_that_are_all_unusable_leave_the_folder_alone(folder: Path, c
     with pytest.raises(UserError, match=rf"no utterance could be used \({name}: unreadable"):
         run(folder, "--modality", "audio", "--wav", tmp_path / "wavs")
     assert list(load_corpus(folder).features) == ["text"]
+    assert leftovers(folder) == []
 
 
 def test_help_loads_neither_torch_nor_numpy() -> None:
