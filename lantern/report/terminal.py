@@ -190,8 +190,8 @@ def print_study(console: Console, worlds: list[dict[str, Any]]) -> None:
 
     table = Table(title="simulation: accuracy, mean over seeds", title_justify="left", title_style="bold", box=None)
     titles = ("LLM", "vanilla", "uniform mean", "weighted", "best possible", "Δ vanilla", "of the possible gain")
-    for title in (*titles, "merge that stands"):
-        table.add_column(title, justify="right" if title in titles[1:] else "left")
+    for title in (*titles, "stands"):
+        table.add_column(title, justify="right" if title in titles[1:] else "left", no_wrap=title == "LLM")
     for world in worlds:
         means = [f"{world[name]['mean']:.2f}" for name in ("vanilla", "mean", "weighted", "bayes")]
         share = world["share_of_bayes_gain"]
