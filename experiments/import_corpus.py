@@ -64,7 +64,7 @@ def _emorynlp_arguments(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group(required=True)
     form.add_argument("--json", type=Path, metavar="DIR", help="holds emotion-detection-{trn,dev,tst}.json: all of it")
     form.add_argument("--csv", type=Path, metavar="DIR", help="holds emorynlp_{train,dev,test}_final.csv: with times")
-    parser.add_argument("--no-features", action="store_true", help="transcript and labels only; cannot be trained on")
+    _no_features(parser)
 
 
 def _emorynlp(given: argparse.Namespace, console: Console) -> Corpus:

@@ -16,6 +16,17 @@ from lantern.refine.refiner import Refiner, RefineStats
 from lantern.refine.types import Progress
 
 
+def refiner_of(
+    config: RunConfig,
+    dialogues: Mapping[str, Dialogue],
+    labels: LabelSet,
+    score_range: tuple[float, float] | None,
+) -> Refiner:
+    """Who makes the questions of a configuration, without ledger and backend; arguments as of :class:`Asker`."""
+    prompt = Prompt(config.prompt, labels, score_range if config.model.dimensions else None, config.llm.elicitation)
+    return Refiner(dialogues, prompt, config.refine, config.llm, config.llm.simulated, config.seed)
+
+
 class Asker:
     """Refines predictions tables with the LLM of a configuration; use it as a context manager.
 
@@ -40,8 +51,7 @@ class Asker:
         score_range: tuple[float, float] | None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        prompt = Prompt(config.prompt, labels, score_range if config.model.dimensions else None, config.llm.elicitation)
-        self.refiner = Refiner(dialogues, prompt, config.refine, config.llm, config.llm.simulated, config.seed)
+        self.refiner = refiner_of(config, dialogues, labels, score_range)
         self.ledger = Ledger(config.ledger)
         self.engine: Engine | BatchEngine
         judge, most = self.refiner.judge, config.refine.max_cost

@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lantern.asker import refiner_of
 from lantern.predictions import PredictionTable, Row, concatenate
 from lantern.prepare import Prepared, VanillaStage
 from lantern.refine.ledger import Ledger
 from lantern.refine.plan import Estimate, estimate, tokenizer_of
-from lantern.refine.prompt import Prompt
-from lantern.refine.refiner import Refiner
 from lantern.refine.types import Price, Request
 from lantern.stages import keep_dialogues, mean_table, vanilla_path
-from lantern.store import StageStore, digest
+from lantern.store import digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def plan(runs: Sequence[Prepared]) -> Plan:
 
 
 def _folder(ready: Prepared, stage: VanillaStage) -> Path:
-    return StageStore(Path(ready.config.runs) / "stages").folder("train", stage.inputs)
+    return ready.store.folder("train", stage.inputs)
 
 
 def _ledger(path: Path) -> Ledger | None:
@@ -90,15 +89,7 @@ def _requests(ready: Prepared, model: int) -> tuple[list[Request], bool]:
     """Every question of one run, whose vanilla models are the *model*-th of the plan, and whether all of them are the
     very ones that will be sent."""
     config, corpus = ready.config, ready.corpus
-    scale = corpus.score_range if config.model.dimensions else None
-    refiner = Refiner(
-        corpus.by_id,
-        Prompt(config.prompt, corpus.label_set, scale, config.llm.elicitation),
-        config.refine,
-        config.llm,
-        config.llm.simulated,
-        config.seed,
-    )
+    refiner = refiner_of(config, corpus.by_id, corpus.label_set, corpus.score_range)
     requests: list[Request] = []
     exact = True
     for split, ids in ready.asked.items():

@@ -44,6 +44,11 @@ class Prepared:
     """Who is asked; None when nobody is."""
     folder: Path
 
+    @property
+    def store(self) -> StageStore:
+        """The stages that all runs in ``runs`` share."""
+        return StageStore(Path(self.config.runs) / "stages")
+
     @cached_property
     def protocol(self) -> dict[str, Any]:
         """Names, counts and overlaps of the split, as they stand in the result."""
@@ -80,7 +85,7 @@ class Prepared:
 
     def _vanilla_stage(self, title: str, split: Split, in_training: bool = False) -> VanillaStage:
         inputs = stages.train_inputs(self.config, self.corpus, split, in_training)
-        return VanillaStage(title, split, inputs, StageStore(Path(self.config.runs) / "stages").done("train", inputs))
+        return VanillaStage(title, split, inputs, self.store.done("train", inputs))
 
 
 def preflight(config: RunConfig, check_backend: bool = True) -> Prepared:

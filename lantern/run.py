@@ -28,7 +28,7 @@ from lantern.prepare import Prepared, VanillaStage
 from lantern.refine.callback import LLMRefinement, PredictionCollector
 from lantern.refine.refiner import RefineStats
 from lantern.report.tracking import track
-from lantern.store import StageStore, digest, write_json
+from lantern.store import digest, write_json
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _vanilla(
     config, main = ready.config, stage is ready.vanilla_stages[0]
     reporter.stage(f"{stage.title}, seed {config.seed}")
     logger = CSVLogger(ready.folder, name="", version="training") if main else False
-    with StageStore(Path(config.runs) / "stages").open("train", stage.inputs) as place:
+    with ready.store.open("train", stage.inputs) as place:
         vanilla = stages.train(
             config, ready.corpus, data, place, reporter, logger, _in_training(config, ready, asker) if main else []
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lantern.corpora.folder import Corpus
 from lantern.corpora.labels import label_set
+from lantern.corpora.summary import compare_counts
 from lantern.corpora.tables import read_csv, read_text
 from lantern.corpora.types import Dialogue, Utterance
 from lantern.errors import UserError
@@ -87,7 +87,7 @@ def _import(folder: Path, form: str, files: dict[str, str], read: Callable[[Path
         if double:
             raise UserError(f"{folder / name}: scene {double[0]} is in the file of another split, too")
         notes += [f"{split}: {note}" for note in _irregular(found)]
-        checks += _compare(split, found, PUBLISHED[form][split], labels.classes)
+        checks += compare_counts(split, found, *PUBLISHED[form][split], labels)
         splits[split] = tuple(d.id for d in found)
         dialogues += found
     return Corpus(
@@ -101,20 +101,6 @@ def _import(folder: Path, form: str, files: dict[str, str], read: Callable[[Path
         notes=tuple(notes),
         checks=tuple(checks),
     )
-
-
-def _compare(
-    split: str, found: list[Dialogue], published: tuple[int, int, tuple[int, ...]], classes: tuple[str, ...]
-) -> list[str]:
-    """One line that agrees, or one per count that differs from the published."""
-    dialogues, utterances, per_class = published
-    counts = Counter(u.label for d in found for u in d.utterances)
-    pairs = [("dialogues", len(found), dialogues), ("utterances", sum(map(len, found)), utterances)]
-    pairs += [(name, counts[index], per_class[index]) for index, name in enumerate(classes)]
-    lines = [f"differs: {split}: {mine} {what}, published {theirs}" for what, mine, theirs in pairs if mine != theirs]
-    return lines or [
-        f"agrees: {split}: {dialogues} dialogues, {utterances} utterances and all class counts as published"
-    ]
 
 
 def _irregular(found: list[Dialogue]) -> list[str]:

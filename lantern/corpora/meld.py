@@ -6,12 +6,12 @@ import contextlib
 import csv
 import io
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lantern.corpora.folder import Corpus
 from lantern.corpora.labels import COUNTS, label_set
+from lantern.corpora.summary import compare_counts
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 
@@ -61,7 +61,7 @@ def import_meld(folder: Path, label_set_name: str = "meld-7") -> Corpus:
         splits[split] = tuple(d.id for d in found)
         dialogues += found
         notes += [f"{split}: {note}" for note in report.notes]
-        checks += _compare(split, found, labels)
+        checks += compare_counts(split, found, *PUBLISHED[split], COUNTS[labels.name][split], labels)
     return Corpus(
         name="meld",
         label_set=labels,
@@ -73,19 +73,6 @@ def import_meld(folder: Path, label_set_name: str = "meld-7") -> Corpus:
         notes=tuple(notes),
         checks=tuple(checks),
     )
-
-
-def _compare(split: str, found: list[Dialogue], labels: LabelSet) -> list[str]:
-    """One line that agrees, or one per count that differs from the published."""
-    dialogues, utterances = PUBLISHED[split]
-    per_class = COUNTS[labels.name][split]
-    counts = Counter(u.label for d in found for u in d.utterances)
-    pairs = [("dialogues", len(found), dialogues), ("utterances", sum(map(len, found)), utterances)]
-    pairs += [(name, counts[index], per_class[index]) for index, name in enumerate(labels.classes)]
-    lines = [f"differs: {split}: {mine} {what}, published {theirs}" for what, mine, theirs in pairs if mine != theirs]
-    return lines or [
-        f"agrees: {split}: {dialogues} dialogues, {utterances} utterances and all class counts as published"
-    ]
 
 
 def _repair(text: str) -> str:
@@ -102,7 +89,7 @@ def _read_split(path: Path, split: str, labels: LabelSet, report: _Found) -> lis
     turns: dict[int, dict[int, Utterance]] = {}
     lines: dict[tuple[int, int], int] = {}
     sessions: dict[int, str] = {}
-    for line, row in _rows(path, report):
+    for line, row in _rows(path):
         where = f"{path}, line {line}"
         dialogue, number = _number(row, "Dialogue_ID", where), _number(row, "Utterance_ID", where)
         label = row[column].strip().lower()
@@ -148,7 +135,7 @@ def _mended(text: str, report: _Found) -> str:
     return mended
 
 
-def _rows(path: Path, report: _Found) -> list[tuple[int, dict[str, str]]]:
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Records with the number of the line on which each ends."""
     if not path.is_file():
         raise UserError(f"{path} is missing; --csv names the folder that holds train_, dev_ and test_sent_emo.csv")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lantern.corpora.folder import Corpus
-from lantern.corpora.types import Dialogue
+from lantern.corpora.types import Dialogue, LabelSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +52,21 @@ def _part(name: str, dialogues: Iterable[Dialogue], classes: int) -> PartSummary
         speakers=len({u.speaker for u in turns}),
         longest=max((len(d) for d in chosen), default=0),
     )
+
+
+def compare_counts(
+    split: str,
+    found: Sequence[Dialogue],
+    dialogues: int,
+    utterances: int,
+    per_class: Sequence[int],
+    labels: LabelSet,
+) -> list[str]:
+    """A line that agrees with the published numbers of *split*, or one for each that *found* does not have."""
+    counts = Counter(u.label for d in found for u in d.utterances)
+    pairs = [("dialogues", len(found), dialogues), ("utterances", sum(map(len, found)), utterances)]
+    pairs += [(name, counts[index], per_class[index]) for index, name in enumerate(labels.classes)]
+    lines = [f"differs: {split}: {mine} {what}, published {theirs}" for what, mine, theirs in pairs if mine != theirs]
+    return lines or [
+        f"agrees: {split}: {dialogues} dialogues, {utterances} utterances and all class counts as published"
+    ]

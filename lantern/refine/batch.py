@@ -19,6 +19,7 @@ from lantern.refine.backend import LiteLLMBackend
 from lantern.refine.backend_batch import BatchDoor, BatchState
 from lantern.refine.engine import FollowUp, Judge
 from lantern.refine.engine_loop import background_loop
+from lantern.refine.engine_run import judged_anew
 from lantern.refine.errors_of import CONTENT, FATAL, BackendFailure
 from lantern.refine.ledger import Ledger
 from lantern.refine.ledger_rows import request_json, request_of
@@ -122,10 +123,7 @@ class BatchEngine:
 
     def _known(self, requests: dict[str, Request]) -> dict[str, Outcome]:
         known = self.ledger.get_many(list(requests))
-        for key, outcome in known.items():
-            if isinstance(outcome, Failure) and outcome.reply is not None and outcome.reply.text:
-                known[key] = self.judge(requests[key], outcome.reply) or outcome.reply
-        return known
+        return {key: judged_anew(self.judge, requests[key], outcome) for key, outcome in known.items()}
 
     # -- batches on their way
 

@@ -37,6 +37,16 @@ class Chain:
     done: bool = False
 
 
+def judged_anew(judge: Callable[[Request, Reply], Failure | None], request: Request, known: Outcome) -> Outcome:
+    """What *judge* says now of a stored outcome: the parser may have changed, and the reply is paid for.
+
+    The words of an imported one are not there to be judged.
+    """
+    if isinstance(known, Failure) and known.reply is not None and known.reply.text:
+        return judge(request, known.reply) or known.reply
+    return known
+
+
 class Run:
     """State of one :meth:`Engine.run`. All but :meth:`from_ledger` and :meth:`snapshot` runs in the loop's thread."""
 
@@ -87,13 +97,7 @@ class Run:
         return Progress(total, self._done, self._cached, self._failed, self._calls, self._cost, left)
 
     def _judged(self, request: Request, known: Outcome) -> Outcome:
-        """A stored failure of the content is judged anew: the parser may have changed, the reply is paid for.
-
-        The words of an imported one are not there to be judged.
-        """
-        if isinstance(known, Failure) and known.reply is not None and known.reply.text:
-            return self.engine.judge(request, known.reply) or known.reply
-        return known
+        return judged_anew(self.engine.judge, request, known)
 
     def _advance(self, chain: Chain, outcome: Outcome) -> None:
         chain.outcomes.append(outcome)

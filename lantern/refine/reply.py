@@ -91,7 +91,7 @@ def parse_reply(reply: Reply, count: int, classes: tuple[str, ...]) -> Parsed | 
         return Failure("cut_off", "the reply was cut off at the token limit", reply=reply)
     value = _json_object(text)
     if not isinstance(value, dict):
-        if "{" not in text and _REFUSAL.search(text[:300].replace("\u2019", "'")):
+        if "{" not in text and _declines(text):
             return Failure("refusal", "the LLM declined", reply=reply)
         return Failure("unparsable", value, reply=reply)
     keys = [str(n) for n in range(1, count + 1)]
@@ -109,6 +109,10 @@ def parse_reply(reply: Reply, count: int, classes: tuple[str, ...]) -> Parsed | 
         sums.append(total)
         probabilities.append([number / total for number in vector])
     return Parsed(probabilities, sums)
+
+
+def _declines(text: str) -> bool:
+    return _REFUSAL.search(text[:300].replace("\u2019", "'")) is not None
 
 
 def letters(classes: Sequence[str]) -> tuple[str, ...]:
@@ -131,7 +135,7 @@ def parse_letters(reply: Reply, count: int, classes: tuple[str, ...]) -> Parsed 
     if reply.finish_reason in ("content_filter", "refusal"):
         return Failure("refusal", "the provider withheld the reply", reply=reply)
     tokens = reply.logprobs or []
-    if not _LETTER_LINE.search(reply.text) and _REFUSAL.search(reply.text[:300].replace("\u2019", "'")):
+    if not _LETTER_LINE.search(reply.text) and _declines(reply.text):
         return Failure("refusal", "the LLM declined", reply=reply)
     if not tokens or not any(token["top_logprobs"] for token in tokens):
         return Failure("no_logprobs", "the reply came without token probabilities", reply=reply)
