@@ -104,8 +104,12 @@ def run_all(trials: list[list[str]], configs: list[RunConfig]) -> int:
     from lantern.prepare import preflight
     from lantern.report.terminal import print_run, print_sweep
     from lantern.run import run
+    from lantern.store import digest
 
     console = Console(width=None if os.isatty(1) else 120)
+    sweep = f"sweep-{digest(trials)[:8]}" if len(trials) > 1 else None
+    for config in configs:
+        config.tracking.group = config.tracking.group or sweep
     prepared = [preflight(config) for config in configs]
     results, failed = [], 0
     for number, (trial, ready) in enumerate(zip(trials, prepared), 1):
@@ -124,6 +128,11 @@ def run_all(trials: list[list[str]], configs: list[RunConfig]) -> int:
         results.append((trial, result))
     if len(trials) > 1:
         print_sweep(console, results)
+    if sweep is not None and results and configs[0].tracking.name == "wandb":
+        from lantern.report.wandb_sink import send_sweep
+
+        for line in send_sweep(configs[0], results, Path(configs[0].runs), sweep):
+            console.print(f"  {line}", markup=False, soft_wrap=True)
     return 2 if failed else 0
 
 

@@ -116,14 +116,16 @@ class TrackingConfig:
     """A sink besides the run folder."""
 
     name: str = "none"
-    """``none`` or ``wandb``."""
+    """``none``; ``csv``: a line in ``results.csv`` beside the run folders; ``wandb``."""
     project: str | None = None
     """null: one project per corpus and label set."""
     online: bool = False
-    """false: W&B writes to the run folder only; true: to its server, with your own login."""
+    """false: W&B writes to the run folder only; true: to its server, with your own login, where it answers."""
+    group: str | None = None
+    """W&B's group of the run, such as the name of a sweep. null: backbone and LLM."""
 
     def __post_init__(self) -> None:
-        _choice("tracking.name", self.name, ("none", "wandb"))
+        _choice("tracking.name", self.name, ("none", "csv", "wandb"))
 
 
 @dataclass

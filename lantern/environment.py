@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import warnings
+from importlib import metadata
 
 
 def prepare(threads: int | None = None) -> None:
@@ -36,3 +38,14 @@ def quiet() -> None:
         ".*lr_scheduler.step.*",
     ):
         warnings.filterwarnings("ignore", message=pattern)
+
+
+def versions() -> dict[str, str]:
+    """Python, Lantern and the libraries that numbers depend on, as a result records them."""
+    found = {"python": platform.python_version()}
+    for name in ("lantern-erc", "torch", "lightning", "torch-geometric", "numpy", "litellm"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # a checkout that is not installed has no version of its own
+    return found

@@ -8,6 +8,7 @@ from typing import Any
 from lantern.config import RunConfig
 from lantern.corpora.disjoint import PAPER_STYLE, training_texts
 from lantern.corpora.folder import Corpus
+from lantern.environment import versions
 from lantern.errors import UserError
 from lantern.metrics.slices import slice_report
 from lantern.predictions import PredictionTable
@@ -53,6 +54,7 @@ def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineS
         + (", paper-style" if config.protocol.selection == "paper-style" else ""),
         "folder": str(ready.folder),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
         "seed": config.seed,
         "corpus": {
             "name": corpus.name,

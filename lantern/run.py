@@ -44,7 +44,8 @@ def run(ready: Prepared, reporter: stages.Reporter) -> dict[str, Any]:
     with _logged(folder / "run.log"):
         result = _run(ready, reporter)
     write_json(folder / "metrics.json", result)
-    track(config, result, folder)
+    for line in track(config, result, folder):
+        reporter.note(line)
     return result
 
 

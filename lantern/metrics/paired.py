@@ -13,7 +13,7 @@ from scipy import stats
 from lantern.metrics.classification import weighted_f1
 
 METRICS = ("accuracy", "weighted_f1")
-_CHUNK = 2000
+_CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def pooled_bootstrap(
     if not pairs:
         raise ValueError("there are no predictions to compare")
     names = np.asarray(dialogues)
-    tables = []
+    counts = []
     for predicted_a, predicted_b in pairs:
         a, b, gold, kept = _aligned(predicted_a, predicted_b, labels)
         if names.shape != kept.shape:
@@ -116,18 +116,19 @@ def pooled_bootstrap(
         _, group = np.unique(names[kept], return_inverse=True)
         groups, cells = int(group.max()) + 1, classes * classes
         cell = group * cells + gold * classes
-        counts = [np.bincount(cell + p, minlength=groups * cells).reshape(groups, cells).astype(float) for p in (a, b)]
-        tables.append((counts[0], counts[1]))
+        counts += [np.bincount(cell + p, minlength=groups * cells).reshape(groups, cells).astype(float) for p in (a, b)]
+    tables = np.stack(counts, axis=1)  # [groups, pairs of A and B, C·C]
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
     for start in range(0, resamples, _CHUNK):
         size = (min(_CHUNK, resamples - start), groups)
         times = rng.multinomial(groups, np.full(groups, 1 / groups), size=size[0]).astype(float)
-        for name, (value_a, value_b) in _mean_metrics([(times @ a, times @ b) for a, b in tables], classes).items():
+        sums = (times @ tables.reshape(groups, -1)).reshape(size[0], *tables.shape[1:])
+        for name, (value_a, value_b) in _mean_metrics(sums, classes).items():
             drawn[name].append(value_b - value_a)
     tail = (1 - confidence) / 2
     result = {}
-    whole = _mean_metrics([(a.sum(0)[None], b.sum(0)[None]) for a, b in tables], classes)
+    whole = _mean_metrics(tables.sum(0)[None], classes)
     for name, (value_a, value_b) in whole.items():
         differences = np.concatenate(drawn[name])
         low, high = np.quantile(differences, (tail, 1 - tail))
@@ -242,22 +243,9 @@ def _aligned(
     return a[kept].astype(np.int64), b[kept].astype(np.int64), gold[kept].astype(np.int64), kept
 
 
-def _mean_metrics(
-    tables: Sequence[tuple[np.ndarray, np.ndarray]], classes: int
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Per metric the values of A and B ``[R]``, averaged over the pairs of confusion matrices ``[R, C·C]``."""
-    found = [_metrics(a, b, classes) for a, b in tables]
-    return {
-        name: (
-            np.mean([values[k][1] for values in found], axis=0),
-            np.mean([values[k][2] for values in found], axis=0),
-        )
-        for k, name in enumerate(METRICS)
-    }
-
-
-def _metrics(a: np.ndarray, b: np.ndarray, classes: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, value of A ``[R]``, value of B ``[R]`` for flat confusion matrices ``[R, C·C]``."""
-    a, b = (table.reshape(-1, classes, classes) for table in (a, b))
-    accuracy_a, accuracy_b = (np.trace(t, axis1=1, axis2=2) / t.sum((1, 2)) for t in (a, b))
-    return [("accuracy", accuracy_a, accuracy_b), ("weighted_f1", weighted_f1(a), weighted_f1(b))]
+def _mean_metrics(tables: np.ndarray, classes: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Per metric the values of A and B ``[R]``, averaged over pairs: confusion matrices ``[R, A B A B ..., C·C]``."""
+    confusion = tables.reshape(*tables.shape[:2], classes, classes)
+    accuracy = np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
+    found = {"accuracy": accuracy, "weighted_f1": weighted_f1(confusion)}
+    return {name: (values[:, 0::2].mean(1), values[:, 1::2].mean(1)) for name, values in found.items()}

@@ -13,9 +13,40 @@ from lantern.metrics.classification import classification_report
 from lantern.metrics.paired import Difference, holm, mean_sd, pooled_bootstrap
 from lantern.predictions import PredictionTable
 from lantern.report.results import WEIGHTED
+from lantern.store import digest
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What a comparison needs of a predictions table: a tenth of its size in memory."""
+
+    classes: tuple[str, ...]
+    rows: str
+    """Digest of the utterances and their labels: equal where two tables can be compared."""
+    dialogues: np.ndarray
+    """``[N]`` names."""
+    labels: np.ndarray
+    """``[N]``, -1 where not scored."""
+    vanilla: np.ndarray
+    """``[N, C]``."""
+    merged: np.ndarray | None
+    """``[N, C]``; None when a row has no merge."""
+
+    @classmethod
+    def of(cls, table: PredictionTable) -> Scored:
+        """The arrays of *table*."""
+        whole = len(table) > 0 and all(row.merged is not None for row in table.rows)
+        return cls(
+            classes=table.classes,
+            rows=digest([[row.utterance, row.label] for row in table.rows]),
+            dialogues=np.array([row.dialogue for row in table.rows]),
+            labels=table.labels,
+            vanilla=table.vanilla,
+            merged=np.array([row.merged for row in table.rows], dtype=np.float64) if whole else None,
+        )
+
+
+@dataclass(eq=False)
 class Group:
     """One row of a table over runs."""
 
@@ -24,9 +55,12 @@ class Group:
     """What ``metrics.json`` of each run holds, a seed each."""
 
     @cached_property
-    def tables(self) -> list[PredictionTable]:
+    def tables(self) -> list[Scored]:
         """Test tables of the runs, read from their folders."""
-        return [PredictionTable.load(Path(result["folder"]) / "predictions.test.jsonl") for result in self.results]
+        return [
+            Scored.of(PredictionTable.load(Path(result["folder"]) / "predictions.test.jsonl", fields=False))
+            for result in self.results
+        ]
 
     def spread(self, method: str, metric: str) -> dict[str, Any] | None:
         """Mean and standard deviation over seeds; None when a run does not have *method*."""
@@ -43,18 +77,22 @@ class Group:
     @cached_property
     def same_rows(self) -> bool:
         """Whether all runs were scored on the same utterances."""
-        first = [(row.utterance, row.label) for row in self.tables[0].rows]
-        return all([(row.utterance, row.label) for row in table.rows] == first for table in self.tables[1:])
+        return len({table.rows for table in self.tables}) == 1
 
     @cached_property
     def difference(self) -> dict[str, Difference] | None:
-        """Bootstrap over dialogues of weighted minus vanilla, averaged over the seeds; None where undefined."""
+        """Bootstrap over dialogues of weighted minus vanilla, averaged over the seeds; None where undefined.
+
+        A single dialogue cannot be resampled: its interval would be a point and its p-value a claim.
+        """
         tables = self.tables
-        if not self.same_rows or any(row.merged is None for table in tables for row in table.rows):
+        merges = [table.merged for table in tables]
+        if not self.same_rows or any(merged is None for merged in merges):
             return None
-        pairs = [(t.vanilla.argmax(axis=1), merged(t).argmax(axis=1)) for t in tables]
-        dialogues = np.array([row.dialogue for row in tables[0].rows])
-        return pooled_bootstrap(pairs, tables[0].labels, dialogues, len(tables[0].classes))
+        if len(set(tables[0].dialogues[tables[0].labels >= 0].tolist())) < 2:
+            return None
+        pairs = [(t.vanilla.argmax(axis=1), m.argmax(axis=1)) for t, m in zip(tables, merges) if m is not None]
+        return pooled_bootstrap(pairs, tables[0].labels, tables[0].dialogues, len(tables[0].classes))
 
     @cached_property
     def ensemble(self) -> dict[str, Any] | None:
@@ -66,11 +104,6 @@ class Group:
             return None
         mean = np.mean([table.vanilla for table in self.tables], axis=0)
         return classification_report(mean, self.tables[0].labels, self.tables[0].classes)
-
-
-def merged(table: PredictionTable) -> np.ndarray:
-    """Merged probabilities ``[N, C]`` of a table whose rows all have them."""
-    return np.array([row.merged for row in table.rows], dtype=np.float64)
 
 
 def corrected(groups: list[Group]) -> dict[str, float]:

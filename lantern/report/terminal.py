@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lantern.metrics.paired import mean_sd
@@ -131,10 +132,8 @@ def lines(result: dict[str, Any]) -> list[str]:
     return out
 
 
-def print_sweep(console: Console, results: list[tuple[list[str], dict[str, Any]]]) -> None:
-    """A row per combination of settings: mean and standard deviation over its seeds, and whether it gains."""
-    from rich.table import Table
-
+def by_setting(results: Sequence[tuple[list[str], dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Results of trials that differ in the seed alone, under the overrides that not all trials have."""
     found: dict[str, list[dict[str, Any]]] = {}
     common = set.intersection(*(set(trial) for trial, _ in results)) if results else set()
     for trial, result in results:
@@ -142,7 +141,14 @@ def print_sweep(console: Console, results: list[tuple[list[str], dict[str, Any]]
         # backbone=sdt is told well enough by sdt
         name = " ".join(part.partition("=")[2] if part.partition("=")[0] in GROUPS else part for part in parts) or "all"
         found.setdefault(name, []).append(result)
-    groups = [Group(name, runs) for name, runs in found.items()]
+    return found
+
+
+def print_sweep(console: Console, results: list[tuple[list[str], dict[str, Any]]]) -> None:
+    """A row per combination of settings: mean and standard deviation over its seeds, and whether it gains."""
+    from rich.table import Table
+
+    groups = [Group(name, runs) for name, runs in by_setting(results).items()]
     p_values = corrected(groups)
     title = "sweep: test split, mean ± sd over seeds"
     if any(result.get("protocol", {}).get("selection") == "paper-style" for _, result in results):

@@ -1,50 +1,162 @@
-"""Weights & Biases as a sink: the run folder is the record, this repeats its numbers."""
+"""Sinks besides the run folder, which is the record: a line of a CSV file, or Weights & Biases."""
 
 from __future__ import annotations
 
+import csv
+import fcntl
+import io
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lantern.report.results import WEIGHTED
+from lantern.store import digest
 
 if TYPE_CHECKING:
     from lantern.config import RunConfig
 
+log = logging.getLogger(__name__)
 
-def track(config: RunConfig, result: dict[str, Any], folder: Path) -> None:
-    """Send *result* to the configured sink; offline W&B files land in *folder*."""
-    if config.tracking.name == "none":
-        return
-    import wandb
-
-    from lantern.config import to_plain
-
-    corpus = result["corpus"]
-    session = wandb.init(
-        project=config.tracking.project or f"lantern-{corpus['name']}-{corpus['label_set']}",
-        name=folder.name,
-        dir=folder,
-        mode="online" if config.tracking.online else "offline",
-        config=to_plain(config),
-        tags=[config.backbone["name"], config.llm.name, config.prompt.name],
-        settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
-    )
-    for key, value in flat_summary(result).items():
-        session.summary[key] = value
-    session.finish()
+METHODS = ("vanilla", "mean", WEIGHTED)
+METRICS = ("accuracy", "weighted_f1", "macro_f1", "uar", "nll", "brier", "ece")
+LLM_COUNTS = ("fields", "prompts", "calls", "repaired", "failed_fields", "input_tokens", "output_tokens", "cost")
+SUMMARY_KEYS = (
+    *(f"test/{method}/{metric}" for method in METHODS for metric in METRICS),
+    *(f"test/gain/{name}" for name in ("accuracy", "weighted_f1", "low", "high", "p_value")),
+    *(f"llm/{name}" for name in LLM_COUNTS),
+    *(f"test/flips/{name}" for name in ("helpful", "harmful", "copy_rate")),
+)
+"""The same for every run; what a run does not have is None."""
+FACTS = ("run", "time", "seed", "corpus", "label_set", "protocol", "selection", "backbone", "llm", "prompt")
 
 
-def flat_summary(result: dict[str, Any]) -> dict[str, float]:
-    """One number per key, the same keys for every run that refined."""
-    flat: dict[str, float] = {}
-    for method in ("vanilla", "mean", WEIGHTED):
-        report = result["test"]["methods"].get(method)
-        if report is not None:
-            flat |= {
-                f"test/{method}/{key}": report[key] for key in ("accuracy", "weighted_f1", "macro_f1", "nll", "ece")
-            }
-    if result["llm"] is not None:
-        for key in ("calls", "prompts", "failed_fields", "input_tokens", "output_tokens", "cost"):
-            if result["llm"][key] is not None:
-                flat[f"llm/{key}"] = result["llm"][key]
+def track(config: RunConfig, result: dict[str, Any], folder: Path) -> list[str]:
+    """Send *result* to the configured sink; returns what the user should be told, one line each."""
+    if config.tracking.name == "csv":
+        return [f"results of all runs: {append_csv(Path(config.runs), facts(config, result, folder), result)}"]
+    if config.tracking.name == "wandb":
+        from lantern.report.wandb_sink import send_run
+
+        return send_run(config, result, folder)
+    return []
+
+
+def facts(config: RunConfig, result: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a run is, one value for each of :data:`FACTS`."""
+    protocol, corpus = result["protocol"], result["corpus"]
+    return {
+        "run": folder.name,
+        "time": result["time"],
+        "seed": config.seed,
+        "corpus": corpus["name"],
+        "label_set": corpus["label_set"],
+        "protocol": protocol["name"],
+        "selection": protocol.get("selection", "dev"),
+        "backbone": config.backbone["name"],
+        "llm": llm_name(result),
+        "prompt": config.prompt.name,
+    }
+
+
+def llm_name(result: dict[str, Any]) -> str:
+    """Name of the LLM; ``none`` for a run without one."""
+    return str(result["llm"]["name"]) if result["llm"] else "none"
+
+
+def flat_summary(result: dict[str, Any]) -> dict[str, float | None]:
+    """One number for each of :data:`SUMMARY_KEYS`."""
+    flat: dict[str, float | None] = dict.fromkeys(SUMMARY_KEYS)
+    test, llm = result["test"], result["llm"] or {}
+    for method in METHODS:
+        report = test["methods"].get(method, {})
+        flat |= {f"test/{method}/{metric}": report.get(metric) for metric in METRICS}
+    paired = test["against_vanilla"].get(WEIGHTED)
+    if paired is not None:
+        accuracy = paired["accuracy"]
+        flat |= {"test/gain/accuracy": accuracy["difference"], "test/gain/p_value": accuracy["p_value"]}
+        flat |= {f"test/gain/{end}": accuracy[end] for end in ("low", "high")}
+        flat["test/gain/weighted_f1"] = paired["weighted_f1"]["difference"]
+    flat |= {f"llm/{name}": llm.get(name) for name in LLM_COUNTS}
+    merged = (test["llm"] or {}).get("merged") or {}
+    flat |= {f"test/flips/{name}": merged.get(name) for name in ("helpful", "harmful", "copy_rate")}
     return flat
+
+
+def append_csv(runs: Path, what: dict[str, Any], result: dict[str, Any]) -> Path:
+    """Add the run's line to ``results.csv`` in *runs*; safe while other processes do the same.
+
+    A file with other columns (of an older Lantern) is left alone: the line goes to a file beside it. A run typed again
+    with the same numbers adds nothing.
+    """
+    columns = [*FACTS, *SUMMARY_KEYS]
+    values = {**what, **flat_summary(result)}
+    line = _line(["" if values[name] is None else values[name] for name in columns])
+    head = _line(columns)
+    for path in (runs / "results.csv", runs / f"results-{digest(columns)[:6]}.csv"):
+        with path.open("a+", encoding="utf-8", newline="") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            lines = file.readlines()
+            if lines and lines[0] != head:
+                continue
+            if lines and not lines[-1].endswith("\n"):
+                file.write("\n")  # a process died within its line
+            if line not in lines:
+                file.write(line if lines else head + line)
+            file.flush()
+            return path
+    raise AssertionError("the second file is named after its columns")
+
+
+def _line(values: Sequence[Any]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(values)
+    return out.getvalue()
+
+
+def wandb_sweep(overrides: Sequence[str]) -> str:
+    """A ``wandb sweep`` file that runs every combination of *overrides*, as ``experiments.run -m`` would.
+
+    ``a=1,2`` becomes a grid parameter, ``a=1`` a fixed one. W&B's agents need its server.
+
+    Raises:
+        UserError: an override that the grid sweeper does not know either.
+    """
+    import yaml
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    from lantern.errors import UserError
+
+    parameters: dict[str, dict[str, Any]] = {}
+    for override in overrides:
+        try:
+            parsed = OverridesParser.create().parse_override(override)
+        except HydraException as error:
+            raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
+        if parsed.is_sweep_override():
+            if not parsed.is_discrete_sweep():
+                raise UserError(f"{override}: only lists of values and range() make a grid")
+            values = [_scalar(value) for value in parsed.sweep_string_iterator()]
+            parameters[parsed.key_or_group] = {"values": values}
+        else:
+            parameters[parsed.key_or_group] = {"value": _scalar(override.partition("=")[2])}
+    sweep = {
+        "program": "experiments.run",
+        "method": "grid",
+        "command": ["${env}", "python", "-m", "experiments.run", "tracking=wandb", "${args_no_hyphens}"],
+        "parameters": parameters,
+    }
+    return yaml.safe_dump(sweep, sort_keys=False)
+
+
+def _scalar(value: Any) -> Any:
+    """A value as YAML has it, so that 0 stays a number; lists and the like stay text, as on the command line."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(str(value))
+    except yaml.YAMLError:
+        return str(value)
+    return found if isinstance(found, bool | int | float | str) else str(value)

@@ -1,0 +1,98 @@
+"""Finished runs side by side: ``python -m experiments.compare runs --out report``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.console import Parser, command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lantern.report.comparison import Comparison
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m experiments.compare",
+        description="Tables and an HTML report over finished runs, made from their folders alone. Runs of different "
+        "corpora, label sets, protocols or test parts never share a table.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders of run folders")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write table.csv, table.tex, table.md and report.html there"
+    )
+    parser.add_argument(
+        "--with-text",
+        action="store_true",
+        help="the report shows the turns' text even where the corpus's licence forbids passing it on",
+    )
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Read the runs, print a table per comparison, write the files."""
+    given = _parser().parse_args(arguments)
+    from lantern.environment import prepare
+
+    prepare(1)  # the matrices are small: a second BLAS thread costs more than it brings
+    from rich.console import Console
+
+    from lantern.report.comparison import compare_runs
+    from lantern.report.load import find_runs
+
+    console = Console(width=None if os.isatty(1) else 150, highlight=False)
+    found = find_runs(given.runs)
+    for line in found.skipped:
+        console.print(f"  {line}", style="yellow", markup=False, soft_wrap=True)
+    tables = compare_runs(found.runs)
+    _print(console, tables)
+    if given.out is not None:
+        _write(console, tables, found.skipped, given.out, given.with_text)
+    return 0
+
+
+def _print(console: Console, tables: list[Comparison]) -> None:
+    from rich.table import Table
+
+    from lantern.report.tables import HEADS, LEGEND, PAPER, cells, heading
+
+    left_out = ("vanilla wF1", "weighted wF1", "wF1 interval")  # they stand in the files
+    shown = [place for place, head in enumerate(HEADS) if head not in left_out]
+    for table in tables:
+        drawn = Table(title=heading(table), title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
+        for place in shown:
+            number = bool(place)
+            justify = "right" if number else "left"
+            drawn.add_column(HEADS[place], justify=justify, no_wrap=number, overflow="fold")  # type: ignore[arg-type]
+        for line in table.lines:
+            row = cells(line)
+            drawn.add_row(*(row[place].replace("[", r"\[") for place in shown))
+        console.print()
+        console.print(drawn)
+        if table.paper_style:
+            console.print(f"  {PAPER}", style="yellow", soft_wrap=True)
+    console.print()
+    console.print(f"  {LEGEND}", style="dim", markup=False)
+
+
+def _write(console: Console, tables: list[Comparison], skipped: list[str], out: Path, with_text: bool) -> None:
+    from lantern.report.html import report_html
+    from lantern.report.tables import to_csv, to_latex, to_markdown
+    from lantern.store import atomic
+
+    page, notes = report_html(tables, skipped, with_text)
+    texts = {"table.csv": to_csv(tables), "table.tex": to_latex(tables), "table.md": to_markdown(tables)}
+    for name, text in {**texts, "report.html": page}.items():
+        with atomic(out / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    for note in notes:
+        console.print(f"  {note}", style="yellow", markup=False, soft_wrap=True)
+    console.print(f"  written to {out}: {', '.join([*texts, 'report.html'])}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,87 @@
+"""Where the numbers of a table come from, in words and per run."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from lantern.report.comparison import Comparison
+from lantern.report.load import Run
+from lantern.report.sections import table
+
+
+def provenance(comparison: Comparison) -> str:
+    """Corpus, split, prompts, models, versions, notes; then a row per run."""
+    runs = comparison.runs
+    facts = [
+        (
+            "corpus",
+            _values(runs, lambda r: f"{r['corpus']['name']}, fingerprint {str(r['corpus'].get('fingerprint'))[:16]}"),
+        ),
+        ("label set", _values(runs, lambda r: r["corpus"]["label_set"])),
+        ("protocol", _values(runs, lambda r: _protocol(r["protocol"]))),
+        ("weighting fitted on", _values(runs, lambda r: (r.get("weighting") or {}).get("fit_on"))),
+        ("prompt", _values(runs, lambda r: _prompt(r) if r.get("llm") else None)),
+        ("LLM", _values(runs, lambda r: _llm(r["llm"]) if r.get("llm") else None)),
+        ("versions", _values(runs, lambda r: ", ".join(f"{k} {v}" for k, v in (r.get("versions") or {}).items()))),
+        ("notes", _values(runs, lambda r: r.get("notes") or [])),
+    ]
+    listed = "".join(
+        f"<dt>{escape(name)}</dt><dd>{'<br>'.join(escape(value) for value in values)}</dd>"
+        for name, values in facts
+        if values
+    )
+    rows = [_row(run) for run in runs]
+    heads = ["run folder", "seed", "date", "best epoch", "calls", "tokens in / out", "cost $", "test reads before"]
+    count = f"{len(runs)} run folder" + ("" if len(runs) == 1 else "s")
+    return f"<dl>{listed}</dl><details><summary>{count}</summary>{table(heads, rows)}</details>"
+
+
+def _values(runs: list[Run], read: Any) -> list[str]:
+    """Different values of a fact over *runs*, in order."""
+    found: dict[str, None] = {}
+    for run in runs:
+        value = read(run.result)
+        for one in value if isinstance(value, list) else [value]:
+            if one:
+                found[str(one)] = None
+    return list(found)
+
+
+def _protocol(protocol: dict[str, Any]) -> str:
+    labelled = protocol.get("labelled") or {}
+    parts = []
+    for part in ("train", "dev", "test"):
+        turns = f" ({labelled[part]:,} labelled turns)" if part in labelled else ""
+        parts.append(f"{part} {protocol.get(part, '?')} dialogues{turns}")
+    text = f"{protocol['name']}: {', '.join(parts)}; epochs chosen on {_selection(protocol)}"
+    shared = {part: names for part, names in (protocol.get("same_speakers") or {}).items() if names}
+    if shared:
+        text += "; " + ", ".join(f"{part} shares {len(names)} speakers with training" for part, names in shared.items())
+    if "twins" in protocol:
+        text += f"; {protocol['twins']:,} labelled test turns have a text that also stands in training"
+    return text
+
+
+def _selection(protocol: dict[str, Any]) -> str:
+    return "test (paper-style)" if protocol.get("selection") == "paper-style" else "dev"
+
+
+def _prompt(result: dict[str, Any]) -> str:
+    prompt = result.get("prompt") or {}
+    return f"{prompt.get('name', '?')} version {prompt.get('version', '?')}, digest {prompt.get('digest', '?')}"
+
+
+def _llm(llm: dict[str, Any]) -> str:
+    return f"{llm['name']}: {llm.get('model', '?')}"
+
+
+def _row(run: Run) -> list[str]:
+    result, llm = run.result, run.result.get("llm") or {}
+    vanilla = result.get("vanilla") or {}
+    tokens = f"{llm['input_tokens']:,} / {llm['output_tokens']:,}" if "input_tokens" in llm else "–"
+    price = llm.get("cost")
+    cells = [run.folder.name, run.seed, str(result.get("time", "?")).replace("T", " ").removesuffix("Z")]
+    cells += [vanilla["best_epoch"] + 1 if "best_epoch" in vanilla else "–", llm.get("calls", "–"), tokens]
+    cells += ["–" if price is None else f"{price:.2f}", result["protocol"].get("test_reads_before", "–")]
+    return [escape(str(cell)) for cell in cells]

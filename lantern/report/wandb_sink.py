@@ -1,0 +1,217 @@
+"""Weights & Biases: offline unless asked, and then only where its server answers. Ids of turns, never their text."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import netrc
+import os
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lantern.metrics.paired import mean_sd
+from lantern.predictions import PredictionTable
+from lantern.report.load import read_run
+from lantern.report.results import WEIGHTED
+from lantern.report.terminal import by_setting
+from lantern.report.tracking import flat_summary, llm_name
+
+if TYPE_CHECKING:
+    from lantern.config import RunConfig, TrackingConfig
+
+log = logging.getLogger(__name__)
+
+PROBE_SECONDS = 5.0
+LATER = "written offline, send it later with: wandb sync"
+
+
+def send_run(config: RunConfig, result: dict[str, Any], folder: Path) -> list[str]:
+    """One W&B run: summary, training curves, tables. Returns what the user should be told."""
+    from lantern.config import to_plain
+
+    session, told = _start(
+        config,
+        result["corpus"],
+        folder,
+        config=to_plain(config),
+        name=folder.name,
+        job_type="evaluate",
+        tags=[config.backbone["name"], llm_name(result), config.prompt.name],
+    )
+    _curves(session, folder)
+    session.log(_tables(result, PredictionTable.load(folder / "predictions.test.jsonl")))
+    for key, value in flat_summary(result).items():
+        session.summary[key] = value
+    session.finish()
+    return told
+
+
+def send_sweep(
+    config: RunConfig, results: Sequence[tuple[list[str], dict[str, Any]]], folder: Path, name: str
+) -> list[str]:
+    """One W&B run for a whole sweep: a backbone × LLM table, a row per setting over its seeds.
+
+    Args:
+        config: of any run of the sweep; its project and group are taken.
+        results: overrides and result of every run.
+        folder: where offline files are put.
+        name: of the sweep.
+    """
+    import wandb
+
+    session, told = _start(config, results[0][1]["corpus"], folder, config={}, name=name, job_type="sweep", tags=[])
+    columns: list[Any] = ["setting", "backbone", "llm", "seeds"]
+    columns += [f"{what}_{part}" for what in ("vanilla", "weighted", "gain") for part in ("accuracy", "sd")]
+    table = wandb.Table(columns=columns)
+    for setting, runs in by_setting(results).items():
+        methods = [run["test"]["methods"] for run in runs]
+        both = [m for m in methods if WEIGHTED in m]
+        cells: list[Any] = [setting, read_run(Path(runs[0]["folder"])).backbone, llm_name(runs[0]), len(runs)]
+        picked: list[list[float]] = [
+            [m["vanilla"]["accuracy"] for m in methods],
+            [m[WEIGHTED]["accuracy"] for m in both],
+            [m[WEIGHTED]["accuracy"] - m["vanilla"]["accuracy"] for m in both],
+        ]
+        for values in picked:
+            one = mean_sd(values) if values else {"mean": None, "sd": None}
+            cells += [one["mean"], one["sd"]]
+        table.add_data(*cells)
+    session.log({"sweep/backbone_by_llm": table})
+    session.summary["sweep/runs"] = len(results)
+    session.finish()
+    return told
+
+
+def _start(run: RunConfig, corpus: dict[str, Any], folder: Path, **more: Any) -> tuple[Any, list[str]]:
+    """A W&B session for *run*, and what the user should be told; offline where the server does not let it in."""
+    import wandb
+
+    llm = run.llm.name if run.refine.enabled else "none"
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        disable_git=True,
+        save_code=False,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        init_timeout=30,
+    )
+    given = {
+        "project": run.tracking.project or f"lantern-{corpus['name']}-{corpus['label_set']}",
+        "group": run.tracking.group or f"{run.backbone['name']}__{llm}",
+        "dir": folder,
+        "settings": settings,
+        **more,
+    }
+    online, told = _mode(run.tracking)
+    try:
+        session = wandb.init(mode="online" if online else "offline", **given)
+    except wandb.errors.Error as error:
+        if not online:
+            raise
+        told = [f"W&B: {str(error).splitlines()[0]}; {LATER}"]
+        session = wandb.init(mode="offline", **given)
+    session.define_metric("train/*", step_metric="train/epoch")
+    return session, told
+
+
+def _curves(session: Any, folder: Path) -> None:
+    """Training metrics over epochs, from the training CSV; its dev metrics become ``train/dev/*``."""
+    path = folder / "training" / "metrics.csv"
+    if not path.is_file():
+        return  # the vanilla model was trained by another run
+    epochs: dict[int, dict[str, float]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            found = {key: float(value) for key, value in row.items() if value and key not in ("epoch", "step")}
+            epochs.setdefault(int(row["epoch"]), {}).update(found)
+    for epoch, values in sorted(epochs.items()):
+        renamed = {
+            key if key.startswith("train/") else f"train/dev/{key.partition('/')[2]}": v for key, v in values.items()
+        }
+        session.log({"train/epoch": epoch, **renamed})
+
+
+def _tables(result: dict[str, Any], table: PredictionTable) -> dict[str, Any]:
+    """Changed turns by id, confusion matrices, weights by source, reliability curves."""
+    import wandb
+
+    classes, methods = list(table.classes), result["test"]["methods"]
+    changed = wandb.Table(columns=["dialogue", "utterance", "gold", "vanilla", "weighted", "effect"])
+    for row in table.rows:
+        if row.merged is None:
+            continue
+        before, after = (max(range(len(p)), key=p.__getitem__) for p in (row.vanilla, row.merged))
+        if before != after:
+            gold = None if row.label is None else classes[row.label]
+            effect = "helped" if after == row.label else "harmed" if before == row.label else "changed"
+            changed.add_data(row.dialogue, row.utterance, gold, classes[before], classes[after], effect)
+    found = {"tables/changed": changed}
+    for name in ("vanilla", WEIGHTED):
+        if name not in methods:
+            continue
+        confusion = wandb.Table(columns=["gold", "predicted", "count"])
+        for gold, counts in zip(classes, methods[name]["confusion"], strict=True):
+            for predicted, count in zip(classes, counts, strict=True):
+                confusion.add_data(gold, predicted, count)
+        curve = wandb.Table(columns=["low", "high", "count", "confidence", "accuracy"])
+        for one in methods[name]["reliability"]:
+            curve.add_data(*(one[key] for key in curve.columns))
+        found |= {f"tables/confusion_{name}": confusion, f"tables/reliability_{name}": curve}
+    sources = ((result["weighting"] or {}).get("weights") or {}).get("sources", [])
+    weights = wandb.Table(columns=["source", "mean"])
+    for source in sources:
+        weights.add_data(source["source"], source["mean"])
+    return {**found, "tables/weights_by_band": weights}
+
+
+def _mode(tracking: TrackingConfig) -> tuple[bool, list[str]]:
+    """Whether to go online, and a line where that was asked for and cannot be."""
+    if not tracking.online:
+        return False, []
+    import wandb
+
+    url = os.environ.get("WANDB_BASE_URL") or str(wandb.setup().settings.base_url)
+    host = urllib.parse.urlsplit(url).hostname or url
+    reason = None
+    if not _has_key(host):
+        reason = f"there is no key for {host} (wandb login)"
+    elif not reachable(url):
+        reason = f"{host} does not answer within {PROBE_SECONDS:.0f} s"
+    if reason is None:
+        return True, []
+    return False, [f"W&B: {reason}; {LATER}"]
+
+
+def _has_key(host: str) -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    try:
+        return netrc.netrc(str(path)).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def reachable(url: str, seconds: float = PROBE_SECONDS) -> bool:
+    """Whether anything answers at *url* by HTTP within *seconds*, name look-up included; sends no key."""
+    done, answers = threading.Event(), []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(url, timeout=seconds).close()
+            answers.append(True)
+        except urllib.error.HTTPError:
+            answers.append(True)  # an answer all the same
+        except (OSError, ValueError):
+            pass
+        done.set()
+
+    threading.Thread(target=ask, daemon=True).start()  # a name look-up knows no time-out
+    done.wait(seconds)
+    return bool(answers)
