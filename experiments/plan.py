@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from experiments.console import command, duration
-from experiments.run import expand_arguments
+from experiments.trials import asked
 from lantern.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0
-    _, configs = expand_arguments(arguments, allowed=())
+    configs = asked(arguments, allowed=()).configs
     from rich.console import Console
 
     from lantern.environment import prepare
@@ -38,26 +38,42 @@ def main(arguments: list[str]) -> int:
     if configs[0].study is not None:
         raise UserError("experiment=simulate asks no LLM; there is nothing to plan")
     prepare(configs[0].trainer.threads)
-    from lantern.plan import plan
-    from lantern.prepare import preflight
+    from lantern.plan import models, plan
+    from lantern.prepare import preflight_all
 
     console = Console(width=None if os.isatty(1) else 120, highlight=False)
-    ready = [preflight(config, check_backend=False) for config in configs]
+    ready = preflight_all(configs, check_backend=False)
+    to_train, to_reuse = models(ready)
+    if len(ready) > 1:
+        finished = sum(one.finished() is not None for one in ready)
+        console.print(f"[bold]sweep of {len(ready)} runs[/bold], {finished} of them finished before")
+        console.print(f"  vanilla models  {to_train} to train, {to_reuse} to reuse")
     backends: dict[str, list[int]] = {}
     for number, config in enumerate(configs):
         backends.setdefault(config.llm.name if config.refine.enabled else "no LLM", []).append(number)
+    plans = []
     for name, numbers in backends.items():
-        chosen = [ready[n] for n in numbers]
-        _print(console, name, [configs[n].refine for n in numbers], plan(chosen))
+        plans.append(plan([ready[n] for n in numbers]))
+        models_line = f"{to_train} to train, {to_reuse} to reuse" if len(ready) == 1 else None
+        _print(console, name, [configs[n].refine for n in numbers], plans[-1], models_line)
+    asking = [one.asking for one in plans if one.asking is not None]
+    if len(asking) > 1:
+        console.print("[bold]all LLMs together[/bold]")
+        console.print(f"  calls           {sum(one.calls for one in asking):,}")
+        costs = [one.cost for one in asking if one.cost is not None]
+        told = f"${sum(costs):,.2f}" if len(costs) == len(asking) else "not known"
+        console.print(f"  cost            {told}")
+        console.print(f"  time            about {duration(sum(one.seconds for one in asking))}, one after the other")
     return 0
 
 
-def _print(console: Console, name: str, settings: list[RefineConfig], found: Plan) -> None:
+def _print(console: Console, name: str, settings: list[RefineConfig], found: Plan, models: str | None) -> None:
     from rich.markup import escape
 
     runs, max_cost = len(settings), settings[0].max_cost
     console.print(f"[bold]{escape(name)}[/bold], {runs} {'run' if runs == 1 else 'runs'}")
-    console.print(f"  vanilla models  {found.to_train} to train, {found.to_reuse} to reuse")
+    if models is not None:
+        console.print(f"  vanilla models  {models}")
     asking = found.asking
     if asking is None:
         return

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.console import ConsoleReporter, command
+from experiments.trials import Asked, asked
 from lantern.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,8 +26,11 @@ keys: every key of configs/run.yaml and lantern/config.py, for example
   refine.stride=2  refine.coverage=3  refine.max_cost=5  trainer.epochs=20
 
 options:
-  -m, --multirun   sweep over comma-separated values
+  -m, --multirun   sweep over comma-separated values; experiments.status tells how far it is
+  plan=true        train and send nothing, say what would be (as experiments.plan)
+  hydra/launcher=ray|submitit_slurm|submitit_local   of a sweep: where its runs take place (extras ray and slurm)
   --config         print the composed configuration and stop
+  --wandb-sweep    print a file for `wandb sweep` with the values of a sweep, and stop
   -h, --help       this text"""
 
 
@@ -35,28 +39,27 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(_usage())
         return 0
-    trials, configs = expand_arguments(arguments, allowed=("--config",))
+    if "plan=true" in arguments:
+        from experiments.plan import main as plan
+
+        return plan([a for a in arguments if a != "plan=true"])
+    found = asked(arguments, allowed=("--config", "--wandb-sweep"))
+    configs = found.configs
     if "--config" in arguments:
         from lantern.config import dump
 
         print("\n".join(dump(config) for config in configs))
         return 0
+    if "--wandb-sweep" in arguments:
+        from lantern.report.tracking import wandb_sweep
+
+        print(wandb_sweep([a for a in arguments if "=" in a and a not in found.launcher]), end="")
+        return 0
     if configs[0].study is not None:
         if len(configs) > 1:
             raise UserError("-m: a simulation study is not a sweep; type it without -m")
         return run_study(configs[0])
-    return run_all(trials, configs)
-
-
-def expand_arguments(arguments: list[str], allowed: tuple[str, ...]) -> tuple[list[list[str]], list[RunConfig]]:
-    """Overrides and configuration of every run that *arguments* ask for; besides ``-m`` only *allowed* options."""
-    options = [a for a in arguments if a.startswith("-")]
-    overrides = [a for a in arguments if not a.startswith("-")]
-    for option in options:
-        if option not in ("-m", "--multirun", *allowed):
-            raise UserError(f"unknown option {option}; see --help")
-    sweep = {"-m", "--multirun"} & set(options)
-    return compose_all(expand(overrides) if sweep else [overrides])
+    return run_sweep(found) if len(configs) > 1 or found.launcher else run_one(configs[0])
 
 
 def _usage() -> str:
@@ -66,74 +69,66 @@ def _usage() -> str:
     return USAGE.format(groups="\n".join(lines))
 
 
-def expand(overrides: list[str]) -> list[list[str]]:
-    """Every combination of the comma-separated values, in the syntax of Hydra's basic sweeper."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-        return [list(trial) for trial in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
-    except HydraException as error:
-        raise UserError(f"-m: {str(error).splitlines()[0]}") from None
-
-
-def compose_all(trials: list[list[str]]) -> tuple[list[list[str]], list[RunConfig]]:
-    """The configurations of *trials*; a trial whose experiment has variants becomes one trial for each."""
-    from lantern.config import compose
-
-    whole, configs = [], []
-    for trial in trials:
-        config = compose(trial)
-        variants = [[*trial, *variant.split()] for variant in config.variants]
-        whole += variants or [trial]
-        configs += [compose(variant) for variant in variants] or [config]
-    for config in configs:
-        config.variants = []  # each of them is one run now
-    return whole, configs
-
-
-def run_all(trials: list[list[str]], configs: list[RunConfig]) -> int:
-    """Run the trials in turn; a trial that fails on a user's mistake does not stop the others."""
+def run_one(config: RunConfig) -> int:
+    """One run, told in full."""
     from rich.console import Console
 
     from lantern.environment import prepare
 
-    prepare(configs[0].trainer.threads)
+    prepare(config.trainer.threads)
     from lantern.prepare import preflight
-    from lantern.report.terminal import print_run, print_sweep
+    from lantern.report.terminal import print_run
     from lantern.run import run
-    from lantern.store import digest
 
     console = Console(width=None if os.isatty(1) else 120)
-    sweep = f"sweep-{digest(trials)[:8]}" if len(trials) > 1 else None
+    ready = preflight(config)
+    with ConsoleReporter(console) as reporter:
+        result = run(ready, reporter)
+    print_run(console, result)
+    return 0
+
+
+def run_sweep(found: Asked) -> int:
+    """Every run of a sweep, here or where the launcher says; one that fails does not stop the others."""
+    from rich.console import Console
+
+    from lantern.environment import prepare
+
+    configs = found.configs
+    prepare(configs[0].trainer.threads)
+    from experiments.sweeps import SweepView, results_of
+    from lantern.prepare import preflight_all
+    from lantern.report.terminal import print_sweep
+    from lantern.run import attempt
+    from lantern.sweep import Trial, write_sweep
+
+    runs = {config.runs for config in configs}
+    if len(runs) > 1:
+        raise UserError(f"runs={','.join(sorted(runs))}: the runs of a sweep share one folder")
+    console = Console(width=None if os.isatty(1) else 120, highlight=False)
+    prepared = preflight_all(configs)
+    trials = [Trial(tuple(trial), ready.folder) for trial, ready in zip(found.trials, prepared, strict=True)]
+    sweep = write_sweep(Path(configs[0].runs), trials)
     for config in configs:
-        config.tracking.group = config.tracking.group or sweep
-    prepared = [preflight(config) for config in configs]
-    results, failed = [], 0
-    for number, (trial, ready) in enumerate(zip(trials, prepared), 1):
-        if len(trials) > 1:
-            console.rule(f"{number}/{len(trials)}  {' '.join(trial)}", align="left", style="dim")
-        try:
-            with ConsoleReporter(console) as reporter:
-                result = run(ready, reporter)
-        except UserError as error:
-            if len(trials) == 1:
-                raise
-            failed += 1
-            console.print(f"error: {error}", style="red", markup=False, highlight=False)
-            continue
-        print_run(console, result)
-        results.append((trial, result))
-    if len(trials) > 1:
+        config.tracking.group = config.tracking.group or sweep.name
+    with SweepView(console, sweep) as view:
+        if found.launcher:
+            from experiments.launch import launch
+
+            launch(found.launcher, sweep)
+        else:
+            for ready in prepared:
+                attempt(ready)
+    results = results_of(sweep)
+    if results:
         print_sweep(console, results)
-    if sweep is not None and results and configs[0].tracking.name == "wandb":
+    if results and configs[0].tracking.name == "wandb":
         from lantern.report.wandb_sink import send_sweep
 
-        for line in send_sweep(configs[0], results, Path(configs[0].runs), sweep):
+        for line in send_sweep(configs[0], results, sweep.folder, sweep.name):
             console.print(f"  {line}", markup=False, soft_wrap=True)
-    return 2 if failed else 0
+    console.print(f"  sweep: {sweep.folder}", markup=False, soft_wrap=True)
+    return 2 if view.failed else 0
 
 
 def run_study(config: RunConfig) -> int:

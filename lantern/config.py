@@ -244,7 +244,7 @@ def compose(overrides: list[str]) -> RunConfig:
             node = hydra_compose("run", overrides=overrides)
         config = OmegaConf.to_object(node)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_one_line(error)) from None
+        raise UserError(one_line(error)) from None
     assert isinstance(config, RunConfig)
     split_backbone(config.backbone)
     if config.refine.samples > 1 and config.llm.temperature == 0 and config.llm.simulated is None:
@@ -304,7 +304,7 @@ def _dataclass_of(hint: Any) -> Any:
     return None
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """The innermost cause of a composition error, in one line with its key."""
     cause: BaseException = error
     while cause.__cause__ is not None or cause.__context__ is not None:
@@ -348,7 +348,7 @@ def read_config(path: Path) -> RunConfig:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: this is not a finished run") from None
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: not a configuration of this version ({_one_line(error)})") from None
+        raise UserError(f"{path}: not a configuration of this version ({one_line(error)})") from None
     assert isinstance(config, RunConfig)
     return config
 

@@ -53,6 +53,7 @@ def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineS
         "title": f"{corpus.name}, {config.backbone['name']}, {config.llm.name if refined else 'no LLM'}"
         + (", paper-style" if config.protocol.selection == "paper-style" else ""),
         "folder": str(ready.folder),
+        "key": ready.key,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
         "seed": config.seed,

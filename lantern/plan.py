@@ -44,20 +44,19 @@ def plan(runs: Sequence[Prepared]) -> Plan:
     Raises:
         UserError: the ledger is damaged, or the price or the tokenizer cannot be had.
     """
-    stages = {str(_folder(ready, stage)): stage.done for ready in runs for stage in ready.vanilla_stages}
-    done = sum(stages.values())
+    to_train, to_reuse = models(runs)
     asking = [ready for ready in runs if ready.backend is not None]
     if not asking:
-        return Plan(len(stages) - done, done, 0, 0, None, True, None, None)
+        return Plan(to_train, to_reuse, 0, 0, None, True, None, None)
     first = asking[0]
     config = first.config
     requests: list[Request] = []
     exact = True
     fields = 0
-    models: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for ready in asking:
         model = digest([stage.inputs for stage in ready.vanilla_stages])
-        questions, known = _requests(ready, models.setdefault(model, len(models) + 1))
+        questions, known = _requests(ready, numbers.setdefault(model, len(numbers) + 1))
         requests += questions
         fields += len(questions) // ready.config.refine.samples
         exact = exact and known
@@ -73,7 +72,14 @@ def plan(runs: Sequence[Prepared]) -> Plan:
     if ledger is not None:
         ledger.close()
     dialogues = sum(len(ids) for ready in asking for ids in ready.asked.values())
-    return Plan(len(stages) - done, done, dialogues, fields, found, exact, price, requests[0] if requests else None)
+    return Plan(to_train, to_reuse, dialogues, fields, found, exact, price, requests[0] if requests else None)
+
+
+def models(runs: Sequence[Prepared]) -> tuple[int, int]:
+    """Vanilla models that *runs* need: how many are to be trained, how many are there already."""
+    stages = {str(_folder(ready, stage)): stage.done for ready in runs for stage in ready.vanilla_stages}
+    done = sum(stages.values())
+    return len(stages) - done, done
 
 
 def _folder(ready: Prepared, stage: VanillaStage) -> Path:

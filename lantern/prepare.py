@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,31 @@ class Prepared:
         return StageStore(Path(self.config.runs) / "stages")
 
     @cached_property
+    def key(self) -> str:
+        """Digest of everything that the result depends on; stands in the result."""
+        return digest(
+            {
+                "version": 1,
+                "run": self.folder.name,  # which ends in the digest of the configuration
+                "corpus": self.corpus.fingerprint,
+                "test": list(self.split.test),
+                "stages": [stage.inputs for stage in self.vanilla_stages],
+            }
+        )
+
+    def finished(self) -> dict[str, Any] | None:
+        """The result of this run where it is whole and came from the same inputs, else None.
+
+        A result with failed fields is not whole: they may succeed now.
+        """
+        try:
+            result = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+            whole = result["key"] == self.key and (result["llm"] is None or not result["llm"]["failed_fields"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return result if whole and (self.folder / "predictions.test.jsonl").is_file() else None
+
+    @cached_property
     def protocol(self) -> dict[str, Any]:
         """Names, counts and overlaps of the split, as they stand in the result."""
         return protocol_report(self.corpus, self.split, self.config.protocol)
@@ -88,16 +115,29 @@ class Prepared:
         return VanillaStage(title, split, inputs, self.store.done("train", inputs))
 
 
-def preflight(config: RunConfig, check_backend: bool = True) -> Prepared:
+def preflight_all(configs: Sequence[RunConfig], check_backend: bool = True) -> list[Prepared]:
+    """:func:`preflight` of the runs of a sweep, which share the corpora that they have in common."""
+    corpora: dict[str, Corpus] = {}
+    found = []
+    for config in configs:
+        key = digest(asdict(config.corpus))
+        if key not in corpora:
+            corpora[key] = read_corpus(config)
+        found.append(preflight(config, check_backend, corpora[key]))
+    return found
+
+
+def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | None = None) -> Prepared:
     """Load the corpus and check everything that can be checked before training starts.
 
-    With ``check_backend=False`` the LLM's key and server are not asked for: enough for a plan.
+    With ``check_backend=False`` the LLM's key and server are not asked for: enough for a plan. *corpus*: what
+    :func:`read_corpus` gives for this configuration, where it has been read already.
 
     Raises:
         UserError: a missing corpus, backbone option, key, modality or consent.
     """
     defaults, _ = split_backbone(config.backbone)
-    corpus = read_corpus(config)
+    corpus = corpus or read_corpus(config)
     split = resolve_split(corpus, config.protocol, config.seed)
     backend = None
     if config.refine.enabled:

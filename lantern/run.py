@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +26,52 @@ from lantern.errors import UserError
 from lantern.evaluate import evaluate
 from lantern.predictions import PredictionTable, concatenate
 from lantern.prepare import Prepared, VanillaStage
+from lantern.progress import LOCK, read_state, record_failure, recorded
 from lantern.refine.callback import LLMRefinement, PredictionCollector
 from lantern.refine.refiner import RefineStats
 from lantern.report.tracking import track
-from lantern.store import digest, write_json
+from lantern.store import digest, locked, write_json
 
 log = logging.getLogger(__name__)
 
 Join = Callable[[list[PredictionTable]], PredictionTable]
 
 
-def run(ready: Prepared, reporter: stages.Reporter) -> dict[str, Any]:
-    """Do what is missing of a run and return its result, which also stands in ``metrics.json``."""
+def run(ready: Prepared, reporter: stages.Reporter | None = None, reuse: bool = False) -> dict[str, Any]:
+    """Do what is missing of a run and return its result, which also stands in ``metrics.json``.
+
+    Another process that is at the same run is waited for. With *reuse* a finished result is taken as it is, unless
+    fields of it failed that may succeed now.
+    """
     config, folder = ready.config, ready.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
-    CorpusCard.of(ready.corpus).save(folder / "corpus.json")
-    with _logged(folder / "run.log"):
-        result = _run(ready, reporter)
-    write_json(folder / "metrics.json", result)
-    for line in track(config, result, folder):
-        reporter.note(line)
-    return result
+
+    def waiting() -> None:
+        if reporter is not None:
+            reporter.note("another process is at this run: waiting for it")
+
+    with locked(folder / LOCK, waiting):
+        found = ready.finished() if reuse else None
+        if found is not None:
+            if not (folder / "wandb").is_dir():
+                track(config, found, folder)
+            return found
+        with recorded(folder, reporter) as recorder, _logged(folder / "run.log"):
+            (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+            CorpusCard.of(ready.corpus).save(folder / "corpus.json")
+            result = _run(ready, recorder)
+            write_json(folder / "metrics.json", result)
+            for line in track(config, result, folder):
+                recorder.note(line)
+        return result
+
+
+def attempt(ready: Prepared) -> None:
+    """Run one of many: what stops it is kept in its folder, and nothing but Ctrl-C comes out of here."""
+    try:
+        run(ready, reuse=True)
+    except Exception as error:  # noqa: BLE001  a bug in one run is in its run.log and does not cost the others
+        if read_state(ready.folder).state != "failed":
+            record_failure(ready.folder, error)
 
 
 def _run(ready: Prepared, reporter: stages.Reporter) -> dict[str, Any]:
@@ -114,7 +139,8 @@ def _vanilla(
     config, main = ready.config, stage is ready.vanilla_stages[0]
     reporter.stage(f"{stage.title}, seed {config.seed}")
     logger = CSVLogger(ready.folder, name="", version="training") if main else False
-    with ready.store.open("train", stage.inputs) as place:
+    waiting = partial(reporter.note, "another process is at this model: waiting for it")
+    with ready.store.open("train", stage.inputs, waiting) as place:
         vanilla = stages.train(
             config, ready.corpus, data, place, reporter, logger, _in_training(config, ready, asker) if main else []
         )
@@ -176,6 +202,10 @@ def _logged(path: Path) -> Iterator[None]:
         logger.setLevel(logging.INFO)
     try:
         yield
+    except Exception as error:
+        if not isinstance(error, UserError):
+            log.exception("the run failed")
+        raise
     finally:
         for logger, (level, propagate, handlers) in zip(loggers, before):
             logger.level, logger.propagate, logger.handlers = level, propagate, handlers

@@ -28,7 +28,7 @@ from lantern.predictions import PredictionTable
 from lantern.refine.callback import LLMRefinement, PredictionCollector
 from lantern.refine.refiner import RefineStats
 from lantern.refine.types import Progress
-from lantern.store import StageFolder, atomic
+from lantern.store import StageFolder, atomic, locked
 
 log = logging.getLogger(__name__)
 
@@ -214,8 +214,11 @@ def refine(
     stored = vanilla_path(vanilla.folder, split, data.ids[part])
 
     def act(table: PredictionTable) -> RefineStats:
-        if not stored.is_file():
-            table.save(stored)
+        with locked(vanilla.folder / "lock"):
+            if stored.is_file():  # another process was first, maybe on another machine that rounds otherwise
+                table.rows = PredictionTable.load(stored).rows
+            else:
+                table.save(stored)
         keep_dialogues(table, asked)
         return ask(table) if ask is not None else RefineStats()
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,32 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     with atomic(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock file *path*; it is free again when the process ends, however it ends.
+
+    *waiting* is called once where another process holds it.
+
+    Raises:
+        UserError: the folder cannot be written, or its file system has no locks.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise UserError(f"runs: cannot write to {path.parent} ({error.strerror})") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is not None:
+                waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(f"runs: the file system of {path.parent} has no file locks ({error.strerror})") from None
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +110,10 @@ class StageStore:
         return (self.folder(name, inputs) / "done.json").is_file()
 
     @contextmanager
-    def open(self, name: str, inputs: dict[str, Any]) -> Iterator[StageFolder]:
+    def open(
+        self, name: str, inputs: dict[str, Any], waiting: Callable[[], None] | None = None
+    ) -> Iterator[StageFolder]:
         """The stage's folder; a second process that needs the same stage waits here until the first is through."""
         folder = self.folder(name, inputs)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / "lock").open("w")
-        except OSError as error:
-            raise UserError(f"runs: cannot write to {folder} ({error.strerror})") from None
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(folder / "lock", waiting):
             yield StageFolder(folder, inputs)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.run import compose_all, main
+from experiments.run import main
+from experiments.trials import compose_all
 from lantern.names import CONFIG_DIR, choices
 from lantern.store import digest
 

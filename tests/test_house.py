@@ -18,7 +18,7 @@ FLOORS = (
     {"metrics", "features"},
     {"refine", "weighting"},
     {"config"},
-    {"report", "stages", "asker"},
+    {"report", "stages", "asker", "progress", "sweep"},
     {"prepare", "predict"},
     {"evaluate", "plan"},
     {"run"},

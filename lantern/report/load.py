@@ -13,6 +13,7 @@ import yaml
 
 from lantern.errors import UserError
 from lantern.predictions import PredictionTable
+from lantern.sweep import MANIFEST, read_sweep
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -72,7 +73,7 @@ class Found:
 
 
 def find_runs(paths: Sequence[Path]) -> Found:
-    """The runs in *paths*: run folders, or folders of run folders (``runs``, a sweep).
+    """The runs in *paths*: run folders, folders of run folders (``runs``), or sweeps (``runs/sweeps/<id>``).
 
     A folder of runs may hold unfinished ones: they are skipped with a line. One that is named itself must be whole.
 
@@ -87,7 +88,10 @@ def find_runs(paths: Sequence[Path]) -> Found:
         if _is_run(path):
             runs.setdefault(path.resolve(), read_run(path))
             continue
-        children = [child for child in sorted(path.iterdir()) if child.is_dir() and _is_run(child)]
+        if (path / MANIFEST).is_file():
+            children = [trial.folder for trial in read_sweep(path).trials]
+        else:
+            children = [child for child in sorted(path.iterdir()) if child.is_dir() and _is_run(child)]
         before = len(runs)
         for child in children:
             try:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lantern.metrics.paired import mean_sd
-from lantern.names import GROUPS
 from lantern.report.groups import Group, corrected
 from lantern.report.results import WEIGHTED
+from lantern.sweep import titles
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,19 +132,16 @@ def lines(result: dict[str, Any]) -> list[str]:
     return out
 
 
-def by_setting(results: Sequence[tuple[list[str], dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+def by_setting(results: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
     """Results of trials that differ in the seed alone, under the overrides that not all trials have."""
     found: dict[str, list[dict[str, Any]]] = {}
-    common = set.intersection(*(set(trial) for trial, _ in results)) if results else set()
-    for trial, result in results:
-        parts = [part for part in trial if part not in common and not part.startswith("seed=")]
-        # backbone=sdt is told well enough by sdt
-        name = " ".join(part.partition("=")[2] if part.partition("=")[0] in GROUPS else part for part in parts) or "all"
+    names = titles([[part for part in trial if not part.startswith("seed=")] for trial, _ in results])
+    for name, (_, result) in zip(names, results, strict=True):
         found.setdefault(name, []).append(result)
     return found
 
 
-def print_sweep(console: Console, results: list[tuple[list[str], dict[str, Any]]]) -> None:
+def print_sweep(console: Console, results: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> None:
     """A row per combination of settings: mean and standard deviation over its seeds, and whether it gains."""
     from rich.table import Table
 

@@ -52,7 +52,7 @@ def send_run(config: RunConfig, result: dict[str, Any], folder: Path) -> list[st
 
 
 def send_sweep(
-    config: RunConfig, results: Sequence[tuple[list[str], dict[str, Any]]], folder: Path, name: str
+    config: RunConfig, results: Sequence[tuple[Sequence[str], dict[str, Any]]], folder: Path, name: str
 ) -> list[str]:
     """One W&B run for a whole sweep: a backbone × LLM table, a row per setting over its seeds.
 

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments.run import expand, main
+from experiments.run import main
+from experiments.trials import expand
 from lantern.config import TrackingConfig, compose
 from lantern.errors import UserError
 from lantern.report.load import read_run

@@ -1,0 +1,91 @@
+"""The runs of a sweep handed to one of Hydra's launcher plugins: Ray, Slurm through submitit, or another."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lantern.errors import UserError
+from lantern.sweep import Sweep
+
+EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, in whatever process the launcher starts; everything it leaves stands in the run folder."""
+
+    directory: str
+    """Where the command was typed: relative paths mean the same there."""
+    folders: dict[tuple[str, ...], str]
+    """Run folders by overrides."""
+    group: str
+
+    def __call__(self, _: Any) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        overrides = list(HydraConfig.get().overrides.task)
+        os.chdir(self.directory)
+        from lantern.config import compose
+
+        config = compose(overrides)
+        config.variants = []
+        config.tracking.group = config.tracking.group or self.group
+        from lantern.environment import prepare
+
+        prepare(config.trainer.threads)
+        from lantern.prepare import preflight
+        from lantern.progress import record_failure
+        from lantern.run import attempt
+
+        try:
+            ready = preflight(config)
+        except UserError as error:
+            record_failure(Path(self.folders[tuple(overrides)]), error)
+            return
+        attempt(ready)
+
+
+def launch(launcher: list[str], sweep: Sweep) -> None:
+    """Run every trial of *sweep* through the plugin that the overrides *launcher* choose and set up.
+
+    Raises:
+        UserError: the plugin is not installed, a setting of it is wrong, or it could not start the runs.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.plugins import Plugins
+    from hydra.errors import HydraException
+    from hydra.types import HydraContext
+
+    from lantern.config import RunConfig, one_line
+    from lantern.names import CONFIG_DIR
+
+    settings = [
+        f"hydra.sweep.dir={(sweep.folder / 'jobs').absolute()}",
+        "hydra.mode=MULTIRUN",
+        "hydra.output_subdir=null",
+        "hydra.job.chdir=false",
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
+    ]
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    name = next((o.partition("=")[2] for o in launcher if o.lstrip("+").startswith("hydra/launcher=")), "basic")
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose("run", overrides=[*settings, *launcher], return_hydra_config=True)
+            context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
+        job = Job(str(Path.cwd()), {trial.overrides: str(trial.folder) for trial in sweep.trials}, sweep.name)
+        plugin = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=job, config=config)
+    except HydraException as error:
+        extra = f"; it comes with: pip install 'lantern-erc[{EXTRAS[name]}]'" if name in EXTRAS else ""
+        raise UserError(f"hydra/launcher={name}: {one_line(error)}{extra}") from None
+    try:
+        plugin.launch([list(trial.overrides) for trial in sweep.trials], initial_job_idx=0)
+    except Exception as error:  # whatever a scheduler raises; what the runs did stands in their folders
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"hydra/launcher={name} stopped: {text[:300]}; type the command again to go on") from error
