@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lantern.errors import UserError
+from lantern.errors import UserError, did_you_mean
+from lantern.names import CONFIG_DIR
 from lantern.sweep import Sweep
 
 EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}
@@ -48,11 +50,11 @@ class Job:
         attempt(ready)
 
 
-def launch(launcher: list[str], sweep: Sweep) -> None:
-    """Run every trial of *sweep* through the plugin that the overrides *launcher* choose and set up.
+def launcher(overrides: list[str], sweep: Sweep) -> Callable[[], None]:
+    """What runs every trial of *sweep* through the plugin that *overrides* choose and set up.
 
     Raises:
-        UserError: the plugin is not installed, a setting of it is wrong, or it could not start the runs.
+        UserError: the plugin is not installed or a setting of it is wrong; when called, that it could not go on.
     """
     from hydra import compose, initialize_config_dir
     from hydra._internal.callbacks import Callbacks
@@ -63,8 +65,11 @@ def launch(launcher: list[str], sweep: Sweep) -> None:
     from hydra.types import HydraContext
 
     from lantern.config import RunConfig, one_line
-    from lantern.names import CONFIG_DIR
 
+    # Ray reports how it is used to its makers unless told not to.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    name = next((o.partition("=")[2] for o in overrides if o.lstrip("+").startswith("hydra/launcher=")), "basic")
     settings = [
         f"hydra.sweep.dir={(sweep.folder / 'jobs').absolute()}",
         "hydra.mode=MULTIRUN",
@@ -73,19 +78,29 @@ def launch(launcher: list[str], sweep: Sweep) -> None:
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
     ]
-    ConfigStore.instance().store(name="run_schema", node=RunConfig)
-    name = next((o.partition("=")[2] for o in launcher if o.lstrip("+").startswith("hydra/launcher=")), "basic")
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            config = compose("run", overrides=[*settings, *launcher], return_hydra_config=True)
+            known = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
+            if name not in known:
+                raise UserError(f"hydra/launcher={name}: {_missing(name, known)}")
+            config = compose("run", overrides=[*settings, *overrides], return_hydra_config=True)
             context = HydraContext(config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks())
         job = Job(str(Path.cwd()), {trial.overrides: str(trial.folder) for trial in sweep.trials}, sweep.name)
         plugin = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=job, config=config)
     except HydraException as error:
-        extra = f"; it comes with: pip install 'lantern-erc[{EXTRAS[name]}]'" if name in EXTRAS else ""
-        raise UserError(f"hydra/launcher={name}: {one_line(error)}{extra}") from None
-    try:
-        plugin.launch([list(trial.overrides) for trial in sweep.trials], initial_job_idx=0)
-    except Exception as error:  # whatever a scheduler raises; what the runs did stands in their folders
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"hydra/launcher={name} stopped: {text[:300]}; type the command again to go on") from error
+        raise UserError(f"hydra/launcher={name}: {one_line(error)}") from None
+
+    def launch() -> None:
+        try:
+            plugin.launch([list(trial.overrides) for trial in sweep.trials], initial_job_idx=0)
+        except Exception as error:  # whatever a scheduler raises; what the runs did stands in their folders
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"hydra/launcher={name} stopped: {text[:300]}") from error
+
+    return launch
+
+
+def _missing(name: str, known: list[str]) -> str:
+    if name in EXTRAS:
+        return f"not installed; it comes with: pip install -e '.[{EXTRAS[name]}]'"
+    return f"no such launcher.{did_you_mean(name, [*EXTRAS, *known])} Valid: {', '.join(sorted({*EXTRAS, *known}))}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from lantern.plan import Plan
     from lantern.refine.refiner import RefineConfig
+    from lantern.refine.types import Request
 
 USAGE = """usage: python -m experiments.plan [the arguments of experiments.run]
 
@@ -64,6 +65,9 @@ def main(arguments: list[str]) -> int:
         told = f"${sum(costs):,.2f}" if len(costs) == len(asking) else "not known"
         console.print(f"  cost            {told}")
         console.print(f"  time            about {duration(sum(one.seconds for one in asking))}, one after the other")
+    example = next((one.example for one in plans if one.example is not None), None)
+    if example is not None:
+        _print_prompt(console, example)
     return 0
 
 
@@ -83,7 +87,7 @@ def _print(console: Console, name: str, settings: list[RefineConfig], found: Pla
     share = f"{100 * asking.cached_input / asking.input:.0f} %" if asking.input else "0 %"
     console.print(
         f"  tokens          {asking.input:,} in ({share} from a provider's prompt cache), {asking.output:,} out; "
-        f"counted by {asking.tokenizer} tokenizer",
+        f"counted by {asking.tokenizer}",
         soft_wrap=True,
     )
     console.print(f"  cost            {_cost(found)}", soft_wrap=True)
@@ -96,12 +100,14 @@ def _print(console: Console, name: str, settings: list[RefineConfig], found: Pla
         console.print(f"  [yellow]not counted: what refine.when={when} asks about dev in training[/yellow]")
     if max_cost is not None and asking.cost is not None and asking.cost > max_cost:
         console.print(f"  [yellow]refine.max_cost={max_cost:g} would stop it on the way[/yellow]")
-    if found.example is not None:
-        console.rule("one prompt", style="dim")
-        for message in found.example.messages:
-            console.print(f"[dim]{message['role']}[/dim]")
-            console.print(message["content"], markup=False, soft_wrap=True)
-        console.rule(style="dim")
+
+
+def _print_prompt(console: Console, example: Request) -> None:
+    console.rule("one prompt", style="dim")
+    for message in example.messages:
+        console.print(f"[dim]{message['role']}[/dim]")
+        console.print(message["content"], markup=False, soft_wrap=True)
+    console.rule(style="dim")
 
 
 def _cost(found: Plan) -> str:

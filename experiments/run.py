@@ -96,11 +96,12 @@ def run_sweep(found: Asked) -> int:
 
     configs = found.configs
     prepare(configs[0].trainer.threads)
+    from experiments.launch import launcher
     from experiments.sweeps import SweepView, results_of
     from lantern.prepare import preflight_all
     from lantern.report.terminal import print_sweep
     from lantern.run import attempt
-    from lantern.sweep import Trial, write_sweep
+    from lantern.sweep import Trial, sweep_of
 
     runs = {config.runs for config in configs}
     if len(runs) > 1:
@@ -108,14 +109,14 @@ def run_sweep(found: Asked) -> int:
     console = Console(width=None if os.isatty(1) else 120, highlight=False)
     prepared = preflight_all(configs)
     trials = [Trial(tuple(trial), ready.folder) for trial, ready in zip(found.trials, prepared, strict=True)]
-    sweep = write_sweep(Path(configs[0].runs), trials)
+    sweep = sweep_of(Path(configs[0].runs), trials)
+    launch = launcher(found.launcher, sweep) if found.launcher else None
+    sweep.save()
     for config in configs:
         config.tracking.group = config.tracking.group or sweep.name
     with SweepView(console, sweep) as view:
-        if found.launcher:
-            from experiments.launch import launch
-
-            launch(found.launcher, sweep)
+        if launch is not None:
+            launch()
         else:
             for ready in prepared:
                 attempt(ready)

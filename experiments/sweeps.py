@@ -13,8 +13,7 @@ from experiments.console import duration
 from lantern.sweep import Sweep
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, Group
 
     from lantern.progress import RunState
 
@@ -82,7 +81,7 @@ class SweepView:
         spent = f"{state.calls:,} calls, ${state.cost:.2f}, {duration(state.updated - state.started)}"
         self.console.print(f"{head}{_gain(_metrics(self.sweep, number))}{spent}", markup=False, soft_wrap=True)
 
-    def _table(self) -> Table:
+    def _table(self) -> Group:
         new = [s for s, first in zip(self.states, self._first) if s.state in ("done", "failed") and s != first]
         ended = sum(state.state in ("done", "failed") for state in self.states)
         left = None
@@ -93,17 +92,19 @@ class SweepView:
 
 def state_table(
     titles: Sequence[str], states: Sequence[RunState], most: int | None = None, left: float | None = None
-) -> Table:
+) -> Group:
     """The runs of a sweep, at most *most* of them, those under way first; *left*: seconds to the end, where known."""
+    from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     counts = {name: sum(state.state == name for state in states) for name in _ORDER}
     told = [f"{count} {name}" for name, count in counts.items() if count]
     told += [f"{sum(s.calls for s in states):,} calls", f"${sum(s.cost for s in states):.2f}"]
     if left:
         told.append(f"about {duration(left)} left")
-    table = Table(box=None, padding=(0, 1, 0, 0), caption="  " + ", ".join(told), caption_justify="left")
+    table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold", max_width=60)
     for title in ("state", "stage", "progress", "calls", "spent", "time", "left"):
         table.add_column(title, justify="left" if title in ("state", "stage") else "right", no_wrap=title != "stage")
@@ -126,7 +127,7 @@ def state_table(
         )
     if len(shown) < len(states):
         table.add_row(f"[dim]and {len(states) - len(shown)} more[/]")
-    return table
+    return Group(table, Text(", ".join(told)))
 
 
 def results_of(sweep: Sweep) -> list[tuple[tuple[str, ...], dict[str, Any]]]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,7 +28,7 @@ from lantern.progress import LOCK, read_state, record_failure, recorded
 from lantern.refine.callback import LLMRefinement, PredictionCollector
 from lantern.refine.refiner import RefineStats
 from lantern.report.tracking import track
-from lantern.store import digest, locked, write_json
+from lantern.store import append_line, digest, locked, write_json
 
 log = logging.getLogger(__name__)
 
@@ -177,15 +175,14 @@ def _in_training(config: RunConfig, ready: Prepared, asker: Asker | None) -> lis
 
 def record_test_read(runs: Path, run_name: str, config_hash: str) -> int:
     """Append to the record of every time the test split was read; how often it had been read before, by any run."""
-    with (runs / "test_reads.jsonl").open("a+", encoding="utf-8") as record:
-        fcntl.flock(record, fcntl.LOCK_EX)
-        record.seek(0)
-        before = sum(1 for _ in record)
-        entry = {"time": time.time(), "run": run_name, "config": config_hash, "reads_before": before}
-        record.write(json.dumps(entry) + "\n")
-        record.flush()
-        os.fsync(record.fileno())
-    return before
+    before: list[int] = []
+
+    def entry(lines: int) -> dict[str, Any]:
+        before.append(lines)
+        return {"time": time.time(), "run": run_name, "config": config_hash, "reads_before": lines}
+
+    append_line(runs / "test_reads.jsonl", entry)
+    return before[0]
 
 
 @contextlib.contextmanager

@@ -46,6 +46,16 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
+def append_line(path: Path, entry: Callable[[int], dict[str, Any]]) -> None:
+    """Append a JSON line to *path*, one process at a time; *entry* makes it of the number of lines before."""
+    with path.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.write(json.dumps(entry(sum(1 for _ in file))) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the lock file *path*; it is free again when the process ends, however it ends.
@@ -91,8 +101,13 @@ class StageFolder:
             raise UserError(f"{done} is damaged; delete the folder {self.path} to do the stage again") from None
 
     def finish(self, record: dict[str, Any]) -> None:
-        """Mark the stage done; everything it made must be on disk before."""
-        write_json(self.path / "done.json", {"inputs": self.inputs, "record": record, "time": time.time()})
+        """Mark the stage done, here and in the ``log.jsonl`` of all stages; what it made must be on disk before."""
+        now = time.time()
+        write_json(self.path / "done.json", {"inputs": self.inputs, "record": record, "time": now})
+        append_line(
+            self.path.parent.parent / "log.jsonl",
+            lambda _: {"time": now, "stage": self.path.parent.name, "id": self.path.name},
+        )
 
 
 class StageStore:

@@ -37,6 +37,20 @@ class Sweep:
         """Its id, the same for the same set of runs."""
         return self.folder.name
 
+    def save(self) -> None:
+        """Write the manifest; one that is there already keeps its date.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        if (self.folder / MANIFEST).is_file():
+            return
+        listed = [{"overrides": list(trial.overrides), "run": trial.folder.name} for trial in self.trials]
+        try:
+            write_json(self.folder / MANIFEST, {"created": time.time(), "trials": listed})
+        except OSError as error:
+            raise UserError(f"runs: cannot write to {self.folder} ({error.strerror})") from None
+
     def states(self) -> list[RunState]:
         """How far each trial is."""
         return [read_state(trial.folder) for trial in self.trials]
@@ -56,16 +70,10 @@ def titles(trials: Sequence[Sequence[str]]) -> list[str]:
     return found
 
 
-def write_sweep(runs: Path, trials: Sequence[Trial]) -> Sweep:
-    """The sweep of *trials* under *runs*; one that is there already keeps its date."""
-    folder = runs / "sweeps" / f"sweep-{digest(sorted({trial.folder.name for trial in trials}))[:8]}"
-    if not (folder / MANIFEST).is_file():
-        listed = [{"overrides": list(trial.overrides), "run": trial.folder.name} for trial in trials]
-        try:
-            write_json(folder / MANIFEST, {"created": time.time(), "trials": listed})
-        except OSError as error:
-            raise UserError(f"runs={runs}: cannot write to {folder} ({error.strerror})") from None
-    return Sweep(folder, tuple(trials))
+def sweep_of(runs: Path, trials: Sequence[Trial]) -> Sweep:
+    """The sweep of *trials* under *runs*; nothing is written."""
+    name = f"sweep-{digest(sorted({trial.folder.name for trial in trials}))[:8]}"
+    return Sweep(runs / "sweeps" / name, tuple(trials))
 
 
 def read_sweep(folder: Path) -> Sweep:

@@ -89,7 +89,7 @@ def test_the_embedded_models_own_tokenizer_is_exact(tiny: Tiny) -> None:
     before = plan([preflight(compose(overrides), check_backend=False)])
     llm = run(preflight(compose(overrides)), Recorder())["llm"]
     assert before.asking is not None
-    assert before.asking.tokenizer == "the model's own"
+    assert before.asking.tokenizer == "the model's own tokenizer"
     assert before.asking.calls == llm["calls"]
     assert before.asking.input == pytest.approx(llm["input_tokens"], rel=0.05)
     assert before.asking.output == pytest.approx(llm["output_tokens"], rel=0.05)

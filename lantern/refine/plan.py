@@ -68,12 +68,15 @@ def tokenizer_of(config: BackendConfig, simulated: bool) -> Tokenizer:
 
         model = config.embedded
         return Tokenizer(
-            "the model's own", lambda m: embedded.count_tokens(model, m), lambda t: embedded.count_text(model, t)
+            "the model's own tokenizer",
+            lambda m: embedded.count_tokens(model, m),
+            lambda t: embedded.count_text(model, t),
         )
     from lantern.refine.backend import load_litellm
 
     litellm = load_litellm()
-    name = "its own" if config.model.startswith(("openai/", "azure/")) else "an estimate with OpenAI's"
+    own = config.model.startswith(("openai/", "azure/"))
+    name = "its own tokenizer" if own else "an estimate with OpenAI's tokenizer"
 
     def prompt(messages: Messages) -> int:
         return int(litellm.token_counter(model=config.model, messages=[dict(m) for m in messages]))

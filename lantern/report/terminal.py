@@ -182,7 +182,7 @@ def print_sweep(console: Console, results: Sequence[tuple[Sequence[str], dict[st
             console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _folded(name: str, width: int = 22) -> str:
+def _folded(name: str, width: int = 18) -> str:
     """*name* with a line for each setting, long ones broken behind their section: nothing of it may be cut off."""
     return "\n".join(part if len(part) <= width else part.replace(".", ".\n ", 1) for part in name.split(" "))
 

@@ -207,7 +207,7 @@ def test_an_offline_sweep_is_read_back_by_wandbs_own_command(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-secret-value")
     assert main(["-m", *tiny("tracking=wandb", "backbone.epochs=2", "seed=0,1")]) == 0
     logs = sorted((tmp_path / "runs").glob("*/wandb/offline-run-*/*.wandb"))
-    (whole,) = (tmp_path / "runs").glob("wandb/offline-run-*/*.wandb")
+    (whole,) = (tmp_path / "runs").glob("sweeps/*/wandb/offline-run-*/*.wandb")
     assert len(logs) == 2
     told = json.loads(inspect(logs[0], "--summary"))
     tables = {f"tables/{kind}_{method}" for kind in ("confusion", "reliability") for method in ("vanilla", "weighted")}
