@@ -78,10 +78,14 @@ def run_one(config: RunConfig) -> int:
     prepare(config.trainer.threads)
     from lantern.prepare import preflight
     from lantern.report.terminal import print_run
-    from lantern.run import run
+    from lantern.run import follow, run
+    from lantern.stages import follower
 
     console = Console(width=None if os.isatty(1) else 120)
     ready = preflight(config)
+    if follower(config):
+        follow(ready)
+        return 0
     with ConsoleReporter(console) as reporter:
         result = run(ready, reporter)
     print_run(console, result)
@@ -101,8 +105,11 @@ def run_sweep(found: Asked) -> int:
     from lantern.prepare import preflight_all
     from lantern.report.terminal import print_sweep
     from lantern.run import attempt
+    from lantern.stages import cluster
     from lantern.sweep import Trial, sweep_of
 
+    if any(config.trainer.processes > 1 for config in configs) and cluster() is not None:
+        raise UserError("-m: processes that train together do one run; start a command for each run of the sweep")
     runs = {config.runs for config in configs}
     if len(runs) > 1:
         raise UserError(f"runs={','.join(sorted(runs))}: the runs of a sweep share one folder")

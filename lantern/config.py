@@ -93,6 +93,9 @@ class TrainerConfig:
 
     accelerator: str = "cpu"
     devices: int = 1
+    """Processes on each machine; several share the dialogues of a step."""
+    nodes: int = 1
+    """Machines. With several, srun or torchrun starts the command on each."""
     precision: str = "32-true"
     epochs: int | None = None
     """null: the backbone's own number."""
@@ -105,10 +108,18 @@ class TrainerConfig:
     deterministic: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("devices", "nodes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"trainer.{name}={getattr(self, name)} must be at least 1")
         for name in ("epochs", "patience", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"trainer.{name}={value} must be at least 1, or null")
+
+    @property
+    def processes(self) -> int:
+        """That train one model together."""
+        return self.devices * self.nodes
 
 
 @dataclass
@@ -188,6 +199,11 @@ class RunConfig:
             raise UserError(
                 "weighting.fit_on=dev with protocol.selection=paper-style would fit the weighting on the test "
                 "dialogues; take weighting.fit_on=oof"
+            )
+        if self.trainer.processes > 1 and self.refine.enabled and self.refine.when != "end":
+            raise UserError(
+                f"refine.when={self.refine.when} asks the LLM inside the training, whose {self.trainer.processes} "
+                "processes would wait for it and time out; take refine.when=end or trainer.devices=1"
             )
         if self.oof.test_model == "mean" and not (self.refine.enabled and self.weighting.fit_on == "oof"):
             reason = f"weighting.fit_on={self.weighting.fit_on}" if self.refine.enabled else "refine.enabled=false"

@@ -28,7 +28,7 @@ from lantern.progress import LOCK, read_state, record_failure, recorded
 from lantern.refine.callback import LLMRefinement, PredictionCollector
 from lantern.refine.refiner import RefineStats
 from lantern.report.tracking import track
-from lantern.store import append_line, digest, locked, write_json
+from lantern.store import StageFolder, append_line, digest, locked, write_json
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,14 @@ def run(ready: Prepared, reporter: stages.Reporter | None = None, reuse: bool = 
         return result
 
 
+def follow(ready: Prepared) -> None:
+    """Train along in a process that srun or torchrun started; everything else is done by the first process."""
+    for stage in ready.vanilla_stages:
+        place = StageFolder(ready.store.folder("train", stage.inputs), stage.inputs)
+        stages.train(ready.config, ready.corpus, _data(ready, stage.split), place, None, False, [])
+    stages.leave_group()
+
+
 def attempt(ready: Prepared) -> None:
     """Run one of many: what stops it is kept in its folder, and nothing but Ctrl-C comes out of here."""
     try:
@@ -84,6 +92,7 @@ def _run(ready: Prepared, reporter: stages.Reporter) -> dict[str, Any]:
             data = _data(ready, stage.split)
             models.append(_vanilla(ready, stage, data, reporter, None if models else asker))
             datas.append(data)
+        stages.leave_group()
         stages.keep_checkpoint(models[0], folder)
         tables: dict[str, PredictionTable] = {}
         stats = RefineStats()

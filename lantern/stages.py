@@ -16,6 +16,12 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 
 from lantern.config import RunConfig, TrainingDefaults, split_backbone
 from lantern.corpora.data import CorpusDataModule
@@ -84,7 +90,8 @@ def train_inputs(config: RunConfig, corpus: Corpus, split: Split, in_training: b
         "training": {**dataclasses.asdict(defaults), "init_from": _file_digest(defaults.init_from)},
         "model": dataclasses.asdict(config.model),
         "seed": config.seed,
-        "trainer": [trainer.precision, trainer.epochs, trainer.patience, trainer.gradient_clip],
+        "trainer": [trainer.precision, trainer.epochs, trainer.patience, trainer.gradient_clip]
+        + ([trainer.processes] if trainer.processes > 1 else []),
         "in_training": [config.refine.when, config.refine.every_n, config.llm.name, config.prompt.digest]
         if in_training and config.refine.enabled and config.refine.when != "end"
         else None,
@@ -111,18 +118,60 @@ def _file_digest(path: str | None) -> str | None:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _trainer(config: RunConfig, **options: Any) -> pl.Trainer:
+def cluster() -> ClusterEnvironment | None:
+    """srun's or torchrun's environment, where one of them started this process as one of several."""
+    for kind in (SLURMEnvironment, TorchElasticEnvironment):
+        if kind.detect():
+            found = kind()
+            return found if found.world_size() > 1 else None
+    return None
+
+
+def follower(config: RunConfig) -> bool:
+    """Whether this process only trains along: srun or torchrun started it beside the one that does everything else.
+
+    Raises:
+        UserError: as many processes were started as the configuration does not speak of.
+    """
+    if config.trainer.processes == 1:
+        return False
+    group = cluster()
+    if group is None:
+        if config.trainer.nodes > 1:
+            raise UserError(f"trainer.nodes={config.trainer.nodes}: start the command with srun or torchrun")
+        return False
+    if group.world_size() != config.trainer.processes:
+        raise UserError(
+            f"{group.world_size()} processes were started, and trainer.nodes={config.trainer.nodes} x "
+            f"trainer.devices={config.trainer.devices} are {config.trainer.processes}"
+        )
+    return group.global_rank() > 0
+
+
+def leave_group() -> None:
+    """End the group of the processes that trained together: none of them waits while one asks the LLM."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _trainer(config: RunConfig, together: bool = False, **options: Any) -> pl.Trainer:
+    """*together*: with all processes of the configuration; else in this one alone."""
     trainer = config.trainer
     if trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer=gpu: this machine has no CUDA device that torch can use; take trainer=cpu")
+    where: dict[str, Any] = {"devices": 1, "plugins": [LightningEnvironment()]}
+    if together and trainer.processes > 1:
+        # Spawned where nobody else starts processes: then only the training is in the group.
+        how = "ddp_spawn" if cluster() is None else "ddp"
+        where = {"devices": trainer.devices, "num_nodes": trainer.nodes, "use_distributed_sampler": False}
+        where["strategy"] = f"{how}_find_unused_parameters_true"
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     return pl.Trainer(
         accelerator=trainer.accelerator,
-        devices=trainer.devices,
         precision=trainer.precision,  # type: ignore[arg-type]
         gradient_clip_val=trainer.gradient_clip,
         deterministic="warn" if trainer.deterministic else False,
-        **{**quiet, **options},
+        **{**quiet, **where, **options},
     )
 
 
@@ -142,7 +191,7 @@ def train(
     corpus: Corpus,
     data: CorpusDataModule,
     folder: StageFolder,
-    reporter: Reporter,
+    reporter: Reporter | None,
     logger: Any,
     callbacks: list[pl.Callback],
 ) -> Vanilla:
@@ -158,20 +207,23 @@ def train(
     checkpoint = ModelCheckpoint(
         folder.path, filename="best", monitor=MONITOR, mode="max", save_last=True, enable_version_counter=False
     )
-    watched: list[pl.Callback] = [checkpoint, _EpochReport(reporter, epochs), *callbacks]
+    watched: list[pl.Callback] = [checkpoint, *callbacks]
+    if reporter is not None and config.trainer.processes == 1:  # a terminal does not travel to other processes
+        watched.append(_EpochReport(reporter, epochs))
     if config.trainer.patience is not None:
         watched.append(EarlyStopping(MONITOR, mode="max", patience=config.trainer.patience))
-    trainer = _trainer(config, max_epochs=epochs, callbacks=watched, logger=logger, log_every_n_steps=1)
+    trainer = _trainer(config, together=True, max_epochs=epochs, callbacks=watched, logger=logger, log_every_n_steps=1)
     last = folder.path / "last.ckpt"
     if last.is_file():
         log.info("training goes on from %s", last)
     with _ctrl_c(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     state = torch.load(best, map_location="cpu", weights_only=True)
-    score = float(checkpoint.best_model_score) if checkpoint.best_model_score is not None else float("nan")
-    folder.finish({"best_epoch": int(state["epoch"]), "best_score": score, "epochs": epochs})
-    last.unlink(missing_ok=True)
-    return Vanilla(best, folder.path, int(state["epoch"]), score, reused=False)
+    epoch, score = int(state["epoch"]), float(state["callbacks"][checkpoint.state_key]["best_model_score"])
+    if trainer.is_global_zero:
+        folder.finish({"best_epoch": epoch, "best_score": score, "epochs": epochs})
+        last.unlink(missing_ok=True)
+    return Vanilla(best, folder.path, epoch, score, reused=False)
 
 
 def build_module(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,23 +94,30 @@ def collate(items: list[DialogueTensors]) -> Batch:
 
 
 class EpochSampler(Sampler[int]):
-    """A new order each epoch, from ``(seed, epoch)`` alone: a resumed training sees the orders it would have seen."""
+    """A new order each epoch, from ``(seed, epoch)`` alone: a resumed training sees the orders it would have seen.
 
-    def __init__(self, count: int, seed: int) -> None:
+    Of *processes* that train together the one of *rank* gets every so many-th place; where the places do not divide,
+    the first ones are taken again, since all processes must make the same number of steps.
+    """
+
+    def __init__(self, count: int, seed: int, rank: int = 0, processes: int = 1) -> None:
         self.count, self.seed, self.epoch = count, seed, 0
+        self.rank, self.processes = rank, processes
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch, after a resume too."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.count
+        return math.ceil(self.count / self.processes)
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator()
         # Hashed together: with seed + epoch, run 1 would replay the orders of run 0 one epoch later.
         generator.manual_seed(int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)[0] >> 1))
-        return iter(torch.randperm(self.count, generator=generator).tolist())
+        order = torch.randperm(self.count, generator=generator).tolist()
+        padded = itertools.islice(itertools.cycle(order), len(self) * self.processes)
+        return itertools.islice(padded, self.rank, None, self.processes)
 
 
 class CorpusDataModule(pl.LightningDataModule):
@@ -117,7 +126,7 @@ class CorpusDataModule(pl.LightningDataModule):
     Args:
         corpus: loaded with its features.
         train_ids, dev_ids, test_ids: dialogue ids; no dialogue may be in two. Only dev and test may be empty.
-        batch_size: dialogues per batch.
+        batch_size: dialogues per step, shared by the processes that train together.
         seed: of the order of training dialogues.
         modalities: those to use; None for all that the corpus has.
 
@@ -188,7 +197,9 @@ class CorpusDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[DialogueTensors]:
         data = self._part("train")
-        return DataLoader(data, self.batch_size, sampler=EpochSampler(len(data), self.seed), collate_fn=collate)
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        sampler = EpochSampler(len(data), self.seed, rank, processes)
+        return DataLoader(data, math.ceil(self.batch_size / processes), sampler=sampler, collate_fn=collate)
 
     def val_dataloader(self) -> DataLoader[DialogueTensors]:
         return self._in_order(self._part("dev"))
