@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from lightning.pytorch.loggers import CSVLogger
+
 from lantern.config import RunConfig
 from lantern.corpora.disjoint import PAPER_STYLE, training_texts
 from lantern.corpora.folder import Corpus
@@ -26,7 +28,12 @@ def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineS
     if refined:
         range_, fit_on = corpus.score_range, config.weighting.fit_on
         fitted = fit_weighting(
-            config.weighting, tables[fit_on], seed=config.seed, score_range=range_, folder=ready.folder / "checkpoints"
+            config.weighting,
+            tables[fit_on],
+            seed=config.seed,
+            score_range=range_,
+            folder=ready.folder / "checkpoints",
+            trainer={"logger": CSVLogger(ready.folder, name="", version="weighting"), "log_every_n_steps": 1},
         )
         baselines = compare_baselines(
             tables[fit_on],

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 5.0
+STAGES = {"train": "training", "weighting": "weighting"}
+"""Prefixes of metrics, and the folders in a run's where their curves stand."""
 LATER = "written offline, send it later with: wandb sync"
 
 
@@ -116,25 +118,25 @@ def _start(run: RunConfig, corpus: dict[str, Any], folder: Path, **more: Any) ->
             raise
         told = [f"W&B: {str(error).splitlines()[0]}; {LATER}"]
         session = wandb.init(mode="offline", **given)
-    session.define_metric("train/*", step_metric="train/epoch")
+    for stage in STAGES:
+        session.define_metric(f"{stage}/*", step_metric=f"{stage}/epoch")
     return session, told
 
 
 def _curves(session: Any, folder: Path) -> None:
-    """Training metrics over epochs, from the training CSV; its dev metrics become ``train/dev/*``."""
-    path = folder / "training" / "metrics.csv"
-    if not path.is_file():
-        return  # the vanilla model was trained by another run
-    epochs: dict[int, dict[str, float]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            found = {key: float(value) for key, value in row.items() if value and key not in ("epoch", "step")}
-            epochs.setdefault(int(row["epoch"]), {}).update(found)
-    for epoch, values in sorted(epochs.items()):
-        renamed = {
-            key if key.startswith("train/") else f"train/dev/{key.partition('/')[2]}": v for key, v in values.items()
-        }
-        session.log({"train/epoch": epoch, **renamed})
+    """What the stages logged, each over its own epochs; the dev metrics of training become ``train/dev/*``."""
+    for stage, name in STAGES.items():
+        path = folder / name / "metrics.csv"
+        if not path.is_file():
+            continue  # the vanilla model was trained by another run, or nothing was fitted
+        epochs: dict[int, dict[str, float]] = {}
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                found = {key: float(value) for key, value in row.items() if value and key not in ("epoch", "step")}
+                epochs.setdefault(int(row["epoch"]), {}).update(found)
+        for epoch, values in sorted(epochs.items()):
+            named = {key.replace("val/", "train/dev/", 1): value for key, value in values.items()}
+            session.log({f"{stage}/epoch": epoch, **named})
 
 
 def _tables(result: dict[str, Any], table: PredictionTable) -> dict[str, Any]:

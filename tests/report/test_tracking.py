@@ -222,8 +222,9 @@ def test_an_offline_sweep_is_read_back_by_wandbs_own_command(
     history = [record["history"]["item"] for record in records if record["type"] == "history"]
     assert [item["train/epoch"] for item in history if "train/epoch" in item] == [0, 1]
     assert any("train/dev/weighted_f1" in item for item in history)
+    assert [item["weighting/epoch"] for item in history if "weighting/loss" in item][:1] == [0]
     steps = [record["metric"] for record in records if record["type"] == "metric"]
-    assert any(metric.get("step_metric") == "train/epoch" for metric in steps)
+    assert {"train/epoch", "weighting/epoch"} <= {metric.get("step_metric") for metric in steps}
     assert json.loads(inspect(whole, "--summary"))["summary"]["sweep/backbone_by_llm"]["nrows"] == 1
     texts = [u.text.encode() for u in generate_sample(dialogues=15).utterances if len(u.text) > 20]
     for path in (p for p in (tmp_path / "runs").rglob("wandb/**/*") if p.is_file()):
