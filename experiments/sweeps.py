@@ -95,9 +95,8 @@ def state_table(
 ) -> Group:
     """The runs of a sweep, at most *most* of them, those under way first; *left*: seconds to the end, where known."""
     from rich.console import Group
-    from rich.markup import escape
     from rich.table import Table
-    from rich.text import Text
+    from rich.text import Text  # not markup: a line printed above a live table may have it switched off
 
     counts = {name: sum(state.state == name for state in states) for name in _ORDER}
     told = [f"{count} {name}" for name, count in counts.items() if count]
@@ -116,9 +115,9 @@ def state_table(
         until = time.time() if state.state == "running" else state.updated
         stage = state.error or "" if state.state == "failed" else "" if state.state == "done" else state.stage
         table.add_row(
-            escape(titles[number]),
-            f"[{STYLES[state.state]}]{state.state}[/]",
-            escape(stage),
+            Text(titles[number]),
+            Text(state.state, STYLES[state.state]),
+            Text(stage),
             f"{state.done}/{state.total}" if state.total and state.state != "done" else "",
             f"{state.calls:,}" if begun else "",
             f"${state.cost:.2f}" if begun else "",
@@ -126,7 +125,7 @@ def state_table(
             duration(state.eta) if state.eta else "",
         )
     if len(shown) < len(states):
-        table.add_row(f"[dim]and {len(states) - len(shown)} more[/]")
+        table.add_row(Text(f"and {len(states) - len(shown)} more", "dim"))
     return Group(table, Text(", ".join(told)))
 
 

@@ -145,7 +145,8 @@ def wandb_sweep(overrides: Sequence[str]) -> str:
     sweep = {
         "program": "experiments.run",
         "method": "grid",
-        "command": ["${env}", "python", "-m", "experiments.run", "tracking=wandb", "${args_no_hyphens}"],
+        "command": ["${env}", "python", "-m", "experiments.run", "tracking=wandb", "tracking.online=true"]
+        + ["${args_no_hyphens}"],
         "parameters": parameters,
     }
     return yaml.safe_dump(sweep, sort_keys=False)

@@ -102,7 +102,7 @@ def test_a_file_with_other_columns_is_left_alone(tmp_path: Path) -> None:
     assert len(other.read_text().splitlines()) == 3
 
 
-def test_a_sweep_file_has_the_grid_of_the_command() -> None:
+def test_a_sweep_file_has_the_grid_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     overrides = [
         "backbone=corect,sdt",
         "llm=gpt-4o",
@@ -110,7 +110,8 @@ def test_a_sweep_file_has_the_grid_of_the_command() -> None:
         "seed=range(3)",
         "trainer.epochs=3",
     ]
-    found = yaml.safe_load(wandb_sweep(overrides))
+    assert main(["-m", *overrides, "--wandb-sweep"]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)
     assert found["method"] == "grid"
     assert found["parameters"] == {
         "backbone": {"values": ["corect", "sdt"]},
@@ -119,7 +120,7 @@ def test_a_sweep_file_has_the_grid_of_the_command() -> None:
         "seed": {"values": [0, 1, 2]},
         "trainer.epochs": {"value": 3},
     }
-    assert "${args_no_hyphens}" in found["command"]
+    assert found["command"][-3:] == ["tracking=wandb", "tracking.online=true", "${args_no_hyphens}"]
     trials = 1
     for parameter in found["parameters"].values():
         trials *= len(parameter.get("values", [0]))
