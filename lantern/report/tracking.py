@@ -142,11 +142,11 @@ def wandb_sweep(overrides: Sequence[str]) -> str:
             parameters[parsed.key_or_group] = {"values": values}
         else:
             parameters[parsed.key_or_group] = {"value": _scalar(override.partition("=")[2])}
+    sink = ("tracking=wandb", "tracking.online=true")
     sweep = {
         "program": "experiments.run",
         "method": "grid",
-        "command": ["${env}", "python", "-m", "experiments.run", "tracking=wandb", "tracking.online=true"]
-        + ["${args_no_hyphens}"],
+        "command": ["${env}", "python", "-m", "experiments.run", *sink, "${args_no_hyphens}"],
         "parameters": parameters,
     }
     return yaml.safe_dump(sweep, sort_keys=False)
