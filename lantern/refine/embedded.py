@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lantern.environment import cores
 from lantern.errors import UserError
 
 SMOLLM2 = "smollm2"
@@ -178,7 +179,7 @@ def _start(model: str) -> tuple[Any, str]:
     params.n_ctx = CONTEXT * SLOTS
     params.cache_prompt = True
     params.warmup = False
-    threads = max(1, len(os.sched_getaffinity(0)) - 1)
+    threads = max(1, cores() - 1)
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
     try:
