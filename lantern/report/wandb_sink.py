@@ -18,8 +18,8 @@ from lantern.metrics.paired import mean_sd
 from lantern.predictions import PredictionTable
 from lantern.report.load import read_run
 from lantern.report.results import WEIGHTED
+from lantern.report.summary import flat_summary, llm_name
 from lantern.report.terminal import by_setting
-from lantern.report.tracking import flat_summary, llm_name
 
 if TYPE_CHECKING:
     from lantern.config import RunConfig, TrackingConfig

@@ -23,7 +23,8 @@ from experiments.trials import expand
 from lantern.config import TrackingConfig, compose
 from lantern.errors import UserError
 from lantern.report.load import read_run
-from lantern.report.tracking import FACTS, SUMMARY_KEYS, append_csv, facts, flat_summary, wandb_sweep
+from lantern.report.summary import FACTS, SUMMARY_KEYS, facts, flat_summary
+from lantern.report.tracking import append_csv, wandb_sweep
 from lantern.report.wandb_sink import _mode, reachable
 from tests.report.made_runs import write_run
 
