@@ -179,12 +179,22 @@ def _range(text: str) -> tuple[float, float]:
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--dialogues", type=int, default=60, help="default: %(default)s")
+    parser.add_argument(
+        "--minilm",
+        action="store_true",
+        help="only text features, by MiniLM from the words: runs on it can predict conversations of your own",
+    )
 
 
 def _sample(given: argparse.Namespace, console: Console) -> Corpus:
+    from dataclasses import replace
+
     from lantern.corpora.sample import generate_sample
 
-    return generate_sample(given.seed, given.dialogues)
+    corpus = generate_sample(given.seed, given.dialogues)
+    if not given.minilm:
+        return corpus
+    return _with_text_features(replace(corpus, features={}, present={}, cards={}), console)
 
 
 def _iemocap_pickle(given: argparse.Namespace, console: Console) -> Corpus:

@@ -31,7 +31,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of a finished run")
     parser.add_argument("--llm", metavar="NAME", help="refine with this file of configs/llm and the run's prompt")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write predictions.csv and predictions.jsonl there")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write predictions.html (to read), .csv and .jsonl there; default: predicted/<transcript's name>",
+    )
     return parser
 
 
@@ -40,6 +45,8 @@ def main(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
     from lantern.corpora.transcripts import read_transcript
 
+    out = given.out or Path("predicted") / given.transcript.stem
+    _check_place(out)
     dialogues = read_transcript(given.transcript)
     from rich.console import Console
 
@@ -47,16 +54,30 @@ def main(arguments: list[str]) -> int:
 
     prepare()
     from lantern.predict import load
+    from lantern.report.conversation import conversation_html
+    from lantern.report.load import read_run
+    from lantern.store import atomic
 
     console = Console(width=None if os.isatty(1) else 120, highlight=False)
-    run = load(given.run)
+    run, record = load(given.run), read_run(given.run)
     table = run.predict(dialogues) if given.llm is None else _refined(run, dialogues, given.llm, console)
     _print(console, table, dialogues)
-    if given.out is not None:
-        table.save(given.out / "predictions.jsonl")
-        _write_csv(given.out / "predictions.csv", table, dialogues)
-        console.print(f"  written to {given.out}", markup=False)
+    table.save(out / "predictions.jsonl")
+    _write_csv(out / "predictions.csv", table, dialogues)
+    texts = {u.id: u.text for d in dialogues for u in d.utterances}
+    with atomic(out / "predictions.html") as partial:
+        page = conversation_html(given.transcript.name, table, texts, record, run.corpus.score_range, given.llm)
+        partial.write_text(page, encoding="utf-8")
+    console.print(f"  to read in a browser: {out / 'predictions.html'}", markup=False, soft_wrap=True)
+    console.print(f"  as tables: {out / 'predictions.csv'}, predictions.jsonl", markup=False, soft_wrap=True)
     return 0
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a folder that could not be written, before anything is computed or paid for."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--out {out} cannot be written: {there} is not a folder of yours; give another one")
 
 
 def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Console) -> PredictionTable:

@@ -22,7 +22,7 @@ from lantern.refine.callback import PredictionCollector
 from lantern.weighting.stage import CHECKPOINT, FittedWeighting, apply_weighting
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LoadedRun:
     """The vanilla model and the weighting of a run folder; needs neither its corpus nor its LLM."""
 
@@ -32,6 +32,10 @@ class LoadedRun:
     module: MultiTaskModule
     weighting: FittedWeighting | None
     """None for a run without an LLM."""
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {dims}-d" for name, dims in self.modalities.items())
+        return f"LoadedRun({str(self.folder)!r}, {self.config.backbone['name']} on {sizes})"
 
     @property
     def modalities(self) -> dict[str, int]:

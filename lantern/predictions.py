@@ -64,7 +64,7 @@ class Row:
     """One sentence: what the vanilla model said, what came of it, and which source weighed most for that."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class PredictionTable:
     """Rows of one split in corpus order, with the class names that index every vector."""
 
@@ -74,6 +74,9 @@ class PredictionTable:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"PredictionTable({self.split!r}, {len(self)} rows, {', '.join(self.classes)}; coverage {self.coverage})"
 
     @property
     def labelled(self) -> np.ndarray:

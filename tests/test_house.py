@@ -22,6 +22,7 @@ FLOORS = (
     {"prepare", "predict"},
     {"evaluate", "plan"},
     {"run"},
+    {"api"},
     {"experiments"},
 )
 MODULES = [p for top in ("lantern", "experiments") for p in sorted((ROOT / top).rglob("*.py"))]

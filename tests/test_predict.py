@@ -69,6 +69,25 @@ def test_the_command_writes_a_table(finished: Path, tmp_path: Path, capsys: pyte
     assert list(frame.speaker) == ["Ann", "Bob", "Ann"]
     assert np.allclose(frame.filter(like="p(").sum(axis=1), 1, atol=1e-3)
     assert len(PredictionTable.load(tmp_path / "out" / "predictions.jsonl")) == 3
+    page = (tmp_path / "out" / "predictions.html").read_text()
+    assert "that is wonderful [really]" in page
+    assert str(tmp_path / "out" / "predictions.html") in "".join(out.split())
+
+
+def test_files_go_where_they_can_be_found(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("chat.txt").write_text(CHAT)
+    assert main(["chat.txt", "--run", str(finished)]) == 0
+    assert {path.name for path in Path("predicted/chat").iterdir()} == {
+        f"predictions.{s}" for s in ("html", "csv", "jsonl")
+    }
+    with pytest.raises(UserError, match=r"--out chat\.txt/here cannot be written: .*chat\.txt is not a folder"):
+        main(["chat.txt", "--run", str(finished), "--out", "chat.txt/here"])
+    with pytest.raises(UserError, match="answers from gold labels"):
+        main(["chat.txt", "--run", str(finished), "--out", "new", "--llm", "simulated"])
+    assert not Path("new").exists()
 
 
 def test_what_cannot_be_predicted_is_told(finished: Path, tmp_path: Path) -> None:

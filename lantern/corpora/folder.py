@@ -39,7 +39,7 @@ SCHEMA = 1
 _FACTS = ("name", "redistribution", "made_up", "contaminated", "source")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Corpus:
     """Dialogues, their features and the facts that decide how they may be used.
 
@@ -81,6 +81,11 @@ class Corpus:
 
     def __post_init__(self) -> None:
         check_corpus(self)
+
+    def __repr__(self) -> str:
+        features = "".join(f", {name} {values.shape[1]}-d" for name, values in self.features.items())
+        sizes = f"{len(self.dialogues)} dialogues, {len(self.utterances)} utterances"
+        return f"Corpus({self.name!r}, {self.label_set.name}, {sizes}{features})"
 
     @cached_property
     def utterances(self) -> tuple[Utterance, ...]:
@@ -194,7 +199,7 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise UserError(f"{path} exists; give another folder, or --overwrite to replace it")
 
 
-def load_corpus(path: Path, features: bool = True) -> Corpus:
+def load_corpus(path: str | Path, features: bool = True) -> Corpus:
     """Read the corpus folder *path* and verify its checksums, dimensions and counts.
 
     With ``features=False`` only text, labels and cards are read: enough for a summary, a plan or a prompt.
@@ -202,6 +207,7 @@ def load_corpus(path: Path, features: bool = True) -> Corpus:
     Raises:
         UserError: no such folder, or anything in it that does not agree with the rest.
     """
+    path = Path(path)
     header = _read_json(path / "corpus.json", path)
     source = path / "corpus.json"
     if header.get("schema") != SCHEMA:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,9 +15,19 @@ from lantern.errors import UserError
 _NAME = r"(?P<name>[^\W\d_][^:<>\n]{0,39}?)"
 _CHAT = re.compile(rf"^\s*(?:\[?[\d./,:\-\s]+(?:[AaPp]\.?[Mm]\.?)?\]?\s*(?:-\s*)?)?{_NAME}\s*:(?:\s+(?P<text>.*))?$")
 """``Name: text``, which may follow a date or time as chat programs export it."""
+_STAMP = re.compile(
+    r"\[?\d{1,4}[./-]\d{1,2}[./-]\d{1,4}\.?[,\sT]+\d{1,2}[:.]\d{2}(?:[:.]\d{2})?(?:\s*[AaPp]\.?\s?[Mm]\.?)?\]?\s*(?:[-–]\s*)?"
+)
+"""Date and time, with which an export begins whatever the chat program wrote."""
+_STAMPED = re.compile(r"(?:~\s*)?(?P<name>[^:<>\"“”\n]{1,40}?)\s*:(?:\s+(?P<text>.*))?$")
+"""What follows a stamp when somebody spoke; the name may be a telephone number."""
+_NOT_SAID = re.compile("\u200e.*|<[^<>]+>")
+"""In place of words: ``<Media omitted>``, or what WhatsApp marks with an unseen sign."""
 _CUE_NAME = re.compile(rf"^(?:-\s*)?{_NAME}\s*:\s+(?P<text>.*)$", re.DOTALL)
 _VOICE = re.compile(r"^<v(?:\.[\w.-]+)?\s+(?P<name>[^>]+)>(?P<text>.*)$", re.DOTALL)
 _TIME = re.compile(r"^(?:(\d+):)?(\d{1,2}):(\d{2})[,.](\d{3})$")
+log = logging.getLogger(__name__)
+
 _TAG = re.compile(r"</?[a-z][^>]*>|\{\\[^}]*\}", re.IGNORECASE)
 
 
@@ -29,16 +40,18 @@ class _Turn:
     times: tuple[float, float] | None = None
 
 
-def read_transcript(path: Path) -> list[Dialogue]:
+def read_transcript(path: str | Path) -> list[Dialogue]:
     """The conversations in *path*, told apart by its suffix: ``.csv``, ``.jsonl``, ``.srt``, ``.vtt`` or ``.txt``.
 
     CSV and JSON Lines have ``speaker`` and ``text``, and may have ``dialogue`` and ``utterance`` (an id); the other
     formats hold one conversation, named after the file. In subtitles a cue that names nobody is spoken by whoever
-    spoke before it; in a chat a line without a name goes on with the turn above it.
+    spoke before it; in a chat a line without a name goes on with the turn above it, and what the chat program itself
+    wrote (a stamped line without a name, ``<Media omitted>``) is left out with a warning.
 
     Raises:
         UserError: no such file, another format, not UTF-8, no turns, or a turn without speaker or text, with its line.
     """
+    path = Path(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{path}: a transcript ends in {', '.join(_READERS)}, not in {path.suffix or 'nothing'!r}")
@@ -79,22 +92,30 @@ def _jsonl(path: Path) -> Iterator[_Turn]:
 
 
 def _chat(path: Path) -> Iterator[_Turn]:
-    speaker, first = "", 0
+    speaker, first, left_out = "", 0, 0
     words: list[str] = []
-    for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), 1):
-        if not line.strip():
-            continue
-        found = _CHAT.match(line)
-        if found is None:
+    for number, raw in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), 1):
+        line = raw.strip().lstrip("\u200e\u200f")
+        stamp = _STAMP.match(line)
+        found = _CHAT.match(line) if stamp is None else _STAMPED.match(line, stamp.end())
+        if stamp is None and found is None:
+            if not line or (left_out and not speaker):  # it goes on with what was left out
+                continue
             if not speaker:
-                raise UserError(f"{path}, line {number}: {line.strip()[:40]!r} is not of the form 'Name: text'")
-            words.append(line.strip())
+                raise UserError(f"{path}, line {number}: {line[:40]!r} is not of the form 'Name: text'")
+            words.append(line)
             continue
         if speaker:
             yield _checked(path, first, {"speaker": speaker, "text": " ".join(words)})
-        speaker, words, first = found["name"].strip(), [(found["text"] or "").strip()], number
+        text = (found["text"] or "").strip() if found is not None else ""
+        if found is None or _NOT_SAID.fullmatch(text):
+            speaker, left_out = "", left_out + 1
+            continue
+        speaker, words, first = found["name"].strip(), [text], number
     if speaker:
         yield _checked(path, first, {"speaker": speaker, "text": " ".join(words)})
+    if left_out:
+        log.warning("%s: left out %d lines that nobody said, of the chat program", path, left_out)
 
 
 def _subtitles(path: Path) -> Iterator[_Turn]:

@@ -63,6 +63,10 @@ class Dialogue:
     def __len__(self) -> int:
         return len(self.utterances)
 
+    def __str__(self) -> str:
+        """The transcript, a line per turn."""
+        return "\n".join(f"{u.speaker}: {u.text}" for u in self.utterances)
+
     @property
     def speakers(self) -> tuple[str, ...]:
         """Distinct speakers in the order in which they first speak."""

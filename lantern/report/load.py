@@ -18,7 +18,7 @@ from lantern.sweep import MANIFEST, read_sweep
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """One finished run."""
 
@@ -27,6 +27,9 @@ class Run:
     """What ``metrics.json`` holds; its ``folder`` is where the run lies now, not where it was made."""
     config: dict[str, Any]
     """What ``config.yaml`` holds."""
+
+    def __repr__(self) -> str:
+        return f"Run({self.result['title']}, seed {self.seed}, {str(self.folder)!r})"
 
     @property
     def seed(self) -> int:
@@ -54,9 +57,9 @@ class Run:
             found = {k: v for k, v in found.items() if not k.startswith(("llm.", "prompt.", "refine.", "weighting."))}
         return {k: _short(v) for k, v in found.items()}
 
-    def table(self) -> PredictionTable:
-        """The test table, read anew at every call: a hundred of them would fill the memory."""
-        return PredictionTable.load(self.folder / "predictions.test.jsonl")
+    def table(self, split: str = "test") -> PredictionTable:
+        """The table of *split* (also ``oof`` or ``dev``), read anew at each call: many would fill the memory."""
+        return PredictionTable.load(self.folder / f"predictions.{split}.jsonl")
 
 
 _IGNORED = ("seed", "runs", "tracking", "variants", "study")

@@ -31,6 +31,32 @@ def test_a_chat_export_may_stamp_its_lines(tmp_path: Path, stamp: str) -> None:
     assert turns(tmp_path / "a.txt", f"{stamp}Ann: hello\n{stamp}Bob: yes\n") == [("Ann", "hello"), ("Bob", "yes")]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12/03/26, 18:01 - Messages and calls are end-to-end encrypted.\nLearn more.\n"
+        "12/03/26, 18:02 - Ann: hello: you\nand more\n"
+        '12/03/26, 18:03 - Bob changed the group name to "Rent: now"\n'
+        "12/03/26, 18:04 - Ann: <Media omitted>\n"
+        "12/03/26, 18:05 - +49 170 123456: at 18:05\n18:05 is late\n",
+        "\ufeff[12/03/2026, 6:01:11\u202fPM] Us: \u200eMessages and calls are end-to-end encrypted.\r\n"
+        "[12/03/2026, 6:02:11\u202fPM] Ann: hello: you\r\nand more\r\n"
+        "\u200e[12/03/2026, 6:03:11\u202fPM] Ann: \u200eimage omitted\r\n"
+        "[12/03/2026, 6:04:11\u202fPM] Us: \u200eBob changed the group name\r\n"
+        "[12/03/2026, 6:05:11\u202fPM] ~\u202f+49 170 123456: at 18:05\r\n18:05 is late\r\n",
+    ],
+    ids=["android", "ios"],
+)
+def test_what_the_chat_program_wrote_is_nobodys_turn(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    assert turns(tmp_path / "a.txt", text) == [
+        ("Ann", "hello: you and more"),
+        ("+49 170 123456", "at 18:05 18:05 is late"),
+    ]
+    assert "left out 3 lines" in caplog.text
+
+
 def test_srt(tmp_path: Path) -> None:
     text = (
         "1\n00:00:01,000 --> 00:00:02,500\nANN: the <i>kettle</i>\nis on\n\n"

@@ -71,24 +71,30 @@
   };
   const top = (p) => p.reduce((best, v, k) => (v > p[best] ? k : best), 0);
   const percent = (value) => String(Math.round(100 * value));
-  const FILTERS = ["all", "helped", "harmed", "failed", "changed"];
+  const DIMENSIONS = ["valence", "arousal", "dominance"];
   const SIGNS = { helped: "▲ helped", harmed: "▼ harmed", failed: "✕ failed" };
 
   function reader(root, data) {
     let run = 0, dialogue = 0, filter = "all", whole = false, current = null;
+    // Somebody's own conversation has no gold labels, and often neither LLM, other runs nor other dialogues.
+    const gold = data.sets.some((set) => set.dialogues.some((one) => one.turns.some((turn) => turn[4] >= 0)));
+    const asked = data.runs.some((one) => one.t);
+    const many = data.sets.some((set) => set.dialogues.length > 1);
+    const filters = ["all", ...(gold && asked ? ["helped", "harmed"] : []), ...(asked ? ["failed", "changed"] : [])];
     const runs = $("select", { "aria-label": "run" });
     data.runs.forEach((one, k) => runs.append($("option", { value: k }, one.name)));
     const dialogues = $("select", { "aria-label": "dialogue" });
-    const buttons = FILTERS.map((name) => $("button", { type: "button", "data-filter": name, "aria-pressed": name === "all" }, name));
+    const buttons = (asked ? filters : []).map((name) => $("button", { type: "button", "data-filter": name, "aria-pressed": name === "all" }, name));
     const expand = $("button", { type: "button", "aria-pressed": "false", class: "expand" }, "all bars");
     const count = $("span", { class: "note count", role: "status" });
     const talk = $("ol", { class: "talk" });
     const key = (...names) => names.map((name) => $("kbd", {}, name));
     root.append(
-      $("div", { class: "tools" }, $("label", {}, "run ", runs), $("label", {}, "dialogue ", dialogues)),
+      $("div", { class: "tools" }, data.runs.length > 1 ? $("label", {}, "run ", runs) : null,
+        many ? $("label", {}, "dialogue ", dialogues) : null),
       $("div", { class: "tools", role: "group", "aria-label": "filter" }, ...buttons, expand, count),
-      $("p", { class: "help" }, ...key("j", "k"), " or ", ...key("↓", "↑"), " turns · ", ...key("n", "p"), " dialogues · ",
-        ...key("f"), " filter · ", ...key("x"), " all bars"),
+      $("p", { class: "help" }, ...key("j", "k"), " or ", ...key("↓", "↑"), " turns · ",
+        ...(many ? [...key("n", "p"), " dialogues · "] : []), ...(asked ? [...key("f"), " filter · "] : []), ...key("x"), " all bars"),
       talk);
     let shown = [];
     const set = () => data.sets[data.runs[run].set];
@@ -127,26 +133,31 @@
       }
       gap();
       if (!shown.length) {
-        const what = all.some((turn) => turn.label >= 0) ? `No turn of this dialogue is “${filter}”` : "No turn passes";
-        items.unshift($("li", { class: "empty" }, `${what}; n or p goes to the next dialogue that has one.`));
+        const where = many ? "; n or p goes to the next dialogue that has one." : ".";
+        items.unshift($("li", { class: "empty" }, `No turn of this dialogue is “${filter}”${where}`));
       }
       talk.replaceChildren(...items);
       const total = set().dialogues.reduce((sum, _, k) => sum + matches(k), 0);
-      count.textContent = filter === "all" ? `${all.length} turns, ${total} in all dialogues`
-        : `${shown.length} of ${all.length} turns here, ${total} in all dialogues`;
+      const here = filter === "all" ? `${all.length} ${all.length === 1 ? "turn" : "turns"}` : `${shown.length} of ${all.length} turns`;
+      count.textContent = many ? `${here} here, ${total} in all dialogues` : here;
       current = null;
       if (shown.length) select(Math.max(0, keep === undefined ? 0 : shown.findIndex((s) => s.turn.index >= keep)), false);
     }
     function bubble(turn) {
       const classes = set().classes;
       const mark = ["helped", "harmed", "failed"].filter((name) => turn[name]);
-      const who = $("div", { class: "who" }, $("b", {}, turn.speaker), `#${turn.index + 1}`, $("span", {}, turn.id),
+      const who = $("div", { class: "who" }, $("b", {}, turn.speaker), `#${turn.index + 1}`, gold ? $("span", {}, turn.id) : null,
         ...mark.map((name) => $("span", { class: `mark-${name}` }, SIGNS[name])),
-        turn.changed && !turn.helped && !turn.harmed ? $("span", {}, "◇ changed") : null);
+        turn.changed && !turn.helped && !turn.harmed ? $("span", {}, "◇ changed") : null,
+        gold || !turn.scores ? null
+          : $("span", { class: "scores" }, DIMENSIONS.map((name, k) => `${name} ${turn.scores[k].toFixed(1)}`).join(" · ")));
       const chip = (kind, text) => $("span", { class: `chip ${kind}` }, text);
       const said = (name, p) => `${name} ${classes[top(p)]} ${percent(Math.max(...p))}`;
+      const likely = (p) => classes.map((_, k) => k).sort((a, b) => p[b] - p[a]).slice(0, 3)
+        .map((k, place) => chip(place ? "" : "best", `${classes[k]} ${percent(p[k])}`));
       const chips = $("div", { class: "chips" },
-        chip("gold", turn.label >= 0 ? `gold ${classes[turn.label]}` : "no gold label"), chip("vanilla", said("vanilla", turn.vanilla)),
+        gold ? chip("gold", turn.label >= 0 ? `gold ${classes[turn.label]}` : "no gold label") : null,
+        ...(gold || asked ? [chip("vanilla", said("vanilla", turn.vanilla))] : likely(turn.vanilla)),
         ...turn.fields.map((f) => f.failure ? chip("bad", `band ${f.band} ✕ ${f.failure}`)
           : f.probabilities ? chip("field", said(`band ${f.band}`, f.probabilities)) : null),
         turn.merged ? chip("merged", said("merged", turn.merged)) : null);
@@ -159,8 +170,8 @@
     function sources(turn) {
       const classes = set().classes;
       const part = (kind, title, small, p, weight) => $("div", { class: `source ${kind}` },
-        $("h5", {}, title, $("small", {}, small)),
-        weight === null ? $("div", { class: "weight none" })
+        asked ? $("h5", {}, title, $("small", {}, small)) : null,
+        !asked ? null : weight === null ? $("div", { class: "weight none" })
           : $("div", { class: "weight", style: { "--v": weight }, title: `weight ${weight.toFixed(2)}` }),
         ...(p ? p.map((v, k) => $("div", { class: `prob${k === turn.label ? " is-gold" : ""}` },
           $("span", { title: classes[k] }, (k === turn.label ? "★ " : "") + classes[k]), $("i", { style: { "--v": v } }), $("span", {}, percent(v)))) : []));
@@ -175,8 +186,8 @@
         }),
         turn.merged ? part("merged", "merged", "by the weights", turn.merged, null) : null);
       const number = (v) => (v === null ? "–" : v.toFixed(1));
-      if (turn.scores || turn.gold) {
-        const rows = ["valence", "arousal", "dominance"].map((name, k) => $("div", {},
+      if (gold && (turn.scores || turn.gold)) {
+        const rows = DIMENSIONS.map((name, k) => $("div", {},
           `${name} ${turn.scores ? number(turn.scores[k]) : "–"}${turn.gold ? ` (gold ${number(turn.gold[k])})` : ""}`));
         box.append($("div", { class: "source" }, $("h5", {}, "scores"), ...rows));
       }
@@ -197,9 +208,9 @@
       if (move) item.scrollIntoView({ block: "nearest" });
     }
     function go(step) {
-      const many = set().dialogues.length;
-      for (let k = 1; k <= many; k++) {
-        const place = (dialogue + step * k + many * k) % many;
+      const all = set().dialogues.length;
+      for (let k = 1; k <= all; k++) {
+        const place = (dialogue + step * k + all * k) % all;
         if (matches(place)) { dialogue = place; break; }
       }
       dialogues.value = dialogue;
@@ -235,7 +246,7 @@
       const here = current === null ? -1 : current;
       const acts = { j: () => select(here + 1), k: () => select(here - 1), ArrowDown: () => select(here + 1),
         ArrowUp: () => select(here - 1), n: () => go(1), p: () => go(-1), x: all,
-        f: () => choose(FILTERS[(FILTERS.indexOf(filter) + 1) % FILTERS.length]) };
+        f: () => choose(filters[(filters.indexOf(filter) + 1) % filters.length]) };
       if (acts[event.key]) { event.preventDefault(); acts[event.key](); }
     });
     list();

@@ -1,0 +1,62 @@
+"""The page of a conversation that a finished run has predicted. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+from lantern.predictions import PredictionTable
+from lantern.report.html import page
+from lantern.report.load import Run
+from lantern.report.reader import Shown, reader_data
+
+
+def conversation_html(
+    title: str,
+    table: PredictionTable,
+    texts: Mapping[str, str],
+    run: Run,
+    scale: tuple[float, float] | None,
+    llm: str | None,
+) -> str:
+    """One file with the dialogue reader over *table*, which opens without a network; it holds the words of *texts*.
+
+    Args:
+        title: what was predicted, for instance the transcript's name.
+        table: made by *run*; labels may be missing, and fields and merge where no LLM was asked.
+        texts: by utterance id.
+        run: what the facts at the top are told of.
+        scale: lowest and highest dimension score.
+        llm: who refined *table*; None for nobody.
+    """
+    body = "".join(f"<p>{escape(line)}</p>" for line in _facts(table, run, scale, llm))
+    header = (
+        f'<header><h1>{escape(title)}</h1>{body}<nav><button type="button" id="theme">theme: system</button></nav>'
+        "</header>"
+    )
+    reader = '<main><div class="reader"></div><noscript>The reader needs JavaScript.</noscript></main>'
+    return page(title, header + reader, reader_data([Shown(run.folder.name, table)], texts))
+
+
+def _facts(table: PredictionTable, run: Run, scale: tuple[float, float] | None, llm: str | None) -> list[str]:
+    corpus = run.result["corpus"]
+    right = run.result["test"]["methods"]["vanilla"]["accuracy"]
+    found = [
+        f"{len(table)} {'turn' if len(table) == 1 else 'turns'}, predicted by {run.backbone}, which was trained on "
+        f"{corpus['name']} ({corpus['label_set']}) and is right in {100 * right:.0f} % of the labelled test turns "
+        "there. Numbers beside an emotion are its probability in per cent."
+    ]
+    if corpus.get("made_up"):
+        found.append("Those dialogues were made up by a generator: what the model says of people means nothing.")
+    if llm is not None:
+        merge = run.result["weighting"]
+        one = f"Refined by {llm}, merged by the run's weighting ({merge.get('choice', merge['name'])})"
+        found.append(f"{one}." if llm == run.llm else f"{one}, which was fitted on replies of llm={run.llm}.")
+        if table.coverage > 1:
+            found.append(
+                f"{llm} judged every turn in {table.coverage} windows of the conversation, called bands. Under each "
+                "stand its turns; the bar below is its weight."
+            )
+    if scale is not None and any(row.predicted_scores is not None for row in table.rows):
+        found.append("Valence, arousal and dominance run from {:g} to {:g}.".format(*scale))
+    return found
