@@ -73,6 +73,8 @@ def _print(console: Console, tables: list[Comparison]) -> None:
             drawn.add_row(*(row[place].replace("[", r"\[") for place in shown))
         console.print()
         console.print(drawn)
+        for note in table.notes:
+            console.print(f"  {note}", markup=False, soft_wrap=True)
         if table.paper_style:
             console.print(f"  {PAPER}", style="yellow", soft_wrap=True)
     console.print()

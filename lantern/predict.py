@@ -116,7 +116,7 @@ class LoadedRun:
         collector = PredictionCollector(corpus.by_id, corpus.label_set, corpus.score_range)
         data = DialogueDataset(corpus, [d.id for d in corpus.dialogues], list(self.modalities))
         with torch.inference_mode():
-            for item in data.items:
+            for item in data:
                 batch = collate([item])
                 collector.add([item.dialogue], [len(item.ids)], self.module.predict_step(batch, 0))
         return collector.table("own")

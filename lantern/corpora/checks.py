@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lantern.corpora.folder import Corpus
 
 SPLITS = ("train", "dev", "test")
+ROWS = 8192
+"""Utterances whose features are looked at together: they may be in a file larger than the memory."""
 
 
 def check_corpus(corpus: Corpus) -> None:
@@ -57,9 +59,11 @@ def check_corpus(corpus: Corpus) -> None:
             raise UserError(f"{where}: {name} features have shape {list(values.shape)}, expected {list(wanted)}")
         if int(mask.sum()) != card.count:
             raise UserError(f"{where}: {int(mask.sum())} utterances have {name} features, the card says {card.count}")
-        if not np.isfinite(values).all():
-            bad = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
-            raise UserError(f"{where}: {name} features of utterance {turns[bad]!r} are not finite")
+        for start in range(0, len(values), ROWS):
+            finite = np.isfinite(values[start : start + ROWS]).all(axis=1)
+            if not finite.all():
+                bad = turns[start + int(np.flatnonzero(~finite)[0])]
+                raise UserError(f"{where}: {name} features of utterance {bad!r} are not finite")
 
 
 def _check_speakers(numbers: dict[str, int], dialogue: Dialogue, where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -38,27 +38,41 @@ class DialogueTensors:
 
 
 class DialogueDataset(Dataset[DialogueTensors]):
-    """The dialogues *ids* of *corpus*; their tensors are made once, here."""
+    """The dialogues *ids* of *corpus*. Features are copied when a dialogue is asked for, all else is made here, once.
+
+    A run has a dataset for each part of each of its folds: with features of their own they would hold the corpus
+    five times.
+    """
 
     def __init__(self, corpus: Corpus, ids: Sequence[str], modalities: Sequence[str]) -> None:
-        self.items = [_tensors(corpus, corpus.by_id[i], modalities) for i in ids]
+        self.corpus, self.modalities = corpus, tuple(modalities)
+        self._items = [_tensors(corpus, corpus.by_id[i]) for i in ids]
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[DialogueTensors]:
+        return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, index: int) -> DialogueTensors:
-        return self.items[index]
+        item, corpus = self._items[index], self.corpus
+        rows = corpus.rows[item.dialogue]
+        # torch.tensor copies: a view of the corpus's arrays may be read-only and would let a model write into them.
+        return replace(
+            item,
+            features={m: torch.tensor(corpus.features[m][rows]) for m in self.modalities},
+            present={m: torch.tensor(corpus.present[m][rows]) for m in self.modalities},
+        )
 
 
-def _tensors(corpus: Corpus, dialogue: Dialogue, modalities: Sequence[str]) -> DialogueTensors:
-    rows = corpus.rows[dialogue.id]
+def _tensors(corpus: Corpus, dialogue: Dialogue) -> DialogueTensors:
+    """All of a dialogue but its features."""
     number = corpus.speaker_numbers or {speaker: n for n, speaker in enumerate(dialogue.speakers)}
     return DialogueTensors(
         dialogue=dialogue.id,
         ids=[u.id for u in dialogue.utterances],
-        # torch.tensor copies: a view of the corpus's arrays may be read-only and would let a model write into them.
-        features={m: torch.tensor(corpus.features[m][rows]) for m in modalities},
-        present={m: torch.tensor(corpus.present[m][rows]) for m in modalities},
+        features={},
+        present={},
         speakers=torch.tensor([number[u.speaker] for u in dialogue.utterances]),
         labels=torch.tensor([-1 if u.label is None else u.label for u in dialogue.utterances]),
         scores=torch.from_numpy(_scores(corpus, dialogue)),

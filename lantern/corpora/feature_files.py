@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -69,7 +70,11 @@ def read_bytes(path: Path) -> bytes:
 
 def check_sum(path: Path, content: bytes, expected: str, witness: str) -> None:
     """Refuse *content* of *path* unless its SHA-256 is *expected*, as the file *witness* says."""
-    found = sha256_of(content)
+    refuse_changed(path, sha256_of(content), expected, witness)
+
+
+def refuse_changed(path: Path, found: str, expected: str, witness: str) -> None:
+    """Refuse *path* with the SHA-256 *found* unless it is *expected*, as the file *witness* says."""
     if found != expected:
         raise UserError(
             f"{path} was changed after the import: its SHA-256 is {found[:12]}…, {witness} says {expected[:12]}…; "
@@ -91,17 +96,19 @@ def read_card(path: Path) -> FeatureCard:
 
 
 def read_features(path: Path, card: FeatureCard, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features float32 ``[N, D]`` and present mask bool ``[N]`` of *count* utterances, checked against *card*."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+    """Features float32 ``[N, D]`` and present mask bool ``[N]`` of *count* utterances, checked against *card*.
 
-    content = read_bytes(path)
-    check_sum(path, content, card.sha256, f"{path.stem}.json")
+    The features stay in the file, mapped read-only: pages that are not in use cost no memory.
+    """
     try:
-        tensors = load(content)
-        features, present = tensors["features"], tensors["present"]
-    except (SafetensorError, KeyError) as error:
-        raise UserError(f"{path}: no tensors 'features' and 'present' ({error})") from None
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            refuse_changed(path, found, card.sha256, f"{path.stem}.json")
+            features, present = _mapped(path, file, "features"), np.array(_mapped(path, file, "present"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; import the corpus again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     if features.dtype != np.float32 or features.shape != (count, card.dims) or present.shape != (count,):
         raise UserError(
             f"{path}: features are {features.dtype} {list(features.shape)} with present {list(present.shape)}, "
@@ -110,3 +117,21 @@ def read_features(path: Path, card: FeatureCard, count: int) -> tuple[np.ndarray
     if int((present != 0).sum()) != card.count:
         raise UserError(f"{path}: {int((present != 0).sum())} utterances are present, its card says {card.count}")
     return features, present != 0
+
+
+_TYPES = {"F32": np.float32, "U8": np.uint8}
+
+
+def _mapped(path: Path, file: BinaryIO, name: str) -> np.ndarray:
+    """Tensor *name* of the safetensors *file*: its length in 8 bytes, a JSON header, then the numbers."""
+    file.seek(0)
+    try:
+        length = int.from_bytes(file.read(8), "little")
+        found = json.loads(file.read(length))[name]
+        start = found["data_offsets"][0]
+        shape, kind = tuple(found["shape"]), _TYPES[found["dtype"]]
+        if 0 in shape:
+            return np.zeros(shape, kind)
+        return np.asarray(np.memmap(file, kind, "r", 8 + length + start, shape))
+    except (ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
+        raise UserError(f"{path}: no tensors 'features' and 'present' ({error})") from None

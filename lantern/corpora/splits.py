@@ -56,7 +56,8 @@ def resolve_split(corpus: Corpus, protocol: ProtocolConfig, seed: int = 0) -> Sp
             train = train[len(dev) :]
         elif not dev and train:
             dev, held_out = _hold_out(corpus, train, seed, protocol.dev_share)
-            train = [i for i in train if i not in set(dev)]
+            chosen = set(dev)
+            train = [i for i in train if i not in chosen]
         split = Split(tuple(train), tuple(dev), tuple(test), held_out)
     check_split(corpus, {part: getattr(split, part) for part in PARTS})
     if protocol.name == "cosmic" and (len(split.train), len(split.dev), len(split.test)) != COSMIC:
@@ -103,7 +104,8 @@ def _by_session(corpus: Corpus, protocol: ProtocolConfig, test: int) -> Split:
             cut = any(note.startswith("limited to") for note in corpus.notes)
             hint = "; corpus.limit_dialogues dropped the others, take protocol=own with it" if cut else ""
             raise UserError(f"{key} session {session} is not in corpus {corpus.name!r}, which has {sessions}{hint}")
-    train = [d.id for d in corpus.dialogues if d.id not in {*found[test], *found[dev]}]
+    held = {*found[test], *found[dev]}
+    train = [d.id for d in corpus.dialogues if d.id not in held]
     return Split(tuple(train), tuple(found[dev]), tuple(found[test]), f"session {dev}")
 
 
@@ -114,16 +116,18 @@ def _listed(corpus: Corpus, path: Path, others: list[str]) -> tuple[list[str], l
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise UserError(f"protocol.dev_list={path} cannot be read: {why}") from None
-    listed = []
+    listed: dict[str, None] = {}
+    known = set(others)
     for number, line in enumerate(lines, 1):
         name = line.strip()
-        if name in listed or (name and name not in others):
+        if name in listed or (name and name not in known):
             what = "a second time" if name in listed else f"which corpus {corpus.name!r} does not have outside test"
             raise UserError(f"{path}, line {number}: dialogue {name!r}, {what}")
-        listed += [name] if name else []
+        if name:
+            listed[name] = None
     if not listed:
         raise UserError(f"protocol.dev_list={path} names no dialogue")
-    return [i for i in others if i not in listed], listed
+    return [i for i in others if i not in listed], list(listed)
 
 
 def _first_tenth(corpus: Corpus, train: list[str]) -> tuple[list[str], str]:

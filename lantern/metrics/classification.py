@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,8 +84,11 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS)
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
     """Expected calibration error of the top class (Guo et al. 2017, eq. 3)."""
-    curve = [b for b in reliability(probabilities, labels, bins) if b["count"]]
-    return float(sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in curve) / len(labels))
+    return _curve_error(reliability(probabilities, labels, bins), len(labels))
+
+
+def _curve_error(curve: Sequence[Mapping[str, Any]], rows: int) -> float:
+    return float(sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in curve if b["count"]) / rows)
 
 
 def classification_report(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -106,20 +109,53 @@ def classification_report(probabilities: np.ndarray, labels: np.ndarray, classes
     probabilities, labels = scored(probabilities, labels)
     if probabilities.shape[1] != len(classes):
         raise ValueError(f"{probabilities.shape[1]} probabilities per row, but {len(classes)} classes")
-    confusion = confusion_matrix(probabilities.argmax(1), labels, len(classes))
+    return _report(
+        confusion_matrix(probabilities.argmax(1), labels, len(classes)),
+        negative_log_likelihood(probabilities, labels),
+        brier(probabilities, labels),
+        reliability(probabilities, labels),
+        classes,
+    )
+
+
+def pooled_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The :func:`classification_report` of the rows of all *reports* together; None where an old one lacks its counts.
+
+    The reports are over different rows of the same classes; each was written with as many bins.
+    """
+    if not all({"confusion", "reliability", "per_class", "rows", "nll", "brier"} <= set(one) for one in reports):
+        return None
+    rows = np.array([one["rows"] for one in reports])
+    nll, error = (float(np.dot(rows, [one[name] for one in reports]) / rows.sum()) for name in ("nll", "brier"))
+    curve = []
+    for bins in zip(*(one["reliability"] for one in reports), strict=True):
+        counts = np.array([one["count"] for one in bins])
+        joined = {**bins[0], "count": int(counts.sum())}
+        for name in ("confidence", "accuracy"):
+            known = [one[name] or 0.0 for one in bins]
+            joined[name] = float(np.dot(counts, known) / counts.sum()) if counts.any() else None
+        curve.append(joined)
+    confusion = np.sum([one["confusion"] for one in reports], axis=0)
+    return _report(confusion, nll, error, curve, list(reports[0]["per_class"]))
+
+
+def _report(
+    confusion: np.ndarray, nll: float, error: float, curve: list[dict[str, Any]], classes: Sequence[str]
+) -> dict[str, Any]:
+    rows = int(confusion.sum())
     hits, support, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
     recall, f1, precision = _ratio(hits, support), f1_per_class(confusion), _ratio(hits, predicted)
     present = support > 0
     return {
-        "rows": len(labels),
-        "accuracy": float(hits.sum() / len(labels)),
+        "rows": rows,
+        "accuracy": float(hits.sum() / rows),
         "weighted_f1": float(weighted_f1(confusion)),
         "macro_f1": float(f1[present].mean()),
         "macro_over": [name for name, here in zip(classes, present, strict=True) if here],
         "uar": float(recall[present].mean()),
-        "nll": negative_log_likelihood(probabilities, labels),
-        "brier": brier(probabilities, labels),
-        "ece": calibration_error(probabilities, labels),
+        "nll": nll,
+        "brier": error,
+        "ece": _curve_error(curve, rows),
         "per_class": {
             name: {
                 "precision": float(precision[k]),
@@ -131,7 +167,7 @@ def classification_report(probabilities: np.ndarray, labels: np.ndarray, classes
             for k, name in enumerate(classes)
         },
         "confusion": confusion.tolist(),
-        "reliability": reliability(probabilities, labels),
+        "reliability": curve,
     }
 
 

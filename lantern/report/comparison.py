@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from lantern.metrics.paired import Difference, mean_sd
+from lantern.report.folds import fold_notes, fold_of, pool_folds
 from lantern.report.groups import Group, corrected
 from lantern.report.load import Run
 from lantern.report.results import WEIGHTED
@@ -16,7 +17,7 @@ from lantern.report.results import WEIGHTED
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a table: the runs of one setting, a seed each."""
+    """One row of a table: the runs of one setting, a seed each; the folds of a seed are one run."""
 
     group: Group
     runs: list[Run]
@@ -32,6 +33,11 @@ class Line:
     def seeds(self) -> list[int]:
         """Seeds of the runs."""
         return sorted(run.seed for run in self.runs)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the folds of the row have to say; empty without any."""
+        return fold_notes(self.group.results)
 
     def spread(self, method: str, metric: str) -> dict[str, Any] | None:
         """Mean and sd over the seeds of a metric of a method; None when a run lacks it."""
@@ -82,20 +88,30 @@ class Comparison:
 
     @property
     def runs(self) -> list[Run]:
-        """All runs of the table, row by row."""
+        """All runs of the table, row by row; pooled folds are one."""
         return [run for line in self.lines for run in line.runs]
+
+    @property
+    def folders(self) -> list[Run]:
+        """All runs of the table as they were made, folds apart."""
+        return [part for run in self.runs for part in run.parts or (run,)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the folds of the rows have to say, a line each."""
+        return [f"{line.name}: {note}" for line in self.lines for note in line.notes]
 
 
 def compare_runs(runs: Sequence[Run]) -> list[Comparison]:
     """Tables of *runs*; what was not measured on the same utterances in the same way stands in tables of its own.
 
     A table holds runs of one corpus (by fingerprint), label set, protocol, selection and test utterances. Its rows are
-    runs whose settings differ in the seed alone.
+    runs whose settings differ in the seed alone. Runs of ``protocol=loso`` that differ in the fold alone are pooled.
     """
     found: dict[tuple[Any, ...], dict[str, list[Run]]] = {}
-    for run in runs:
+    for run in _pooled(runs):
         groups = found.setdefault(_table_key(run), {})
-        groups.setdefault(repr(sorted(run.identity.items(), key=lambda item: item[0])), []).append(run)
+        groups.setdefault(_setting(run), []).append(run)
     split: list[tuple[tuple[Any, ...], list[tuple[list[Run], Group]]]] = []
     for key, identities in found.items():
         parts: dict[str, list[tuple[list[Run], Group]]] = {}
@@ -109,6 +125,31 @@ def compare_runs(runs: Sequence[Run]) -> list[Comparison]:
             group.name = name
     split.sort(key=lambda part: part[0][_KEYS.index("selection")] == "paper-style")
     return [_comparison(key, members, [other for other, _ in split]) for key, members in split]
+
+
+def _pooled(runs: Sequence[Run]) -> list[Run]:
+    """*runs*, those that are folds of one setting and seed put together."""
+    whole = [run for run in runs if fold_of(run.result) is None]
+    settings: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        if fold_of(run.result) is not None:
+            corpus = run.result["corpus"]
+            key = (_setting(run), str(corpus.get("fingerprint")), corpus["label_set"])
+            settings.setdefault(key, []).append(run)
+    for same in settings.values():
+        of = {id(run.result): run for run in same}
+        for result, results in pool_folds([run.result for run in same]):
+            parts = tuple(of[id(one)] for one in results)
+            whole.append(Run(parts[0].folder, result, parts[0].config, parts if len(parts) > 1 else ()))
+    return whole
+
+
+def _setting(run: Run) -> str:
+    """What the runs of a row have in common: everything but the seed and the fold."""
+    own = dict(run.identity)
+    if own.get("protocol.name") == "loso":
+        own.pop("protocol.fold", None)
+    return repr(sorted(own.items()))
 
 
 def _table_key(run: Run) -> tuple[Any, ...]:

@@ -1,10 +1,9 @@
-"""Runs that differ in nothing but the seed, taken together. No torch."""
+"""Runs that differ in nothing but the seed (and the fold), taken together. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from lantern.metrics.classification import classification_report
 from lantern.metrics.paired import Difference, holm, mean_sd, pooled_bootstrap
 from lantern.predictions import PredictionTable
+from lantern.report.folds import test_table
 from lantern.report.results import WEIGHTED
 from lantern.store import digest
 
@@ -52,15 +52,12 @@ class Group:
 
     name: str
     results: list[dict[str, Any]]
-    """What ``metrics.json`` of each run holds, a seed each."""
+    """What ``metrics.json`` of each run holds, a seed each; the folds of a seed come pooled."""
 
     @cached_property
     def tables(self) -> list[Scored]:
         """Test tables of the runs, read from their folders."""
-        return [
-            Scored.of(PredictionTable.load(Path(result["folder"]) / "predictions.test.jsonl", fields=False))
-            for result in self.results
-        ]
+        return [Scored.of(test_table(result)) for result in self.results]
 
     def spread(self, method: str, metric: str) -> dict[str, Any] | None:
         """Mean and standard deviation over seeds; None when a run does not have *method*."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from html import escape
@@ -12,12 +13,14 @@ from lantern.report import sections
 from lantern.report.comparison import Comparison, Line
 from lantern.report.load import Run
 from lantern.report.provenance import provenance
-from lantern.report.reader import ReaderData, Shown, embedded_json
+from lantern.report.reader import ReaderData, Shown, embedded_json, keep_first
 from lantern.report.tables import heading
 from lantern.report.texts import texts_of
 
 MOST_SHOWN = 20
-"""Runs whose turns the reader holds: more would make a page that a phone cannot open."""
+"""Run folders whose turns the reader holds: more would make a page that a phone cannot open."""
+MOST_TURNS = 100_000
+"""Turns that the reader holds over all its runs: 72 characters each with two bands and six classes, and their words."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
@@ -41,7 +44,7 @@ def page(title: str, body: str, reader: dict[str, Any] | None = None) -> str:
 def report_html(tables: Sequence[Comparison], skipped: Sequence[str], with_text: bool) -> tuple[str, list[str]]:
     """The report over *tables*, and what its reader should be told: why turns have no text, which runs are left out."""
     reader, notes = _reader(tables, with_text)
-    runs = [run for table in tables for run in table.runs]
+    runs = [run for table in tables for run in table.folders]
     dates = sorted(str(run.result.get("time", ""))[:10] for run in runs)
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     many = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}"
@@ -97,6 +100,7 @@ def _reader(tables: Sequence[Comparison], with_text: bool) -> tuple[dict[str, An
     data, notes = ReaderData(), []
     chosen, left = _chosen(tables)
     texts: dict[str, dict[str, str]] = {}
+    cut: list[str] = []
     for run, name in chosen:
         corpus = run.result["corpus"]
         key = str(corpus.get("fingerprint"))
@@ -104,7 +108,14 @@ def _reader(tables: Sequence[Comparison], with_text: bool) -> tuple[dict[str, An
             found = texts_of(run, with_text)
             texts[key] = found.by_id
             notes += [found.note] if found.note else []
-        data.add(Shown(name, run.table()), texts[key])
+        table = run.table()
+        whole = len(table)
+        keep_first(table, MOST_TURNS // len(chosen))
+        if len(table) < whole:
+            cut.append(f"{len(table):,} of {whole:,}")
+        data.add(Shown(name, table), texts[key])
+    if cut:
+        notes.append(f"the reader holds the first dialogues of a run only: {cut[0]} turns")
     if left:
         notes.append(
             f"{left} more runs are not in the reader, which holds {len(chosen)}: the first seeds of each setting"
@@ -113,10 +124,15 @@ def _reader(tables: Sequence[Comparison], with_text: bool) -> tuple[dict[str, An
 
 
 def _chosen(tables: Sequence[Comparison]) -> tuple[list[tuple[Run, str]], int]:
-    """At most :data:`MOST_SHOWN` runs: the first seed of every setting, then the second ones, in the tables' order."""
+    """At most :data:`MOST_SHOWN` run folders: the first seed of every setting, then the second ones, by table and row.
+
+    Pooled folds come together, and one run is always shown.
+    """
     lines = [line for table in tables for line in table.lines]
     ranked = [(seed, place, line) for place, line in enumerate(lines) for seed in range(len(line.runs))]
-    kept = sorted(ranked, key=lambda item: item[:2])[:MOST_SHOWN]
+    ranked.sort(key=lambda item: item[:2])
+    folders = list(itertools.accumulate(len(line.runs[seed].parts) or 1 for seed, _, line in ranked))
+    kept = [item for item, count in zip(ranked, folders, strict=True) if count <= MOST_SHOWN] or ranked[:1]
     ordered = sorted(kept, key=lambda item: (item[1], item[0]))
     numbers = {id(line): number for number, table in enumerate(tables, 1) for line in table.lines}
     named = []

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from lantern.errors import UserError
-from lantern.predictions import PredictionTable
+from lantern.predictions import PredictionTable, concatenate
 from lantern.sweep import MANIFEST, read_sweep
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -26,7 +26,9 @@ class Run:
     result: dict[str, Any]
     """What ``metrics.json`` holds; its ``folder`` is where the run lies now, not where it was made."""
     config: dict[str, Any]
-    """What ``config.yaml`` holds."""
+    """What ``config.yaml`` holds; of pooled folds, that of the first."""
+    parts: tuple[Run, ...] = ()
+    """The runs of the folds that were pooled into this one; empty for a run as it is."""
 
     def __repr__(self) -> str:
         return f"Run({self.result['title']}, seed {self.seed}, {str(self.folder)!r})"
@@ -59,7 +61,8 @@ class Run:
 
     def table(self, split: str = "test") -> PredictionTable:
         """The table of *split* (also ``oof`` or ``dev``), read anew at each call: many would fill the memory."""
-        return PredictionTable.load(self.folder / f"predictions.{split}.jsonl")
+        tables = [PredictionTable.load(run.folder / f"predictions.{split}.jsonl") for run in self.parts or (self,)]
+        return concatenate(tables, split)
 
 
 _IGNORED = ("seed", "runs", "tracking", "variants", "study")

@@ -31,9 +31,9 @@ def provenance(comparison: Comparison) -> str:
         for name, values in facts
         if values
     )
-    rows = [_row(run) for run in runs]
+    rows = [_row(run) for run in comparison.folders]
     heads = ["run folder", "seed", "date", "best epoch", "calls", "tokens in / out", "cost $", "test reads before"]
-    count = f"{len(runs)} run folder" + ("" if len(runs) == 1 else "s")
+    count = f"{len(rows)} run folder" + ("" if len(rows) == 1 else "s")
     return f"<dl>{listed}</dl><details><summary>{count}</summary>{table(heads, rows)}</details>"
 
 

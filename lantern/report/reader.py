@@ -62,6 +62,17 @@ def reader_data(tables: Sequence[Shown], texts: Mapping[str, str]) -> dict[str, 
     return data.as_dict()
 
 
+def keep_first(table: PredictionTable, turns: int) -> None:
+    """Cut *table* to whole dialogues of at most *turns* rows together, in place; the first dialogue always stays."""
+    if len(table) <= turns:
+        return
+    stop = turns
+    while stop and table.rows[stop - 1].dialogue == table.rows[stop].dialogue:
+        stop -= 1
+    first = next((n for n, row in enumerate(table.rows) if row.dialogue != table.rows[0].dialogue), len(table))
+    del table.rows[max(stop, first) :]
+
+
 def embedded_json(value: Any) -> str:
     """*value* as JSON that may stand inside a script element: no sign of it can end the element or a line."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -74,7 +74,8 @@ def summary(comparison: Comparison) -> str:
         for line in comparison.lines
         if (found := line.group.ensemble) is not None
     )
-    text = f"<p class='note'>{escape(LEGEND)}</p>"
+    text = "".join(f"<p class='note'>{escape(note)}</p>" for note in comparison.notes)
+    text += f"<p class='note'>{escape(LEGEND)}</p>"
     if ensembles:
         text += "<p class='note'>Mean of the vanilla models over the seeds, which needs no LLM: "
         text += f"{'; '.join(ensembles)}.</p>"
@@ -337,13 +338,16 @@ def slices(line: Line) -> str:
         if refined:
             low, high = ends[(name, part)]
             row += [f"{100 * after:.1f}", f"{100 * change:+.1f}"]
-            row.append("few" if low is None or high is None else f"[{100 * low:+.1f}, {100 * high:+.1f}]")
+            few = "–" if line.runs[0].parts else "few"
+            row.append(few if low is None or high is None else f"[{100 * low:+.1f}, {100 * high:+.1f}]")
             told = f"{part}: {100 * change:+.1f} points"
             row.append("" if low is None or high is None else strip(100 * low, 100 * change, 100 * high, span, told))
         rows.append(row)
         last = name
     heads = ["slice", "part", "turns", "vanilla acc", *(["weighted acc", "Δ", "95 % interval", ""] if refined else [])]
     note = "Means over seeds, of the intervals' ends too; few: too few turns or dialogues for an interval."
+    if line.runs[0].parts:
+        note = "Means over seeds and over the turns of all folds, which have no common interval."
     return table(heads, rows, "slices") + f"<p class='note'>{note}</p>"
 
 

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from lantern.report.comparison import Comparison, Line
+from lantern.report.folds import over_folds
 from lantern.report.results import WEIGHTED
 
 LEGEND = (
     "Mean ± sd over seeds, in per cent. Δ is weighted minus vanilla; its 95 % interval is a paired bootstrap that "
     "resamples the test dialogues, the same ones for every seed, of the difference averaged over the seeds (10,000 "
     "resamples; the spread over seeds is not in it). p belongs to the difference of accuracy, corrected after Holm "
-    "over the rows of its table. Cost is that of one run's replies, at list price, those from the ledger included."
+    "over the rows of its table. Cost is that of one seed's replies, at list price, those from the ledger included."
 )
 PAPER = "paper-style: the epoch was chosen on the test dialogues; good for a comparison with printed numbers only"
 HEADS = (
@@ -67,7 +68,9 @@ def to_csv(tables: Sequence[Comparison]) -> str:
         head += [f"{method}_{metric}_{part}" for metric in metrics for part in ("mean", "sd")]
     for metric in ("accuracy", "weighted_f1"):
         head += [f"difference_{metric}{part}" for part in ("", "_low", "_high", "_p")]
-    head += ["p_holm", "cost", "cost_per_point", "prompts", "failed_fields"]
+    head += ["p_holm", "cost", "cost_per_point", "prompts", "failed_fields", "folds"]
+    folded = [(method, metric) for method in ("vanilla", WEIGHTED) for metric in ("accuracy", "weighted_f1")]
+    head += [f"{method}_{metric}_folds_{part}" for method, metric in folded for part in ("mean", "sd")]
     writer.writerow(head)
     for table in tables:
         for line in table.lines:
@@ -90,6 +93,10 @@ def to_csv(tables: Sequence[Comparison]) -> str:
                 row += [None] * 4 if one is None else [one.difference, one.low, one.high, one.p_value]
             row += [line.p_value, line.cost, line.cost_per_point]
             row += [line.llm_sum("prompts"), line.llm_sum("failed_fields")]
+            row.append(" ".join(map(str, first.result["folds"]["numbers"])) if "folds" in first.result else None)
+            for method, metric in folded:
+                value = over_folds(line.group.results, method, metric) or {}
+                row += [value.get("mean"), value.get("sd")]
             writer.writerow("" if value is None else value for value in row)
     return out.getvalue()
 
@@ -109,7 +116,8 @@ def to_markdown(tables: Sequence[Comparison]) -> str:
         parts.append("| " + " | ".join(HEADS) + " |")
         parts.append("|:--" + "|--:" * (len(HEADS) - 1) + "|")
         parts += ["| " + " | ".join(row) + " |" for row in rows]
-        parts.append("")
+        parts += ["", *(f"- {_md(note)}" for note in table.notes)]
+        parts += [""] if table.notes else []
     return "\n".join([*parts, LEGEND, ""])
 
 
@@ -132,7 +140,9 @@ def to_latex(tables: Sequence[Comparison]) -> str:
         for line in table.lines:
             row = cells(line)
             parts.append(" & ".join(latex(row[place]) for place in shown) + " \\\\")
-        parts += ["\\bottomrule", "\\end{tabular}", "\\end{table}", ""]
+        parts += ["\\bottomrule", "\\end{tabular}"]
+        parts += [f"\\par\\smallskip{{\\footnotesize {latex(note)}}}" for note in table.notes]
+        parts += ["\\end{table}", ""]
     return "\n".join(parts)
 
 

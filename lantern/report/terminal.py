@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lantern.metrics.paired import mean_sd
+from lantern.report.folds import fold_notes, pool_folds
 from lantern.report.groups import Group, corrected
 from lantern.report.results import WEIGHTED
 from lantern.sweep import titles
@@ -133,12 +134,13 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 def by_setting(results: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Results of trials that differ in the seed alone, under the overrides that not all trials have."""
+    """Results of trials that differ in the seed alone, under the overrides that not all trials have; folds pooled."""
     found: dict[str, list[dict[str, Any]]] = {}
-    names = titles([[part for part in trial if not part.startswith("seed=")] for trial, _ in results])
+    apart = ("seed=", "protocol.fold=")
+    names = titles([[part for part in trial if not part.startswith(apart)] for trial, _ in results])
     for name, (_, result) in zip(names, results, strict=True):
         found.setdefault(name, []).append(result)
-    return found
+    return {name: [whole for whole, _ in pool_folds(same)] for name, same in found.items()}
 
 
 def print_sweep(console: Console, results: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> None:
@@ -150,6 +152,8 @@ def print_sweep(console: Console, results: Sequence[tuple[Sequence[str], dict[st
     title = "sweep: test split, mean ± sd over seeds"
     if any(result.get("protocol", {}).get("selection") == "paper-style" for _, result in results):
         title += "; paper-style: epochs chosen on test"
+    pooled = {len(result["folds"]["numbers"]) for group in groups for result in group.results if "folds" in result}
+    title += "".join(f"; {count} folds pooled" for count in sorted(pooled) if count > 1)
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
     table.add_column("accuracy", overflow="fold")
     for title in ("seeds", "vanilla", "mean", "best band", "weighted", "Δ acc", "95 % interval", "p", "Δ wF1"):
@@ -173,6 +177,9 @@ def print_sweep(console: Console, results: Sequence[tuple[Sequence[str], dict[st
     legend = "  intervals resample the test dialogues; p of Δ acc, Holm-corrected over the rows"
     console.print(legend, style="dim", highlight=False)
     for group in groups:
+        for note in fold_notes(group.results):
+            of = "" if group.name == "all" else f"{group.name}: "
+            console.print(f"  {of}{note}", highlight=False, markup=False, soft_wrap=True)
         if group.ensemble is not None:
             accuracy, f1 = (100 * group.ensemble[metric] for metric in ("accuracy", "weighted_f1"))
             of = "" if group.name == "all" else f" of {group.name}"

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lantern.corpora.data import CorpusDataModule, DialogueDataset, EpochSampler, collate
-from lantern.corpora.folder import Corpus, FeatureCard
+from lantern.corpora.folder import Corpus, FeatureCard, load_corpus
 from lantern.corpora.labels import label_set
 from lantern.corpora.sample import generate_sample
 from lantern.corpora.types import Dialogue, Utterance
@@ -124,8 +125,21 @@ def test_batches_follow_the_corpus(corpus: Corpus) -> None:
             np.testing.assert_array_equal(batch.present[m][b, :length], corpus.present[m][corpus.rows[name]])
 
 
+def test_a_corpus_folder_stays_on_the_disk(corpus: Corpus, tmp_path: Path) -> None:
+    found = load_corpus(corpus.save(tmp_path / "c"))
+    values = found.features["text"]
+    assert not values.flags.owndata
+    assert not values.flags.writeable
+    np.testing.assert_array_equal(values, corpus.features["text"])
+    data = DialogueDataset(found, found.splits["train"], ["text"])
+    first = data[0].features["text"]
+    first.zero_()
+    assert data[0].features["text"].any()
+    assert {name for kept in data._items for name in kept.features} == set()
+
+
 def test_collate_pads_with_values_that_count_as_nothing(corpus: Corpus) -> None:
-    items = DialogueDataset(corpus, corpus.splits["train"][:3], ["text", "visual"]).items
+    items = list(DialogueDataset(corpus, corpus.splits["train"][:3], ["text", "visual"]))
     batch = collate(items)
     lengths = [len(item.labels) for item in items]
     assert len(set(lengths)) > 1

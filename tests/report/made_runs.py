@@ -69,12 +69,27 @@ def write_run(
     paper_style: bool = False,
     classes: Sequence[str] = ("happy", "sad", "neutral", "angry", "excited", "frustrated"),
     overrides: Sequence[str] = (),
+    fold: int | None = None,
 ) -> Path:
-    """Write one run folder; ``llm="none"`` makes one without an LLM."""
+    """Write one run folder; ``llm="none"`` makes one without an LLM, *fold* one of ``protocol=loso``."""
+    if fold is not None:
+        overrides = [*overrides, "protocol=loso", f"protocol.fold={fold}"]
     config = compose(
         [f"backbone={backbone}", f"llm={'simulated' if llm == 'none' else llm}", f"seed={seed}", *overrides]
     )
     table = made_table(seed, turns, length, coverage, 0.3 + 0.4 * (LLMS.index(llm) if llm in LLMS else 0), classes)
+    if fold is not None:  # other dialogues, other labels
+        other = made_table(seed + 100 * fold, turns + 20 * fold, length, coverage, 0.3, classes)
+        rows = [
+            replace(
+                row,
+                dialogue=f"s{fold}_{row.dialogue}",
+                utterance=f"s{fold}_{row.utterance}",
+                label=None if row.label is None else (row.label + (place % (fold + 1) == 0)) % len(classes),
+            )
+            for place, row in enumerate(other.rows)
+        ]
+        table = PredictionTable(tuple(classes), rows, "test")
     weighting: dict[str, Any] | None = None
     if llm == "none":
         config.refine.enabled = False
@@ -89,7 +104,7 @@ def write_run(
         names = ["vanilla", *(f"band {k}" for k in range(coverage))]
         sources = [{"source": n, "present": turns, "mean": float(m)} for n, m in zip(names, mean)]
         weighting = {"name": "attention", "choice": "attention", "fit_on": "oof", "weights": {"sources": sources}}
-    folder = runs / f"made-{backbone}-{llm}-seed{seed}-{len(overrides)}{turns}{'p' * paper_style}"
+    folder = runs / f"made-{backbone}-{llm}-seed{seed}-{len(overrides)}{turns}{'p' * paper_style}{fold or ''}"
     failed = sum(reply.failure is not None for row in table.rows for reply in row.fields)
     write_json(
         folder / "metrics.json",
@@ -100,11 +115,11 @@ def write_run(
             "seed": seed,
             "corpus": {"name": "made", "label_set": "made-6", "fingerprint": "ab" * 32, "made_up": True},
             "protocol": {
-                "name": "own",
+                "name": "own" if fold is None else f"loso, fold {fold}",
                 "selection": "paper-style" if paper_style else "dev",
                 "train": 40,
                 "dev": 10,
-                "test": -(-turns // length),
+                "test": len({row.dialogue for row in table.rows}),
             },
             "prompt": {"name": "scores", "version": 1, "digest": config.prompt.digest},
             "llm": None
