@@ -3,7 +3,8 @@
 Against a server on 127.0.0.1 in a process of its own, which counts what it answers; needs the repository's tests/.
 
 kills     refinements killed (SIGKILL) at random moments and started again: nothing is paid twice but what was in flight
-together  two and four processes refine the same dialogues through one ledger: every prompt is paid once
+together  two and four processes refine the same dialogues through one ledger, a file or a PostgreSQL database: every
+          prompt is paid once
 faults    a run while 30 % of the calls go wrong in every way the server knows: it ends, and every utterance is counted
 ctrl_c    a run interrupted while it asks: one line, exit code 130, all that was paid is kept
 damage    a run whose ledger has a flipped byte: one line, exit code 2, the file stays as it was
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +32,10 @@ from lantern.predictions import PredictionTable, Row
 from lantern.refine.backend import LiteLLMBackend
 from lantern.refine.engine import Engine
 from lantern.refine.ledger import Ledger
+from lantern.refine.ledger_location import is_url
 from lantern.refine.prompt import Prompt
 from lantern.refine.refiner import Refiner
+from tests.postgres_server import PostgresServer, binaries
 
 ROOT = Path(__file__).parents[1]
 TOGETHER = 8
@@ -73,7 +76,7 @@ def server(folder: Path, latency: float, behaviours: str = "right") -> Iterator[
         process.wait()
 
 
-def ask(url: str, ledger: Path, prompts: int, out: Path) -> None:
+def ask(url: str, ledger: str | Path, prompts: int, out: Path) -> None:
     """Refine whole dialogues of the sample corpus, *prompts* different prompts, and write the table to *out*."""
     config = compose(["llm=vllm", f"llm.api_base={url}", f"llm.concurrency={TOGETHER}"])
     corpus = generate_sample(dialogues=100)
@@ -96,7 +99,7 @@ def ask(url: str, ledger: Path, prompts: int, out: Path) -> None:
     print(json.dumps({"prompts": stats.prompts, "calls": stats.calls, "failed": stats.failed_fields}))
 
 
-def _asking(url: str, ledger: Path, prompts: int, out: Path) -> subprocess.Popen[str]:
+def _asking(url: str, ledger: str | Path, prompts: int, out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "benchmarks.endurance", "--ask", url, str(ledger), str(prompts), str(out)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -144,16 +147,21 @@ def kills(folder: Path, prompts: int = 500, times: int = 10) -> None:
 
 
 def together(folder: Path, prompts: int = 500, processes: tuple[int, ...] = (2, 4)) -> None:
-    """Several processes, one ledger."""
-    with server(folder, 0.05) as asked:
-        for number in processes:
-            before, ledger = len(asked.answered), folder / f"{number}.sqlite"
+    """Several processes, one ledger: a file, and a PostgreSQL database where there is a server for the tests."""
+    with server(folder, 0.05) as asked, ExitStack() as stack:
+        databases = [stack.enter_context(closing(PostgresServer()))] if binaries() else []
+        cases = [(n, str(folder / f"{n}.sqlite")) for n in processes]
+        cases += [(n, there.database(f"together{n}")) for there in databases for n in processes]
+        for number, ledger in cases:
+            before = len(asked.answered)
             outs = [folder / f"{number}.{n}.jsonl" for n in range(number)]
             ended = [_ended(process) for process in [_asking(asked.url, ledger, prompts, out) for out in outs]]
             answered = len(asked.answered) - before
             _must(answered == ended[0]["prompts"], f"{answered} calls for {ended[0]['prompts']} prompts")
             _must(len({out.read_bytes() for out in outs}) == 1, "the processes have different results")
-            print(f"together: {number} processes, {answered} answered calls, by process {[e['calls'] for e in ended]}")
+            kind = "PostgreSQL" if is_url(ledger) else "SQLite"
+            calls = [e["calls"] for e in ended]
+            print(f"together: {kind}, {number} processes, {answered} answered calls, by process {calls}")
 
 
 def run_arguments(folder: Path, url: str, *more: str) -> list[str]:
@@ -319,7 +327,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.ask:
         url, ledger, prompts, out = given.ask
-        ask(url, Path(ledger), int(prompts), Path(out))
+        ask(url, ledger, int(prompts), Path(out))
         return
     for part in given.parts or PARTS:
         if part not in PARTS:

@@ -40,21 +40,27 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--failures", action="store_true", help="all failures")
     prune.add_argument("--yes", action="store_true", help="do it")
     for task in tasks.choices.values():
-        task.add_argument("--ledger", type=Path, default=Path("runs/ledger.sqlite"), help="default: %(default)s")
+        task.add_argument(
+            "--ledger", metavar="PATH|URL", default="runs/ledger.sqlite", help="or postgresql://…; default: %(default)s"
+        )
     return parser
 
 
 def main(arguments: list[str]) -> int:
     """Do one task on one ledger."""
     given = _parser().parse_args(arguments)
-    if given.task != "import" and not given.ledger.is_file():
-        raise UserError(f"--ledger={given.ledger}: no such file; runs write it to <runs>/ledger.sqlite")
     from rich.console import Console
 
     from lantern.refine.ledger import Ledger
+    from lantern.refine.ledger_location import is_url
 
     console = Console(width=None if os.isatty(1) else 120, highlight=False)
-    with Ledger(given.ledger) as ledger:
+    opened = Ledger(given.ledger) if given.task == "import" else Ledger.if_there(given.ledger)
+    if opened is None:
+        made = f"no ledger in this database; runs with refine.ledger={given.ledger} make it"
+        made = made if is_url(given.ledger) else "no such file; runs write it to <runs>/ledger.sqlite"
+        raise UserError(f"--ledger={given.ledger}: {made}")
+    with opened as ledger:
         {
             "stats": _stats,
             "verify": _verify,
@@ -68,8 +74,7 @@ def main(arguments: list[str]) -> int:
 
 def _stats(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
     found = ledger.stats()
-    size = ledger.path.stat().st_size / 2**20
-    console.print(f"{ledger.path}, {size:.1f} MiB", style="bold")
+    console.print(f"{ledger.location}, {ledger.size() / 2**20:.1f} MiB", style="bold", markup=False, soft_wrap=True)
     if found.first is not None and found.last is not None:
         days = [time.strftime("%Y-%m-%d", time.gmtime(at)) for at in (found.first, found.last)]
         console.print(f"  answers         {found.answers:,}, from {days[0]} to {days[1]}")
@@ -89,7 +94,7 @@ def _stats(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
 
 def _verify(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
     count = ledger.verify()
-    console.print(f"{ledger.path}: {count:,} answers, every one is what was stored")
+    console.print(f"{ledger.location}: {count:,} answers, every one is what was stored")
 
 
 def _export(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
@@ -107,7 +112,7 @@ def _import(ledger: Ledger, given: argparse.Namespace, console: Console) -> None
     from lantern.refine.bundle import import_bundle
 
     moved = import_bundle(ledger, given.bundle)
-    console.print(f"{ledger.path}: {moved.answers:,} answers and {moved.failures:,} failures are new")
+    console.print(f"{ledger.location}: {moved.answers:,} answers and {moved.failures:,} failures are new")
     if moved.left:
         console.print(f"  {moved.left:,} were there already")
 

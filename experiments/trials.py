@@ -50,8 +50,10 @@ def expand(overrides: list[str]) -> list[list[str]]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    from lantern.config import quoted_url
+
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = OverridesParser.create().parse_overrides([quoted_url(override) for override in overrides])
         return [list(trial) for trial in BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]]
     except HydraException as error:
         raise UserError(f"-m: {str(error).splitlines()[0]}") from None

@@ -13,6 +13,7 @@ from lantern.errors import UserError, did_you_mean
 from lantern.names import CONFIG_DIR, GROUPS, choices
 from lantern.refine.backend_config import BackendConfig
 from lantern.refine.errors_of import redact
+from lantern.refine.ledger_location import check_location, is_url
 from lantern.refine.prompt import PromptConfig
 from lantern.refine.refiner import RefineConfig
 from lantern.refine.simulate import SimulatedConfig
@@ -210,9 +211,9 @@ class RunConfig:
             raise UserError(f"oof.test_model=mean needs the models of the folds, and {reason} trains none")
 
     @property
-    def ledger(self) -> Path:
-        """The ledger's file."""
-        return Path(self.runs) / "ledger.sqlite" if self.refine.ledger is None else Path(self.refine.ledger)
+    def ledger(self) -> str:
+        """The ledger's file, or the URL of its database."""
+        return str(Path(self.runs) / "ledger.sqlite") if self.refine.ledger is None else self.refine.ledger
 
 
 def _choice(key: str, value: str, valid: tuple[str, ...]) -> None:
@@ -248,6 +249,7 @@ def compose(overrides: list[str]) -> RunConfig:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    overrides = [quoted_url(override) for override in overrides]
     for override in overrides:
         _check_override(override)
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
@@ -274,6 +276,19 @@ def compose(overrides: list[str]) -> RunConfig:
                 f"{key} holds a literal secret; put it in an environment variable and name that in llm.api_key_env"
             )
     return config
+
+
+def quoted_url(override: str) -> str:
+    """A ``refine.ledger=postgresql://…`` as Hydra's grammar wants it: ``=`` and ``,`` within quotes.
+
+    Raises:
+        UserError: the URL holds a password; told before anything repeats it.
+    """
+    key, _, value = override.partition("=")
+    if key.lstrip("+") != "refine.ledger":
+        return override
+    check_location(value.strip("'\""))
+    return f'{key}="{value}"' if is_url(value) else override
 
 
 def _check_override(override: str) -> None:

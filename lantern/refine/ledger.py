@@ -1,143 +1,134 @@
-"""The durable store of every LLM request, reply, usage, cost and failure. The only floor that knows SQLite."""
+"""The durable store of every LLM request, reply, usage, cost and failure: an SQLite file or a PostgreSQL database."""
 
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from lantern.errors import UserError
 from lantern.refine import ledger_rows as rows
+from lantern.refine.ledger_location import check_location, is_url
 from lantern.refine.ledger_rows import Prune
+from lantern.refine.ledger_stats import LedgerStats, stats_of
+from lantern.refine.ledger_tables import ANSWERS, FAILURES
 from lantern.refine.types import Failure, Outcome, Price, Reply, Request
 
 T = TypeVar("T")
-Operation = Callable[[sqlite3.Connection], Any]
+Operation = Callable[[sa.Connection], Any]
 
-QUICK_CHECK_BYTES = 64 * 2**20
-"""Files up to this size are checked whenever they are opened (a fraction of a second)."""
-
-_inherited: list[sqlite3.Connection] = []
+_inherited: list[sa.Connection] = []
 """Connections of a parent process; a forked child must neither use nor close them."""
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerStats:
-    """What a ledger holds."""
+class Store(Protocol):
+    """What differs between a file and a server."""
 
-    answers: int = 0
-    settled_failures: int = 0
-    """Paid replies whose content could not be used; not asked again."""
-    failed_attempts: int = 0
-    """Attempts without a reply; these are asked again by the next run."""
-    failures: dict[str, int] = field(default_factory=dict)
-    """All failures by kind."""
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    output_tokens: int = 0
-    cost: float = 0.0
-    """Dollars over all rows whose price is known."""
-    unpriced: int = 0
-    """Paid rows whose price is not known."""
-    claims: int = 0
-    """Requests in flight right now."""
-    models: dict[str, int] = field(default_factory=dict)
-    """Answers by the model string that the provider reported."""
-    first: float | None = None
-    """Unix time of the oldest answer, of the newest below; None without answers."""
-    last: float | None = None
+    location: str
+    errors: tuple[type[Exception], ...]
+    """Of the driver."""
+
+    def exists(self) -> bool:
+        """Whether a ledger is there; makes nothing."""
+
+    def open(self) -> sa.Connection:
+        """Connect, look whether it is a sound ledger, make what is missing."""
+
+    def begin(self, db: sa.Connection) -> str | None:
+        """Begin a transaction, once no other writer has one; its number where the connection can be lost."""
+
+    def committed(self, db: sa.Connection, ticket: str) -> bool:
+        """Whether the transaction of that number came to its end."""
+
+    def rollback(self, db: sa.Connection) -> None:
+        """Undo the transaction, if there is one."""
+
+    def lost(self, error: Exception) -> bool:
+        """Whether the connection is gone, and a new one may be had."""
+
+    def verify(self, db: sa.Connection) -> None:
+        """Check what lies below the rows."""
+
+    def compact(self, db: sa.Connection) -> None:
+        """Give back the space of deleted rows."""
+
+    def size(self, db: sa.Connection) -> int:
+        """Bytes on disk."""
+
+    def damaged(self, what: str) -> UserError:
+        """The error for a ledger whose content is damaged."""
+
+    def explain(self, error: Exception) -> UserError:
+        """What *error* means for the user and what to do."""
+
+
+def _store(location: str, busy_timeout: float) -> Store:
+    check_location(location)
+    if is_url(location):
+        from lantern.refine.ledger_postgres import PostgresStore
+
+        return PostgresStore(location, busy_timeout)
+    from lantern.refine.ledger_sqlite import SqliteStore
+
+    return SqliteStore(location, busy_timeout)
 
 
 class Ledger:
-    """One SQLite file (WAL, synchronous FULL), usable by any number of threads and processes at once.
+    """One SQLite file or PostgreSQL database, usable by any number of threads and processes at once.
 
     What a method has stored survives a killed process and a power failure. After a fork the child opens its own
-    connection.
+    connection. A connection that is lost is made anew, and what was under way is done once, for up to *busy_timeout*
+    seconds.
+
+    Args:
+        location: path, or ``postgresql://user@host/database``, whose password is in PGPASSWORD or ~/.pgpass.
+        busy_timeout: seconds that other writers, or a server that went away, are waited for.
 
     Raises:
-        UserError: the file is no ledger, damaged, from a newer Lantern, read-only, locked, or the disk is full.
+        UserError: it is no ledger, damaged, from a newer Lantern, read-only, locked, out of reach, or the disk is full.
     """
 
-    def __init__(self, path: str | os.PathLike[str], busy_timeout: float = 60.0) -> None:
-        self.path = Path(path)
+    def __init__(self, location: str | os.PathLike[str], busy_timeout: float = 60.0) -> None:
+        self.location = os.fspath(location)
         self.busy_timeout = busy_timeout
+        self._store = _store(self.location, busy_timeout)
+        self._errors: tuple[type[Exception], ...] = (DBAPIError, *self._store.errors)
         self._lock = threading.RLock()
         self._pid = os.getpid()
-        self._db: sqlite3.Connection | None = None
+        self._db: sa.Connection | None = None
         with self._guard():
             self._connection()
 
-    # -- opening
+    @classmethod
+    def if_there(cls, location: str | os.PathLike[str]) -> Ledger | None:
+        """The ledger at *location*; None where there is none, and nothing is made."""
+        store = _store(os.fspath(location), 60.0)
+        try:
+            found = store.exists()
+        except store.errors as error:
+            raise store.explain(error) from None
+        return cls(location) if found else None
 
-    def _connection(self) -> sqlite3.Connection:
+    def _connection(self) -> sa.Connection:
         if self._db is None:
-            self._db = self._open()
+            self._db = self._store.open()
         return self._db
 
-    def _open(self) -> sqlite3.Connection:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"the ledger's folder {self.path.parent} cannot be made: {error.strerror}; set refine.ledger"
-            ) from None
-        if self.path.is_dir():
-            raise UserError(f"refine.ledger={self.path} is a folder; name a file in it")
-        db = sqlite3.connect(self.path, timeout=self.busy_timeout, isolation_level=None, check_same_thread=False)
-        try:
-            self._check(db)
-            self._settings(db)
-            db.execute("BEGIN IMMEDIATE")
-            for statement in rows.SCHEMA:
-                db.execute(statement)
-            db.execute("COMMIT")
-        except BaseException:
+    def _drop(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
             db.close()
-            raise
-        return db
-
-    def _settings(self, db: sqlite3.Connection) -> None:
-        deadline = time.monotonic() + self.busy_timeout
-        while True:
-            try:
-                db.execute("PRAGMA journal_mode = WAL")
-                break
-            except sqlite3.OperationalError as error:
-                # Two processes that make the same new file: SQLite reports this lock without waiting.
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-        db.execute("PRAGMA synchronous = FULL")
-
-    def _check(self, db: sqlite3.Connection) -> None:
-        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not tables:
-            return
-        about = dict(db.execute("SELECT name, value FROM ledger")) if "ledger" in tables else {}
-        if about.get("format") != "lantern-ledger":
-            raise UserError(
-                f"{self.path} is an SQLite file but not a Lantern ledger; set refine.ledger to another path"
-            )
-        if int(about.get("version", "0")) > rows.VERSION:
-            raise UserError(
-                f"the ledger {self.path} has format {about['version']}, this Lantern reads up to {rows.VERSION}; "
-                "update Lantern or set refine.ledger to another path"
-            )
-        if self.path.stat().st_size <= QUICK_CHECK_BYTES:
-            found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise rows.damaged(self.path, " ".join(str(found).split())[:200])
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
-        """Hold the lock, follow a fork, and turn SQLite's errors into :class:`UserError`."""
+        """Hold the lock, follow a fork, and turn the driver's errors into :class:`UserError`."""
         if self._pid != os.getpid():
             if self._db is not None:
                 _inherited.append(self._db)
@@ -145,28 +136,51 @@ class Ledger:
         with self._lock:
             try:
                 yield
-            except sqlite3.Error as error:
-                raise rows.explain(error, self.path) from None
+            except self._errors as error:
+                raise self._store.explain(error) from None
             except rows.DamagedRow as error:
-                raise rows.damaged(self.path, f"the reply to request {error} is not what was stored") from None
+                raise self._store.damaged(f"the reply to request {error} is not what was stored") from None
+
+    def _do(self, work: Callable[[sa.Connection], T]) -> T:
+        """*work*, done again on a new connection where one is lost."""
+        deadline: float | None = None
+        with self._guard():
+            while True:
+                try:
+                    return work(self._connection())
+                except self._errors as error:
+                    now = time.monotonic()
+                    first = deadline is None and self._db is None
+                    if first or not self._store.lost(error) or (deadline is not None and now > deadline):
+                        raise
+                    deadline = deadline or now + self.busy_timeout
+                    self._drop()
+                    time.sleep(0.2)
 
     # -- many operations, one transaction
 
     def apply(self, operations: Sequence[Operation]) -> list[Any]:
         """Run *operations* in one transaction; durable when this returns, undone altogether when it raises."""
-        with self._guard():
-            db = self._connection()
-            db.execute("BEGIN IMMEDIATE")
+        ticket: str | None = None
+        results: list[Any] = []
+
+        def work(db: sa.Connection) -> list[Any]:
+            nonlocal ticket, results
             try:
-                results = [operation(db) for operation in operations]
-                db.execute("COMMIT")
+                begun = self._store.begin(db)
+                # A connection that is lost at the commit may have lost no more than the word that it was done.
+                if ticket is None or not self._store.committed(db, ticket):
+                    ticket = begun
+                    results = [operation(db) for operation in operations]
+                db.exec_driver_sql("COMMIT")
             except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
+                self._store.rollback(db)
                 raise
             return results
 
-    def _one(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        return self._do(work)
+
+    def _one(self, operation: Callable[[sa.Connection], T]) -> T:
         result: T = self.apply([operation])[0]
         return result
 
@@ -178,65 +192,40 @@ class Ledger:
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Outcome]:
         """As :meth:`get`, for many keys; those that have still to be asked are left out."""
-        with self._guard():
-            return rows.read(self._connection(), keys)
+        return self._do(partial(rows.read, keys=keys))
 
     def free(self, keys: Sequence[str]) -> list[str]:
         """Those of *keys* that no living process is asking at present."""
-        with self._guard():
-            return rows.free(self._connection(), keys)
+        return self._do(partial(rows.free, keys=keys))
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self._do(self._store.size)
 
     def stats(self) -> LedgerStats:
         """Counts, tokens and dollars of everything stored."""
-        with self._guard():
-            db = self._connection()
-            kinds = dict(db.execute("SELECT kind, COUNT(*) FROM failures GROUP BY kind ORDER BY kind"))
-            settled = db.execute("SELECT COUNT(*) FROM failures WHERE settled = 1").fetchone()[0]
-            paid = "SELECT input, cached_input, output, cost FROM {} WHERE text IS NOT NULL"
-            total = db.execute(
-                "SELECT SUM(input), SUM(cached_input), SUM(output), SUM(cost), SUM(cost IS NULL) FROM "
-                f"({paid.format('answers')} UNION ALL {paid.format('failures')})"
-            ).fetchone()
-            models = dict(
-                db.execute("SELECT COALESCE(model, 'unknown'), COUNT(*) FROM answers GROUP BY 1 ORDER BY 2 DESC")
-            )
-            first, last = db.execute("SELECT MIN(created), MAX(created) FROM answers WHERE created > 0").fetchone()
-            return LedgerStats(
-                models=models,
-                first=first,
-                last=last,
-                answers=db.execute("SELECT COUNT(*) FROM answers").fetchone()[0],
-                settled_failures=settled,
-                failed_attempts=sum(kinds.values()) - settled,
-                failures=kinds,
-                input_tokens=total[0] or 0,
-                cached_input_tokens=total[1] or 0,
-                output_tokens=total[2] or 0,
-                cost=total[3] or 0.0,
-                unpriced=total[4] or 0,
-                claims=db.execute("SELECT COUNT(*) FROM claims").fetchone()[0],
-            )
+        return self._do(stats_of)
 
     def latency(self, model: str) -> float | None:
         """Mean seconds of the answered calls to *model* (``provider/model``), batches aside; None without any."""
-        with self._guard():
-            sql = "SELECT AVG(latency) FROM answers WHERE latency > 0 AND request LIKE ? ESCAPE '\\'"
-            found: float | None = self._connection().execute(sql, (rows.backend_pattern(model),)).fetchone()[0]
-            return found
+        mean = sa.select(sa.func.avg(ANSWERS.c.latency)).where(ANSWERS.c.latency > 0, rows.asked_of(model))
+        return self._do(lambda db: db.execute(mean).scalar_one())
 
     def outcomes(self) -> list[tuple[Request, Outcome]]:
-        """Every question that is settled, with its answer or failure; those of an imported bundle are left out."""
-        with self._guard():
-            db = self._connection()
-            stored = db.execute(
-                "SELECT key, request FROM answers UNION SELECT key, request FROM failures WHERE settled = 1"
-            )
-            known = {key: request for key, request in stored.fetchall() if not rows.is_imported(request)}
+        """Every question that is settled, with its answer or failure, in the order of the keys; those of an imported
+        bundle are left out."""
+
+        def work(db: sa.Connection) -> list[tuple[Request, Outcome]]:
+            settled = sa.select(FAILURES.c.key, FAILURES.c.request).where(FAILURES.c.settled == 1)
+            stored = db.execute(sa.union(sa.select(ANSWERS.c.key, ANSWERS.c.request), settled))
+            known = {key: request for key, request in stored if not rows.is_imported(request)}
             found = rows.read(db, list(known))
-            return [(rows.request_of(known[key]), outcome) for key, outcome in found.items()]
+            return [(rows.request_of(known[key]), found[key]) for key in sorted(found)]
+
+        return self._do(work)
 
     def verify(self) -> int:
-        """Check the whole file, every stored request against its key and every reply against its check sum.
+        """Check the whole ledger, every stored request against its key and every reply against its check sum.
 
         Of an imported bundle only the check sums are there to be checked.
 
@@ -246,23 +235,23 @@ class Ledger:
         Raises:
             UserError: what is damaged.
         """
-        with self._guard():
-            db = self._connection()
-            found = [line for (line,) in db.execute("PRAGMA integrity_check(5)")]
-            if found != ["ok"]:
-                raise rows.damaged(self.path, " ".join("; ".join(found).split())[:300])
-            count = 0
-            for key, request in db.execute("SELECT key, request FROM answers").fetchall():
+
+        def work(db: sa.Connection) -> int:
+            self._store.verify(db)
+            asked = dict(db.execute(sa.select(ANSWERS.c.key, ANSWERS.c.request)).tuples().all())
+            for key, request in asked.items():
                 try:
                     intact = rows.is_imported(request) or rows.request_of(request).key == key
                 except (ValueError, TypeError, KeyError):
                     intact = False
                 if not intact:
-                    raise rows.damaged(self.path, f"request {key} does not have its key")
-                rows.read(db, [key])
-                count += 1
-            rows.read(db, [key for (key,) in db.execute("SELECT DISTINCT key FROM failures WHERE settled = 1")])
-            return count
+                    raise self._store.damaged(f"request {key} does not have its key")
+            failed = db.execute(sa.select(FAILURES.c.key).where(FAILURES.c.settled == 1).distinct()).scalars()
+            for chunk in rows.chunks([*asked, *failed]):
+                rows.read(db, chunk)
+            return len(asked)
+
+        return self._do(work)
 
     # -- writing
 
@@ -310,46 +299,48 @@ class Ledger:
 
     def unsettle(self, kinds: Sequence[str] | None = None) -> int:
         """Let settled failures (of *kinds*; None: all) be asked again; returns how many."""
-
-        def change(db: sqlite3.Connection) -> int:
-            if kinds is None:
-                return db.execute("UPDATE failures SET settled = 0 WHERE settled = 1").rowcount
-            marks = ",".join("?" * len(kinds))
-            sql = f"UPDATE failures SET settled = 0 WHERE settled = 1 AND kind IN ({marks})"
-            return db.execute(sql, list(kinds)).rowcount
-
-        return self._one(change)
+        change = FAILURES.update().where(FAILURES.c.settled == 1).values(settled=0)
+        if kinds is not None:
+            change = change.where(FAILURES.c.kind.in_(kinds))
+        return self._one(lambda db: db.execute(change).rowcount)
 
     def adopt(self, imported: Sequence[tuple[str, str, Outcome]]) -> list[int]:
         """Store ``(key, request, outcome)`` of a bundle, all or none; returns the numbers of those that were new."""
-
-        def change(db: sqlite3.Connection) -> list[int]:
-            known = rows.read(db, [key for key, _, _ in imported])
-            new = [n for n, (key, _, _) in enumerate(imported) if key not in known]
-            for n in new:
-                key, request, outcome = imported[n]
-                if isinstance(outcome, Failure):
-                    rows.store_failure(db, key, request, outcome, settled=True, price=None)
-                else:
-                    rows.store_answer(db, key, request, outcome, None)
-            return new
-
-        return self._one(change)
+        return self._one(partial(rows.adopt, imported=imported))
 
     def prune(self, what: Prune, dry: bool) -> dict[str, int]:
         """Delete what *what* describes, or with *dry* only count it; numbers by kind of row."""
-        with self._guard():
-            found: dict[str, int] = self._one(partial(rows.prune, what=what, dry=dry))
-            if not dry:
-                self._connection().execute("VACUUM")
-            return found
+        found = self._one(partial(rows.prune, what=what, dry=dry))
+        if not dry:
+            self._do(self._store.compact)
+        return found
+
+    # -- batches on their way at a provider
+
+    def batches(self) -> list[tuple[str, str | None, str]]:
+        """Name, provider's id (None: its submission is not known to have arrived) and model of each."""
+        return self._do(rows.batches)
+
+    def batch_requests(self, name: str) -> str | None:
+        """What :meth:`keep_batch` stored; None when the batch has been collected."""
+        return self._do(partial(rows.batch_requests, name=name))
+
+    def keep_batch(self, name: str, model: str, requests: str) -> None:
+        """Store a batch before it is submitted."""
+        self._one(partial(rows.keep_batch, name=name, model=model, requests=requests))
+
+    def name_batch(self, name: str, identity: str) -> None:
+        """Store the provider's id of a batch that was submitted."""
+        self._one(partial(rows.name_batch, name=name, identity=identity))
+
+    def forget_batch(self, name: str) -> None:
+        """Delete a batch whose replies are stored, or that was not submitted."""
+        self._one(partial(rows.forget_batch, name=name))
 
     def close(self) -> None:
         """Close this process's connection; the next use opens it again."""
         with self._guard():
-            if self._db is not None:
-                self._db.close()
-                self._db = None
+            self._drop()
 
     def __enter__(self) -> Ledger:
         return self

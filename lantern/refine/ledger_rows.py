@@ -1,4 +1,4 @@
-"""The ledger's tables and the statements on them. Every function here runs inside the caller's transaction."""
+"""The statements on the ledger's tables. Every function here runs inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -6,71 +6,20 @@ import functools
 import json
 import os
 import socket
-import sqlite3
-import time
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lantern.errors import UserError
+import sqlalchemy as sa
+
+from lantern.refine.ledger_tables import ANSWERS, BATCHES, CLAIMS, FAILURES, NOW, PAID
 from lantern.refine.types import Failure, Outcome, Price, Reply, Request, Usage
 
-VERSION = 1
 LEASE = 60.0
 """Seconds after which the claim of a process that stopped renewing it is void."""
-
-_PAID = """text TEXT, finish_reason TEXT, logprobs TEXT, input INTEGER, cached_input INTEGER, output INTEGER,
-  cost REAL, price TEXT, latency REAL, model TEXT, created REAL, check_sum INTEGER"""
-SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS ledger (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    f"CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, request TEXT NOT NULL, {_PAID})",
-    f"""CREATE TABLE IF NOT EXISTS failures (id INTEGER PRIMARY KEY, key TEXT NOT NULL, kind TEXT NOT NULL,
-  status INTEGER, message TEXT NOT NULL, settled INTEGER NOT NULL, request TEXT, time REAL NOT NULL, {_PAID})""",
-    "CREATE INDEX IF NOT EXISTS failures_by_key ON failures (key, settled)",
-    "CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL)",
-    "INSERT OR IGNORE INTO ledger VALUES ('format', 'lantern-ledger')",
-    f"INSERT OR IGNORE INTO ledger VALUES ('version', '{VERSION}')",
-)
-_COLUMNS = "text, finish_reason, logprobs, input, cached_input, output, cost, price, latency, model, created, check_sum"
-_MARKS = ", ".join("?" * 12)
-
-
-def explain(error: sqlite3.Error, path: Path) -> UserError:
-    """What an SQLite *error* on the ledger at *path* means for the user and what to do."""
-    text = str(error)
-    if "not a database" in text:
-        return UserError(f"{path} is not a Lantern ledger (no SQLite file, or its head is damaged); {_MOVE}")
-    if "malformed" in text or "corrupt" in text:
-        return damaged(path, text)
-    if "readonly" in text:
-        return UserError(
-            f"the ledger {path} cannot be written (read-only); make the file and its folder writable or set "
-            "refine.ledger to another path"
-        )
-    if "full" in text or "disk I/O" in text:
-        return UserError(
-            f"the ledger {path} cannot grow: {text}; what it holds is safe. "
-            "Free some space and run the same command again"
-        )
-    if "locked" in text or "busy" in text:
-        return UserError(f"the ledger {path} was locked by another program for a minute; run the same command again")
-    if "unable to open" in text:
-        return UserError(f"the ledger {path} cannot be opened; check that its folder exists and is writable")
-    return UserError(f"the ledger {path}: {text}")
-
-
-_MOVE = "move it away or set refine.ledger to another path"
-
-
-def damaged(path: Path, what: str) -> UserError:
-    """The error for a ledger whose content is damaged."""
-    return UserError(
-        f"the ledger {path} is damaged ({what}); nothing was changed. Copy it, then save what is readable with: "
-        f"sqlite3 {path} .recover | sqlite3 {path}.recovered"
-    )
 
 
 @functools.cache
@@ -151,58 +100,57 @@ class Prune:
     """All failures, settled ones too: the next run asks again."""
 
 
-def prune(db: sqlite3.Connection, what: Prune, dry: bool) -> dict[str, int]:
+def prune(db: sa.Connection, what: Prune, dry: bool) -> dict[str, int]:
     """Delete or count what *what* describes, and claims that have run out."""
-    found = {}
-    values: list[Any]
-    doomed: list[tuple[str, str, list[Any]]] = [("claims that have run out", "claims WHERE expires < ?", [time.time()])]
+    doomed: list[tuple[str, sa.Table, sa.ColumnElement[bool]]] = [
+        ("claims that have run out", CLAIMS, CLAIMS.c.expires < NOW)
+    ]
     if what.answers_before is not None or what.model is not None:
-        where, values = "answers WHERE created < ?", [what.answers_before or 1e18]
+        where = ANSWERS.c.created < (what.answers_before or 1e18)
         if what.model is not None:
-            where += " AND (model = ? OR request LIKE ? ESCAPE '\\')"
-            values += [what.model, backend_pattern(what.model)]
-        doomed.append(("answers", where, values))
+            where &= sa.or_(ANSWERS.c.model == what.model, asked_of(what.model))
+        doomed.append(("answers", ANSWERS, where))
     if what.failures:
-        doomed.append(("failures", "failures", []))
-    for name, where, values in doomed:
+        doomed.append(("failures", FAILURES, sa.true()))
+    found = {}
+    for name, table, where in doomed:
         if dry:
-            found[name] = db.execute(f"SELECT COUNT(*) FROM {where}", values).fetchone()[0]
+            found[name] = db.execute(sa.select(sa.func.count()).select_from(table).where(where)).scalar_one()
         else:
-            found[name] = db.execute(f"DELETE FROM {where}", values).rowcount
+            found[name] = db.execute(table.delete().where(where)).rowcount
     return found
 
 
-def backend_pattern(model: str) -> str:
-    """A LIKE pattern, escaped with a backslash, of the stored requests to *model* (``provider/model``)."""
+def asked_of(model: str) -> sa.ColumnElement[bool]:
+    """Answers whose stored request went to *model* (``provider/model``)."""
     provider, _, name = model.partition("/")
     text = json.dumps([provider, name], ensure_ascii=False, separators=(",", ":"))[:-1]
-    return '{"backend":' + _literal(text) + ",%"
+    return ANSWERS.c.request.startswith('{"backend":' + text + ",", autoescape=True)
 
 
-def _literal(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+def _plain(text: str | None) -> str | None:
+    """*text* without what a database cannot hold: lone surrogates, and NUL in PostgreSQL."""
+    return None if text is None else text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
-def _columns(reply: Reply | None, price: Price | None) -> list[Any]:
+def _columns(reply: Reply | None, price: Price | None) -> dict[str, Any]:
     if reply is None:
-        return [None] * 12
-    logprobs = None if reply.logprobs is None else json.dumps(reply.logprobs, separators=(",", ":"))
-    priced = None if price is None else json.dumps([price.input, price.output, price.cached_input])
+        return dict.fromkeys(PAID)
     usage = reply.usage
     values = [
-        reply.text.encode("utf-8", "replace").decode(),
-        reply.finish_reason,
-        logprobs,
+        _plain(reply.text),
+        _plain(reply.finish_reason),
+        None if reply.logprobs is None else json.dumps(reply.logprobs, separators=(",", ":")),
         usage.input,
         usage.cached_input,
         usage.output,
         None if reply.cost is None else float(reply.cost),
-        priced,
+        None if price is None else json.dumps([price.input, price.output, price.cached_input]),
         float(reply.latency),
-        reply.model,
+        _plain(reply.model),
         float(reply.created),
     ]
-    return [*values, check_sum(values)]
+    return dict(zip(PAID, [*values, check_sum(values)]))
 
 
 def check_sum(values: Sequence[Any]) -> int:
@@ -229,76 +177,110 @@ def _reply(row: Sequence[Any], key: str) -> Reply:
     )
 
 
-def read(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Outcome]:
+_KEYS: sa.BindParameter[Any] = sa.bindparam("keys", expanding=True)
+_SETTLED = (
+    sa.select(*(FAILURES.c[name] for name in ("key", "kind", "message", "status")), *(FAILURES.c[n] for n in PAID))
+    .where(FAILURES.c.settled == 1, FAILURES.c.key.in_(_KEYS))
+    .order_by(FAILURES.c.id)
+)
+_ANSWERED = sa.select(ANSWERS.c.key, *(ANSWERS.c[name] for name in PAID)).where(ANSWERS.c.key.in_(_KEYS))
+_HELD = sa.select(CLAIMS.c.key, CLAIMS.c.owner).where(CLAIMS.c.key.in_(_KEYS), CLAIMS.c.expires > NOW)
+
+
+def chunks(keys: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+    """*keys* in pieces that fit into one statement."""
+    return (keys[start : start + size] for start in range(0, len(keys), size))
+
+
+def read(db: sa.Connection, keys: Sequence[str]) -> dict[str, Outcome]:
     """Answers and settled failures among *keys*."""
     found: dict[str, Outcome] = {}
-    for start in range(0, len(keys), 500):
-        chunk = keys[start : start + 500]
-        marks = ",".join("?" * len(chunk))
-        rows = db.execute(
-            f"SELECT key, kind, message, status, {_COLUMNS} FROM failures WHERE settled = 1 AND key IN ({marks}) "
-            "ORDER BY id",
-            chunk,
-        )
-        for key, kind, message, status, *paid in rows:
+    for chunk in chunks(keys):
+        for key, kind, message, status, *paid in db.execute(_SETTLED, {"keys": chunk}):
             found[key] = Failure(kind, message, status, None if paid[0] is None else _reply(paid, key))
-        for key, *paid in db.execute(f"SELECT key, {_COLUMNS} FROM answers WHERE key IN ({marks})", chunk):
+        for key, *paid in db.execute(_ANSWERED, {"keys": chunk}):
             found[key] = _reply(paid, key)
     return found
 
 
-def claim(db: sqlite3.Connection, key: str, owner: str, lease: float = LEASE) -> Outcome | bool:
+_CLAIM = sa.select(CLAIMS.c.owner, CLAIMS.c.expires > NOW).where(CLAIMS.c.key == sa.bindparam("k"))
+_EXPIRES = NOW + sa.bindparam("lease", type_=sa.Double)
+_TAKE = CLAIMS.insert().values(key=sa.bindparam("k"), owner=sa.bindparam("o"), expires=_EXPIRES)
+_TAKE_OVER = CLAIMS.update().where(CLAIMS.c.key == sa.bindparam("k")).values(owner=sa.bindparam("o"), expires=_EXPIRES)
+
+
+def claim(db: sa.Connection, key: str, owner: str, lease: float = LEASE) -> Outcome | bool:
     """What is known about *key*; else True when it is *owner*'s to ask now, False when another is asking."""
     known = read(db, [key])
     if known:
         return known[key]
-    now = time.time()
-    row = db.execute("SELECT owner, expires FROM claims WHERE key = ?", (key,)).fetchone()
-    if row is not None and row[1] > now and not is_dead(row[0]):
+    held = db.execute(_CLAIM, {"k": key}).first()
+    if held is not None and held[1] and not is_dead(held[0]):
         return False
-    db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (key, owner, now + lease))
+    db.execute(_TAKE if held is None else _TAKE_OVER, {"k": key, "o": owner, "lease": lease})
     return True
 
 
-def free(db: sqlite3.Connection, keys: Sequence[str]) -> list[str]:
+def free(db: sa.Connection, keys: Sequence[str]) -> list[str]:
     """Those of *keys* that nobody holds at present."""
-    now = time.time()
     held: set[str] = set()
     dead: dict[str, bool] = {}
-    for start in range(0, len(keys), 500):
-        chunk = keys[start : start + 500]
-        marks = ",".join("?" * len(chunk))
-        for key, owner, expires in db.execute(f"SELECT key, owner, expires FROM claims WHERE key IN ({marks})", chunk):
+    for chunk in chunks(keys):
+        for key, owner in db.execute(_HELD, {"keys": chunk}):
             if owner not in dead:
                 dead[owner] = is_dead(owner)
-            if expires > now and not dead[owner]:
+            if not dead[owner]:
                 held.add(key)
     return [key for key in keys if key not in held]
 
 
-def look(db: sqlite3.Connection, keys: Sequence[str]) -> tuple[dict[str, Outcome], set[str]]:
+def look(db: sa.Connection, keys: Sequence[str]) -> tuple[dict[str, Outcome], set[str]]:
     """What is known of *keys*, and those of them that nobody holds."""
     return read(db, keys), set(free(db, keys))
 
 
-def renew(db: sqlite3.Connection, owner: str, lease: float = LEASE) -> None:
+_RENEW = CLAIMS.update().where(CLAIMS.c.owner == sa.bindparam("o")).values(expires=_EXPIRES)
+_RELEASE_ALL = CLAIMS.delete().where(CLAIMS.c.owner == sa.bindparam("o"))
+_RELEASE = _RELEASE_ALL.where(CLAIMS.c.key == sa.bindparam("k"))
+_END = CLAIMS.delete().where(CLAIMS.c.key == sa.bindparam("k"))
+
+
+def renew(db: sa.Connection, owner: str, lease: float = LEASE) -> None:
     """Prolong every claim of *owner*."""
-    db.execute("UPDATE claims SET expires = ? WHERE owner = ?", (time.time() + lease, owner))
+    db.execute(_RENEW, {"o": owner, "lease": lease})
 
 
-def release(db: sqlite3.Connection, owner: str, key: str | None = None) -> None:
+def release(db: sa.Connection, owner: str, key: str | None = None) -> None:
     """Give up the claim on *key*, or all of *owner*'s."""
-    db.execute("DELETE FROM claims WHERE owner = ? AND (key = ? OR ? IS NULL)", (owner, key, key))
+    if key is None:
+        db.execute(_RELEASE_ALL, {"o": owner})
+    else:
+        db.execute(_RELEASE, {"o": owner, "k": key})
 
 
-def store_answer(db: sqlite3.Connection, key: str, request: str, reply: Reply, price: Price | None) -> Reply:
-    """Store *reply* and end the claim; where an answer is there already, that one stays and is returned."""
-    db.execute("DELETE FROM claims WHERE key = ?", (key,))
-    stored = db.execute(
-        f"INSERT OR IGNORE INTO answers (key, request, {_COLUMNS}) VALUES (?, ?, {_MARKS})",
-        (key, request, *_columns(reply, price)),
+def _new_row(table: sa.Table, names: Sequence[str]) -> list[sa.ColumnElement[Any]]:
+    return [sa.bindparam(name, type_=table.c[name].type) for name in names]
+
+
+_ANSWER = ["key", "request", *PAID]
+_STORE_ANSWER = (
+    ANSWERS.insert()
+    .from_select(
+        _ANSWER,
+        sa.select(*_new_row(ANSWERS, _ANSWER)).where(
+            ~sa.exists().where(ANSWERS.c.key == sa.bindparam("key", type_=sa.Text))
+        ),
     )
-    if stored.rowcount:
+    .execution_options(preserve_rowcount=True)
+)
+_FAILURE = ["key", "kind", "status", "message", "settled", "request", *PAID]
+_STORE_FAILURE = FAILURES.insert().from_select([*_FAILURE, "time"], sa.select(*_new_row(FAILURES, _FAILURE), NOW))
+
+
+def store_answer(db: sa.Connection, key: str, request: str, reply: Reply, price: Price | None) -> Reply:
+    """Store *reply* and end the claim; where an answer is there already, that one stays and is returned."""
+    db.execute(_END, {"k": key})
+    if db.execute(_STORE_ANSWER, {"key": key, "request": request, **_columns(reply, price)}).rowcount:
         return reply
     kept = read(db, [key])[key]
     assert isinstance(kept, Reply)
@@ -306,18 +288,65 @@ def store_answer(db: sqlite3.Connection, key: str, request: str, reply: Reply, p
 
 
 def store_failure(
-    db: sqlite3.Connection, key: str, request: str | None, failure: Failure, settled: bool, price: Price | None
+    db: sa.Connection, key: str, request: str | None, failure: Failure, settled: bool, price: Price | None
 ) -> Failure:
     """Store *failure*; a settled one ends the claim and is never asked again."""
     if settled:
-        db.execute("DELETE FROM claims WHERE key = ?", (key,))
-    db.execute(
-        f"INSERT INTO failures (key, kind, status, message, settled, request, time, {_COLUMNS}) "
-        f"VALUES (?, ?, ?, ?, ?, ?, ?, {_MARKS})",
-        (
-            *(key, failure.kind, failure.status, failure.message.encode("utf-8", "replace").decode()),
-            *(int(settled), request, time.time()),
-            *_columns(failure.reply, price),
-        ),
-    )
+        db.execute(_END, {"k": key})
+    db.execute(_STORE_FAILURE, _failure(key, request, failure, settled, price))
     return failure
+
+
+def _failure(key: str, request: str | None, failure: Failure, settled: bool, price: Price | None) -> dict[str, Any]:
+    return {
+        "key": key,
+        "kind": failure.kind,
+        "status": failure.status,
+        "message": _plain(failure.message),
+        "settled": int(settled),
+        "request": request,
+        **_columns(failure.reply, price),
+    }
+
+
+def adopt(db: sa.Connection, imported: Sequence[tuple[str, str, Outcome]]) -> list[int]:
+    """Store ``(key, request, outcome)`` of a bundle where nothing is known; the numbers of those that were new."""
+    known = read(db, [key for key, _, _ in imported])
+    new = [n for n, (key, _, _) in enumerate(imported) if key not in known]
+    answers, failures = [], []
+    for key, request, outcome in (imported[n] for n in new):
+        if isinstance(outcome, Failure):
+            failures.append(_failure(key, request, outcome, settled=True, price=None))
+        else:
+            answers.append({"key": key, "request": request, **_columns(outcome, None)})
+    for statement, found in ((_STORE_ANSWER, answers), (_STORE_FAILURE, failures)):
+        if found:
+            db.execute(_END, [{"k": row["key"]} for row in found])
+            db.execute(statement, found)
+    return new
+
+
+def batches(db: sa.Connection) -> list[tuple[str, str | None, str]]:
+    """Name, provider's id and model of every batch on its way, in the order of their names."""
+    found = db.execute(sa.select(BATCHES.c.name, BATCHES.c.id, BATCHES.c.model).order_by(BATCHES.c.name))
+    return [(name, identity, model) for name, identity, model in found]
+
+
+def batch_requests(db: sa.Connection, name: str) -> str | None:
+    """What the batch *name* asks, as it was stored; None when it has been collected."""
+    return db.execute(sa.select(BATCHES.c.requests).where(BATCHES.c.name == name)).scalar_one_or_none()
+
+
+def keep_batch(db: sa.Connection, name: str, model: str, requests: str) -> None:
+    """Store a batch that is about to be submitted."""
+    db.execute(BATCHES.insert().values(name=name, model=model, requests=requests))
+
+
+def name_batch(db: sa.Connection, name: str, identity: str) -> None:
+    """Store the provider's *identity* of a batch that was submitted."""
+    db.execute(BATCHES.update().where(BATCHES.c.name == name).values(id=identity))
+
+
+def forget_batch(db: sa.Connection, name: str) -> None:
+    """Delete a batch whose replies are stored, or that was not submitted."""
+    db.execute(BATCHES.delete().where(BATCHES.c.name == name))

@@ -14,6 +14,7 @@ from lantern.errors import UserError
 from lantern.predictions import FieldReply, PredictionTable, Row
 from lantern.refine.backend_config import TOP_LOGPROBS, make_request
 from lantern.refine.fields import Field, receptive_fields
+from lantern.refine.ledger_location import check_location
 from lantern.refine.prompt import Prompt, Turn, turns_of
 from lantern.refine.reply import Parsed, asked, parse_letters, parse_reply
 from lantern.refine.simulate import oracle
@@ -55,7 +56,8 @@ class RefineConfig:
     limit_dialogues: int | None = None
     """Refine and score only the first so many dialogues of each split. null: all."""
     ledger: str | None = None
-    """File of every request, reply, usage, cost and failure, shared by runs. null: ``ledger.sqlite`` in ``runs``."""
+    """Every request, reply, usage, cost and failure, shared by runs: a file, or for runs on several machines
+    ``postgresql://user@host/database``. null: the file ``ledger.sqlite`` in ``runs``."""
 
     def __post_init__(self) -> None:
         if self.when not in ("end", "best", "every_n"):
@@ -71,6 +73,8 @@ class RefineConfig:
             raise UserError(f"refine.batch_poll={self.batch_poll} must be above 0")
         if self.max_cost is not None and self.max_cost < 0:
             raise UserError(f"refine.max_cost={self.max_cost} must not be negative")
+        if self.ledger is not None:
+            check_location(self.ledger)
 
 
 @dataclass

@@ -9,6 +9,15 @@ from lantern.refine.ledger import Ledger
 KEY = "sk-planted-0123456789abcdef"
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a new ledger may be made: a path, then a database."""
+    if request.param == "postgresql":
+        url: str = request.getfixturevalue("postgres").database()
+        return url
+    return str(tmp_path / "l.sqlite")
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     return Ledger(tmp_path / "l.sqlite")

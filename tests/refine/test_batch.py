@@ -41,7 +41,7 @@ def judge(request: Request, reply: Reply) -> Failure | None:
     return found if isinstance(found, Failure) else None
 
 
-def engine(server: LLMServer, path: Path, **more: Any) -> BatchEngine:
+def engine(server: LLMServer, path: str, **more: Any) -> BatchEngine:
     config = BackendConfig(
         name="t", model="openai/m", api_base=server.url, remote=False, price_input=1.0, price_output=2.0, retries=1
     )
@@ -49,12 +49,14 @@ def engine(server: LLMServer, path: Path, **more: Any) -> BatchEngine:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "l.sqlite"
-    assert not list((tmp_path / "l.sqlite.batches").glob("lantern-*.json"))
+def path(place: str) -> Iterator[str]:
+    yield place
+    with Ledger(place) as ledger:
+        assert ledger.batches() == []
+        assert ledger.stats().claims == 0
 
 
-def test_a_batch_fills_the_ledger_at_half_the_price(path: Path) -> None:
+def test_a_batch_fills_the_ledger_at_half_the_price(path: str) -> None:
     with LLMServer() as server:
         asking = engine(server, path)
         requests = [question(asking.backend.config, n % 5) for n in range(10)]
@@ -75,7 +77,7 @@ def test_a_batch_fills_the_ledger_at_half_the_price(path: Path) -> None:
         assert '"response_format"' in sent
 
 
-def test_repair_turns_are_a_second_batch(path: Path) -> None:
+def test_repair_turns_are_a_second_batch(path: str) -> None:
     def script(prompt: str, attempt: int) -> str:
         return "bad_numbers" if '"1"' in prompt and "again" not in prompt else "right"
 
@@ -95,7 +97,7 @@ def test_repair_turns_are_a_second_batch(path: Path) -> None:
     assert len(server.batches.batches) == 2
 
 
-def test_lines_that_fail_are_typed_and_asked_again_by_the_next_run(path: Path) -> None:
+def test_lines_that_fail_are_typed_and_asked_again_by_the_next_run(path: str) -> None:
     def script(prompt: str, attempt: int) -> str:
         return "500" if '"2"' in prompt and attempt == 0 else "right"
 
@@ -111,7 +113,7 @@ def test_lines_that_fail_are_typed_and_asked_again_by_the_next_run(path: Path) -
         assert again.calls == 1
 
 
-def test_lines_have_the_kinds_of_single_calls(path: Path) -> None:
+def test_lines_have_the_kinds_of_single_calls(path: str) -> None:
     behaviours = ["policy", "context", "quota", "429", "cut_off", "right"]
     kinds = ["refusal", "context_length", "quota", "rate_limit", "cut_off", ""]
     with LLMServer(behaviours) as server:
@@ -124,7 +126,7 @@ def test_lines_have_the_kinds_of_single_calls(path: Path) -> None:
         assert again.calls == 3, "a refusal and a paid reply that was cut off are settled"
 
 
-def test_ctrl_c_says_that_the_batch_goes_on(path: Path) -> None:
+def test_ctrl_c_says_that_the_batch_goes_on(path: str) -> None:
     def progress(now: Progress) -> None:
         if asking.calls:
             raise KeyboardInterrupt
@@ -139,7 +141,7 @@ def test_ctrl_c_says_that_the_batch_goes_on(path: Path) -> None:
         assert (again.calls, len(server.batches.batches)) == (0, 1)
 
 
-def test_token_probabilities_come_through(path: Path) -> None:
+def test_token_probabilities_come_through(path: str) -> None:
     with LLMServer() as server:
         asking = engine(server, path)
         messages = [
@@ -155,7 +157,7 @@ def test_token_probabilities_come_through(path: Path) -> None:
         assert parsed.sums == pytest.approx([0.9])
 
 
-def test_an_expired_batch_keeps_what_came(path: Path) -> None:
+def test_an_expired_batch_keeps_what_came(path: str) -> None:
     with LLMServer(batches=Batches(status="expired", unanswered=2)) as server:
         asking = engine(server, path)
         found = asking.run([question(asking.backend.config, n) for n in range(5)])
@@ -163,14 +165,14 @@ def test_an_expired_batch_keeps_what_came(path: Path) -> None:
     assert kinds == ["", "", "", "cancelled", "cancelled"]
 
 
-def test_a_refused_batch_is_told_and_forgotten(path: Path) -> None:
+def test_a_refused_batch_is_told_and_forgotten(path: str) -> None:
     with LLMServer(batches=Batches(status="failed")) as server:
         asking = engine(server, path)
         with pytest.raises(UserError, match="refused batch batch_0: line 1: not good"):
             asking.run([question(asking.backend.config, 0)])
 
 
-def test_a_submission_of_unknown_outcome_is_found_not_repeated(path: Path) -> None:
+def test_a_submission_of_unknown_outcome_is_found_not_repeated(path: str) -> None:
     with LLMServer() as server:
         asking = engine(server, path)
         requests = [question(asking.backend.config, n) for n in range(3)]
@@ -189,7 +191,7 @@ def test_a_submission_of_unknown_outcome_is_found_not_repeated(path: Path) -> No
         assert len(server.batches.batches) == 1
 
 
-def test_a_submission_that_never_arrived_is_made_again(path: Path) -> None:
+def test_a_submission_that_never_arrived_is_made_again(path: str) -> None:
     with LLMServer() as server:
         asking = engine(server, path)
         server.lose_batches = True
@@ -201,7 +203,7 @@ def test_a_submission_that_never_arrived_is_made_again(path: Path) -> None:
         assert isinstance(history[0], Reply)
 
 
-def test_one_run_collects_what_another_submitted(path: Path) -> None:
+def test_one_run_collects_what_another_submitted(path: str) -> None:
     with LLMServer(batches=Batches(looks=1)) as server:
         first = engine(server, path)
         requests = [question(first.backend.config, n) for n in range(6)]
@@ -215,7 +217,7 @@ def test_one_run_collects_what_another_submitted(path: Path) -> None:
         assert Ledger(path).stats().answers == 6
 
 
-def test_the_budget_holds_before_anything_is_sent(path: Path) -> None:
+def test_the_budget_holds_before_anything_is_sent(path: str) -> None:
     with LLMServer() as server:
         asking = engine(server, path, max_cost=0.0002)
         found = asking.run([question(asking.backend.config, n) for n in range(5)])
@@ -224,7 +226,7 @@ def test_the_budget_holds_before_anything_is_sent(path: Path) -> None:
         assert len(server.answered) == kinds.count("")
 
 
-def test_providers_without_batches_are_refused(tmp_path: Path) -> None:
+def test_providers_without_batches_are_refused(tmp_path: str) -> None:
     with pytest.raises(UserError, match="mistral/x has no batch interface"):
         BatchEngine(LiteLLMBackend(BackendConfig(name="x", model="mistral/x")), Ledger(tmp_path / "l"), judge=judge)
     for overrides, told in (
@@ -238,19 +240,18 @@ def test_providers_without_batches_are_refused(tmp_path: Path) -> None:
 
 RUN = """
 import sys
-from pathlib import Path
 from tests.refine.test_batch import engine, question
 class Server: url = sys.argv[1]
-asking = engine(Server, Path(sys.argv[2]))
+asking = engine(Server, sys.argv[2])
 asking.poll = 0.1
 asking.run([question(asking.backend.config, n) for n in range(50)])
 print(asking.calls)
 """
 
 
-def test_a_killed_process_leaves_its_batch_to_the_next(path: Path) -> None:
+def test_a_killed_process_leaves_its_batch_to_the_next(path: str) -> None:
     with LLMServer(batches=Batches(looks=10_000)) as server:
-        command = [sys.executable, "-c", RUN, server.url, str(path)]
+        command = [sys.executable, "-c", RUN, server.url, path]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         while not any(batch["looks"] > 1 for batch in server.batches.batches.values()):
             assert process.poll() is None

@@ -130,8 +130,8 @@ def test_a_bad_bundle_changes_nothing(tmp_path: Path, content: str, told: str) -
 
 
 @pytest.fixture
-def filled(tmp_path: Path) -> Path:
-    with Ledger(tmp_path / "l.sqlite") as ledger:
+def filled(place: str) -> str:
+    with Ledger(place) as ledger:
         for n, (model, created) in enumerate((("m_1", 1e9), ("m_1", 2e9), ("mx1", 1e9))):
             asked_of = Request("openai", model, None, ({"role": "user", "content": str(n)},), {})
             ledger.store_answer(
@@ -139,11 +139,11 @@ def filled(tmp_path: Path) -> Path:
             )
         refused = Request("openai", "m_1", None, ({"role": "user", "content": "f"},), {})
         ledger.store_failure(refused, Failure("refusal", "no", None, Reply("no", "stop")), settled=True)
-    return tmp_path / "l.sqlite"
+    return place
 
 
-def test_stats_verify_and_retry(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    at = ["--ledger", str(filled)]
+def test_stats_verify_and_retry(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ["--ledger", filled]
     assert main(["stats", *at]) == 0
     out = capsys.readouterr().out
     assert "answers         3, from 2001-09-09 to 2033-05-18" in out
@@ -170,23 +170,24 @@ def test_stats_verify_and_retry(filled: Path, capsys: pytest.CaptureFixture[str]
     ],
 )
 def test_prune_asks_first(
-    filled: Path, options: list[str], left: tuple[int, int], capsys: pytest.CaptureFixture[str]
+    filled: str, options: list[str], left: tuple[int, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["prune", *options, "--ledger", str(filled)]) == 0
+    assert main(["prune", *options, "--ledger", filled]) == 0
     assert "nothing was deleted" in capsys.readouterr().out
     assert Ledger(filled).stats().answers == 3
-    assert main(["prune", *options, "--yes", "--ledger", str(filled)]) == 0
+    assert main(["prune", *options, "--yes", "--ledger", filled]) == 0
     stats = Ledger(filled).stats()
     assert (stats.answers, sum(stats.failures.values())) == left
 
 
-def test_mistakes(filled: Path) -> None:
-    at = ["--ledger", str(filled)]
+def test_mistakes(filled: str, tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    at = ["--ledger", filled]
     for arguments, told in (
         (["stats", "--ledger", "/none"], "--ledger=/none: no such file"),
         (["prune", *at], "prune what"),
         (["prune", "--answers-older-than", "-1", *at], "must be 0 or more"),
-        (["export", str(filled), *at], "exists"),
+        (["export", f"{tmp_path}/there", *at], "exists"),
         (["burn", *at], "invalid choice"),
     ):
         with pytest.raises(UserError, match=told):

@@ -296,12 +296,12 @@ def test_fork(ledger: Ledger) -> None:
 def test_a_full_ledger_stops_the_run(ledger: Ledger) -> None:
     backend = Fake(lambda r, n: "x" * 20_000)
     with ledger._guard():
-        ledger._connection().execute("PRAGMA max_page_count = 60")
+        ledger._connection().exec_driver_sql("PRAGMA max_page_count = 60")
     with pytest.raises(UserError, match="what it holds is safe"):
         engine(backend, ledger).run(questions(backend, 100))
     assert 0 < ledger.verify() < 100
     with ledger._guard():
-        ledger._connection().execute("PRAGMA max_page_count = 100000")
+        ledger._connection().exec_driver_sql("PRAGMA max_page_count = 100000")
     before = backend.asked.total()
     engine(backend, ledger).run(questions(backend, 100))
     assert ledger.verify() == 100

@@ -25,6 +25,13 @@ from tests.refine.test_engine import Fake, engine, questions
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("fast")
 
+
+@pytest.fixture
+def shared(place: str) -> Ledger:
+    """A ledger of either kind."""
+    return Ledger(place)
+
+
 CLIENT = """
 import os, sys, json
 sys.path.insert(0, {root!r})
@@ -49,7 +56,7 @@ print(json.dumps([engine.calls, "litellm" in sys.modules, texts]))
 
 
 def client(url: str, ledger: Ledger, count: int) -> subprocess.Popen[str]:
-    code = CLIENT.format(root=str(ROOT), url=url, count=count, ledger=str(ledger.path))
+    code = CLIENT.format(root=str(ROOT), url=url, count=count, ledger=ledger.location)
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -62,17 +69,17 @@ def result(process: subprocess.Popen[str]) -> tuple[int, bool, list[str]]:
     return tuple(json.loads(out.splitlines()[-1]))
 
 
-def test_two_processes_pay_once_and_a_third_nothing(ledger: Ledger) -> None:
+def test_two_processes_pay_once_and_a_third_nothing(shared: Ledger) -> None:
     with LLMServer(latency=0.03) as server:
-        results = [result(p) for p in [client(server.url, ledger, 80) for _ in range(2)]]
+        results = [result(p) for p in [client(server.url, shared, 80) for _ in range(2)]]
         assert Counter(server.answered) == {f"1. q{n}": 1 for n in range(80)}
         assert results[0][2] == results[1][2]
         assert sum(calls for calls, _, _ in results) == 80
-        third = result(client(server.url, ledger, 80))
+        third = result(client(server.url, shared, 80))
     assert third == (0, False, results[0][2]), "a cached run never imports litellm"
 
 
-def test_killed_runs_resume(ledger: Ledger) -> None:
+def test_killed_runs_resume(ledger: Ledger, tmp_path: Path) -> None:
     with LLMServer(latency=0.1) as server:
         for kill_at in (10, 30):
             process = client(server.url, ledger, 60)
@@ -87,7 +94,7 @@ def test_killed_runs_resume(ledger: Ledger) -> None:
     assert set(server.answered) == {f"1. q{n}" for n in range(60)}
     assert len(server.answered) <= 60 + 2 * 8, "at most what was in flight at the two kills"
     with LLMServer() as calm:
-        assert result(client(calm.url, Ledger(ledger.path.parent / "other"), 60))[2] == texts
+        assert result(client(calm.url, Ledger(tmp_path / "other"), 60))[2] == texts
 
 
 def test_ctrl_c_lands_what_is_in_flight(ledger: Ledger) -> None:
@@ -124,7 +131,7 @@ def test_second_ctrl_c_abandons(ledger: Ledger) -> None:
 
 
 def test_mixed_faults_end_well_and_hold_no_secret(
-    ledger: Ledger, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     faults = ["429", "429_after", "500", "503", "html", "truncated", "empty_body", "no_choices", "null", "drop"]
     faults += ["reset", "echo_key", "leak", "refusal", "cut_off", "prose", "bad_numbers"]
@@ -151,7 +158,7 @@ def test_mixed_faults_end_well_and_hold_no_secret(
     assert told.out + told.err == ""
     assert "planted" not in caplog.text
     ledger.close()
-    for file in ledger.path.parent.iterdir():
+    for file in tmp_path.iterdir():
         assert b"planted" not in file.read_bytes()
 
 

@@ -12,10 +12,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from lantern.errors import UserError
 from lantern.refine import ledger_rows as rows
@@ -37,8 +39,19 @@ def reply(text: str = "answer ü \ud800 \x1f") -> Reply:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "deep" / "l.sqlite")
+def ledger(place: str) -> Iterator[Ledger]:
+    with Ledger(place) as opened:
+        yield opened
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "l.sqlite"
+
+
+@pytest.fixture
+def filed(file: Path) -> Ledger:
+    return Ledger(file)
 
 
 def test_answers_come_back_whole(ledger: Ledger) -> None:
@@ -46,14 +59,16 @@ def test_answers_come_back_whole(ledger: Ledger) -> None:
     assert ledger.get(request().key) is None
     assert ledger.store_answer(request(), given, Price(1.0, 2.0)) == given
     assert ledger.get(request().key) == given
-    assert Ledger(ledger.path).get_many([request().key, "other"]) == {request().key: given}
+    assert Ledger(ledger.location).get_many([request().key, "other"]) == {request().key: given}
 
 
-def test_lone_surrogates_do_not_break_it(ledger: Ledger) -> None:
-    ledger.store_answer(request(), reply())
+def test_lone_surrogates_and_nul_do_not_break_it(ledger: Ledger) -> None:
+    ledger.store_answer(request(), reply("answer ü \ud800 \x1f \0"))
+    ledger.store_failure(request("f"), Failure("refusal", "no\0", None, reply("\0")), settled=True)
     found = ledger.get(request().key)
     assert isinstance(found, Reply)
-    assert found.text == "answer ü ? \x1f"
+    assert found.text == "answer ü ? \x1f ?"
+    assert ledger.get(request("f").key) == Failure("refusal", "no?", None, reply("?"))
 
 
 def test_the_first_answer_stays(ledger: Ledger) -> None:
@@ -140,7 +155,7 @@ def test_threads_share_it(ledger: Ledger) -> None:
 
 
 def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
-    def boom(db: sqlite3.Connection) -> None:
+    def boom(db: sa.Connection) -> None:
         raise RuntimeError("boom")
 
     store = partial(rows.store_answer, key="k", request="{}", reply=reply("a"), price=None)
@@ -150,11 +165,11 @@ def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
     ledger.apply([store])
 
 
-def test_stored_is_durable_when_killed(tmp_path: Path) -> None:
+def test_stored_is_durable_when_killed(place: str) -> None:
     code = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from tests.refine.test_ledger import *
-ledger = Ledger({str(tmp_path / "l")!r})
+ledger = Ledger({place!r})
 n = 0
 while True:
     ledger.store_answer(request(str(n)), reply("a"))
@@ -167,23 +182,23 @@ while True:
     child.send_signal(signal.SIGKILL)
     told += child.stdout.readlines()
     child.wait()
-    ledger = Ledger(tmp_path / "l")
+    ledger = Ledger(place)
     last = int(told[-1] if told[-1].endswith("\n") else told[-2])
     assert all(ledger.get(request(str(n)).key) is not None for n in range(last + 1))
     assert ledger.verify() >= last + 1
 
 
-def _make(path: str, number: int) -> None:
-    Ledger(path).store_answer(request(str(number)), reply("a"))
+def _make(place: str, number: int) -> None:
+    Ledger(place).store_answer(request(str(number)), reply("a"))
 
 
-def test_processes_make_the_same_new_file(tmp_path: Path) -> None:
+def test_processes_make_the_same_new_ledger(place: str) -> None:
     context = multiprocessing.get_context("spawn")
-    children = [context.Process(target=_make, args=(str(tmp_path / "l"), n)) for n in range(3)]
+    children = [context.Process(target=_make, args=(place, n)) for n in range(3)]
     [c.start() for c in children]
     [c.join(60) for c in children]
     assert [c.exitcode for c in children] == [0, 0, 0]
-    assert Ledger(tmp_path / "l").stats().answers == 3
+    assert Ledger(place).stats().answers == 3
 
 
 def test_fork_opens_anew(ledger: Ledger) -> None:
@@ -219,19 +234,27 @@ def test_another_database(tmp_path: Path) -> None:
 
 
 def test_newer_format(ledger: Ledger) -> None:
-    ledger.apply([lambda db: db.execute("UPDATE ledger SET value = '99' WHERE name = 'version'")])
+    ledger.apply([lambda db: db.exec_driver_sql("UPDATE ledger SET value = '99' WHERE name = 'version'")])
     with pytest.raises(UserError, match="format 99"):
-        Ledger(ledger.path)
+        Ledger(ledger.location)
 
 
-def test_read_only(ledger: Ledger) -> None:
-    ledger.store_answer(request(), reply("a"))
-    ledger.apply([lambda db: None])
-    with ledger._guard():
-        ledger._connection().execute("PRAGMA query_only = ON")
+def test_a_ledger_of_before_batches(file: Path, filed: Ledger) -> None:
+    filed.store_answer(request(), reply("a"))
+    filed.apply([lambda db: db.exec_driver_sql("DROP TABLE batches")])
+    with Ledger(file) as again:
+        assert again.batches() == []
+        assert again.verify() == 1
+
+
+def test_read_only(file: Path, filed: Ledger) -> None:
+    filed.store_answer(request(), reply("a"))
+    filed.apply([lambda db: None])
+    with filed._guard():
+        filed._connection().exec_driver_sql("PRAGMA query_only = ON")
     with pytest.raises(UserError, match="cannot be written"):
-        ledger.store_answer(request("2"), reply("a"))
-    assert ledger.get(request().key) is not None
+        filed.store_answer(request("2"), reply("a"))
+    assert filed.get(request().key) is not None
 
 
 def test_read_only_file() -> None:
@@ -253,29 +276,29 @@ def test_read_only_file() -> None:
     assert "writable" in str(told.value)
 
 
-def test_full_disk(ledger: Ledger) -> None:
-    ledger.store_answer(request(), reply("a"))
-    with ledger._guard():
-        db = ledger._connection()
-        pages = db.execute("PRAGMA page_count").fetchone()[0]
-        db.execute(f"PRAGMA max_page_count = {pages}")
+def test_full_disk(file: Path, filed: Ledger) -> None:
+    filed.store_answer(request(), reply("a"))
+    with filed._guard():
+        db = filed._connection()
+        pages = db.exec_driver_sql("PRAGMA page_count").scalar_one()
+        db.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(UserError, match=r"full.*what it holds is safe.*[Ff]ree some space"):
-        ledger.store_answer(request("2"), reply("a" * 100_000))
-    assert ledger.get(request().key) is not None
-    with ledger._guard():
-        ledger._connection().execute("PRAGMA max_page_count = 100000")
-    ledger.store_answer(request("2"), reply("a" * 100_000))
-    assert ledger.verify() == 2
+        filed.store_answer(request("2"), reply("a" * 100_000))
+    assert filed.get(request().key) is not None
+    with filed._guard():
+        filed._connection().exec_driver_sql("PRAGMA max_page_count = 100000")
+    filed.store_answer(request("2"), reply("a" * 100_000))
+    assert filed.verify() == 2
 
 
-def test_a_flipped_byte_is_found(ledger: Ledger) -> None:
+def test_a_flipped_byte_is_found(file: Path, filed: Ledger) -> None:
     for n in range(50):
-        ledger.store_answer(request(str(n)), reply(f"the answer {n} " * 20))
-    ledger.close()
-    raw = ledger.path.read_bytes()
+        filed.store_answer(request(str(n)), reply(f"the answer {n} " * 20))
+    filed.close()
+    raw = file.read_bytes()
     at = raw.index(b"the answer 7 ") + 30
-    ledger.path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
-    again = Ledger(ledger.path)
+    file.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+    again = Ledger(file)
     with pytest.raises(UserError, match=r"damaged.*recover"):
         again.get(request("7").key)
     with pytest.raises(UserError, match="damaged"):
@@ -283,33 +306,29 @@ def test_a_flipped_byte_is_found(ledger: Ledger) -> None:
     assert again.get(request("8").key) is not None, "the others are still there"
 
 
-def test_a_flipped_byte_in_a_request_is_found(ledger: Ledger) -> None:
-    ledger.store_answer(request("what was asked"), reply("a"))
-    ledger.close()
-    raw = ledger.path.read_bytes()
-    ledger.path.write_bytes(raw.replace(b"what was asked", b"what was baked"))
+def test_a_flipped_byte_in_a_request_is_found(file: Path, filed: Ledger) -> None:
+    filed.store_answer(request("what was asked"), reply("a"))
+    filed.close()
+    raw = file.read_bytes()
+    file.write_bytes(raw.replace(b"what was asked", b"what was baked"))
     with pytest.raises(UserError, match="does not have its key"):
-        Ledger(ledger.path).verify()
+        Ledger(file).verify()
 
 
-def test_damaged_structure(ledger: Ledger) -> None:
+def test_damaged_structure(file: Path, filed: Ledger) -> None:
     for n in range(300):
-        ledger.store_answer(request(str(n)), reply("x" * 50))
-    ledger.close()
-    raw = bytearray(ledger.path.read_bytes())
+        filed.store_answer(request(str(n)), reply("x" * 50))
+    filed.close()
+    raw = bytearray(file.read_bytes())
     raw[3 * 4096 : 3 * 4096 + 64] = b"\xff" * 64
-    ledger.path.write_bytes(bytes(raw))
+    file.write_bytes(bytes(raw))
     with pytest.raises(UserError, match=r"damaged.*recover"):
-        Ledger(ledger.path)
+        Ledger(file)
 
 
 def test_twenty_thousand_hits(ledger: Ledger) -> None:
-    stored = [
-        partial(rows.store_answer, key=f"{n:064d}", request="r" * 2000, reply=reply("z" * 300), price=None)
-        for n in range(20_000)
-    ]
-    ledger.apply(stored)
+    keys = [f"{n:064d}" for n in range(20_000)]
+    assert len(ledger.adopt([(key, "r" * 2000, reply("z" * 300)) for key in keys])) == 20_000
     start = time.perf_counter()
-    found = ledger.get_many([f"{n:064d}" for n in range(20_000)])
-    assert len(found) == 20_000
+    assert len(ledger.get_many(keys)) == 20_000
     assert time.perf_counter() - start < 10, "about 0.4 s on a quiet machine"
