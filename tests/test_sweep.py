@@ -101,15 +101,15 @@ def test_a_launcher_gives_the_same_numbers(tiny: Tiny, tmp_path: Path, launcher:
     if importlib.util.find_spec("hydra_plugins") is None or importlib.util.find_spec(plugin) is None:
         pytest.skip(f"{plugin} is not installed")
     there, here = tmp_path / "there", tmp_path / "here"
-    given = ["-m", *tiny("seed=0,1", "weighting=mean,band", "backbone.epochs=2")]
+    given = ["-m", *tiny("weighting=mean,band", "backbone.epochs=2")]
     process = start(*given, f"runs={there}", f"hydra/launcher={launcher}")
     out, err = process.communicate(timeout=170)
     assert process.returncode == 0, err
     assert main([*given, f"runs={here}"]) == 0
-    assert len(numbers(here)) == 4
+    assert len(numbers(here)) == 2
     assert numbers(there) == numbers(here)
-    assert sorted(trained(there).values()) == [1, 1]
-    assert "4/4" in out
+    assert sorted(trained(there).values()) == [1]
+    assert "2/2" in out
 
 
 def test_a_launcher_that_is_not_there_is_one_line(tiny: Tiny, tmp_path: Path) -> None:
