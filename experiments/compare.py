@@ -37,7 +37,10 @@ def main(arguments: list[str]) -> int:
     """Read the runs, print a table per comparison, write the files."""
     given = _parser().parse_args(arguments)
     from lantern.environment import prepare
+    from lantern.store import check_place
 
+    if given.out is not None:
+        check_place("--out", given.out, folder=True)
     prepare(1)  # the matrices are small: a second BLAS thread costs more than it brings
     from rich.console import Console
 

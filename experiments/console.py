@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
+import os
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -16,6 +19,12 @@ if TYPE_CHECKING:
     from lantern.refine.types import Progress
 
 
+_MACHINE = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+) | {errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.EIO}
+"""Errors of the machine or its file system, which no line of the program could mend."""
+
+
 class Parser(argparse.ArgumentParser):
     """Tells a mistake as every command does: one line, exit code 2."""
 
@@ -24,18 +33,34 @@ class Parser(argparse.ArgumentParser):
 
 
 def command(main: Callable[[list[str]], int | None]) -> None:
-    """Run *main* on the arguments; a user's mistake is one line and exit code 2, Ctrl-C is 130."""
+    """Run *main* on the arguments; a user's mistake is one line and exit code 2, Ctrl-C is 130.
+
+    So is a disk that is full or a place that may not be written.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no letter for it shows a question mark
     try:
         code = main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        code = 2
+        code = _refuse(str(error))
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'interrupted; the same command goes on where it stopped'}", file=sys.stderr)
         code = 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # whoever read has gone, and Python would complain again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        code = _refuse(f"{where}{error.strerror}; what was done is kept, the same command goes on from there")
     sys.exit(code or 0)
+
+
+def _refuse(message: str) -> int:
+    text = "".join(character if character.isprintable() else " " for character in message)
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    return 2
 
 
 class ConsoleReporter:

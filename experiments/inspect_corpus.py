@@ -33,11 +33,14 @@ def main(arguments: list[str]) -> int:
     from experiments.import_corpus import print_summary
     from lantern.corpora.folder import load_corpus
     from lantern.report.corpus_page import write_page
+    from lantern.store import check_place
 
     console = Console(width=None if os.isatty(1) else 120)
     corpus = load_corpus(given.corpus)
     folder = given.corpus.resolve()
-    page = write_page(corpus, given.out or folder.with_name(f"{folder.name}.html"))
+    out = given.out or folder.with_name(f"{folder.name}.html")
+    check_place("--out", out, folder=False)
+    page = write_page(corpus, out)
     print_summary(console, corpus, given.corpus)
     _print_facts(console, corpus)
     own = "for your own use: it holds text that may not be passed on" if corpus.redistribution == "forbidden" else ""

@@ -64,7 +64,8 @@ def launcher(overrides: list[str], sweep: Sweep) -> Callable[[], None]:
     from hydra.errors import HydraException
     from hydra.types import HydraContext
 
-    from lantern.config import RunConfig, one_line
+    from lantern.config import RunConfig
+    from lantern.overrides import one_line
 
     # Ray reports how it is used to its makers unless told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

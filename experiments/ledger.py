@@ -99,9 +99,11 @@ def _verify(ledger: Ledger, given: argparse.Namespace, console: Console) -> None
 
 def _export(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
     from lantern.refine.bundle import export_bundle
+    from lantern.store import check_place
 
     if given.bundle.exists() and not given.overwrite:
         raise UserError(f"{given.bundle} exists; give another file, or --overwrite to replace it")
+    check_place("bundle", given.bundle, folder=False)
     moved = export_bundle(ledger, given.bundle)
     console.print(f"{given.bundle}: {moved.answers:,} answers and {moved.failures:,} failures, numbers only")
     if moved.left:
@@ -119,6 +121,8 @@ def _import(ledger: Ledger, given: argparse.Namespace, console: Console) -> None
 
 def _retry(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
     kinds = None if given.kinds is None else [kind.strip() for kind in given.kinds.split(",") if kind.strip()]
+    if kinds == []:
+        raise UserError("--kinds names no kind of failure; leave it out for all of them")
     known = ledger.stats().failures
     for kind in kinds or ():
         if kind not in known:

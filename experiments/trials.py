@@ -50,7 +50,7 @@ def expand(overrides: list[str]) -> list[list[str]]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    from lantern.config import quoted_url
+    from lantern.overrides import quoted_url
 
     try:
         parsed = OverridesParser.create().parse_overrides([quoted_url(override) for override in overrides])

@@ -62,8 +62,12 @@ class Asker:
             self.engine = Engine(backend, self.ledger, judge=judge, progress=progress, max_cost=most)
 
     def ask(self, table: PredictionTable) -> RefineStats:
-        """Fill the fields of *table* in place."""
-        return self.refiner.refine(table, self.engine)
+        """Fill the fields of *table* in place.
+
+        Raises:
+            UserError: the LLM cannot be reached or gives no reply at all.
+        """
+        return self.refiner.refine(table, self.engine, needs_answer=True)
 
     def __enter__(self) -> Asker:
         return self

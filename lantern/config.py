@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from lantern.corpora.protocol import ProtocolConfig
 from lantern.errors import UserError, did_you_mean
-from lantern.names import CONFIG_DIR, GROUPS, choices
+from lantern.names import CONFIG_DIR
+from lantern.overrides import check_backbone_keys, check_form, check_override, one_line, quoted_url
 from lantern.refine.backend_config import BackendConfig
 from lantern.refine.errors_of import redact
-from lantern.refine.ledger_location import check_location, is_url
 from lantern.refine.prompt import PromptConfig
 from lantern.refine.refiner import RefineConfig
 from lantern.refine.simulate import SimulatedConfig
 from lantern.weighting.config import StudyConfig, WeightingConfig
 
+MOST_THREADS = 1024
 _SECRET = re.compile(r"(^|[_-])(api[_-]?key|token|secret|password|authorization|cookie)$", re.IGNORECASE)
 _URL_SECRET = re.compile(r"://[^/?#]*@|[?&][^=&]*(key|token|secret|sig|password)=", re.IGNORECASE)
 
@@ -40,6 +42,11 @@ class CorpusConfig:
     """Use only these of the corpus's modalities (text, audio, visual). null: all it has."""
     allow_external_llm: bool = False
     """Send text of a corpus whose licence forbids redistribution to a remote LLM all the same."""
+
+    def __post_init__(self) -> None:
+        if self.modalities is not None and len(set(self.modalities)) != max(1, len(self.modalities)):
+            told = "names one twice" if self.modalities else "names none"
+            raise UserError(f"corpus.modalities=[{','.join(self.modalities)}] {told}; null takes all the corpus has")
 
 
 @dataclass
@@ -169,6 +176,10 @@ class TrainingDefaults:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"backbone.{name}={getattr(self, name)} must be at least 1")
+        if not 0 < self.lr < math.inf:
+            raise UserError(f"backbone.lr={self.lr} must be above 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"backbone.weight_decay={self.weight_decay} must be 0 or more")
 
 
 @dataclass
@@ -196,6 +207,11 @@ class RunConfig:
     """Set by ``experiment=simulate``: the simulation study is done instead of a run."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed} must be 0 to {2**32 - 1}, which NumPy takes")
+        if not self.runs.strip():
+            raise UserError(f"runs={self.runs!r} must name a folder, such as runs=runs")
+        _check_trainer(self.trainer)
         if self.protocol.selection == "paper-style" and self.weighting.fit_on == "dev" and self.refine.enabled:
             raise UserError(
                 "weighting.fit_on=dev with protocol.selection=paper-style would fit the weighting on the test "
@@ -216,9 +232,18 @@ class RunConfig:
         return str(Path(self.runs) / "ledger.sqlite") if self.refine.ledger is None else self.refine.ledger
 
 
+def _check_trainer(trainer: TrainerConfig) -> None:
+    _choice("trainer.accelerator", trainer.accelerator, ("cpu", "gpu"))
+    _choice("trainer.precision", trainer.precision, ("32-true", "bf16-mixed", "16-mixed"))
+    if trainer.threads is not None and trainer.threads > MOST_THREADS:
+        raise UserError(f"trainer.threads={trainer.threads} must be at most {MOST_THREADS}")
+    if trainer.gradient_clip is not None and trainer.gradient_clip <= 0:
+        raise UserError(f"trainer.gradient_clip={trainer.gradient_clip} must be above 0, or null for none")
+
+
 def _choice(key: str, value: str, valid: tuple[str, ...]) -> None:
     if value not in valid:
-        raise UserError(f"{key}={value} is not one of {', '.join(valid)}")
+        raise UserError(f"{key}={value} is not one of {', '.join(valid)}.{did_you_mean(value, list(valid))}")
 
 
 def split_backbone(node: dict[str, Any]) -> tuple[TrainingDefaults, dict[str, Any]]:
@@ -251,16 +276,24 @@ def compose(overrides: list[str]) -> RunConfig:
 
     overrides = [quoted_url(override) for override in overrides]
     for override in overrides:
-        _check_override(override)
+        check_form(override)
+        check_override(override, RunConfig)
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     options = [o for o in overrides if o.lstrip("+~").startswith("backbone.")]
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             if options:
                 chosen = hydra_compose("run", overrides=[o for o in overrides if o not in options])
-                _check_backbone_keys(options, [str(key) for key in chosen.backbone])
+                check_backbone_keys(options, [str(key) for key in chosen.backbone])
             node = hydra_compose("run", overrides=overrides)
         config = OmegaConf.to_object(node)
+    except AssertionError:  # Hydra's, for a key of a section that is null
+        absent = {"study.": "experiment=simulate", "llm.simulated.": "llm=simulated"}
+        for override in overrides:
+            for section, source in absent.items():
+                if override.lstrip("+").startswith(section):
+                    raise UserError(f"{override}: only with {source}") from None
+        raise
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
     assert isinstance(config, RunConfig)
@@ -270,83 +303,14 @@ def compose(overrides: list[str]) -> RunConfig:
             f"refine.samples={config.refine.samples}: all samples are the same at llm.temperature=0; set it"
         )
     for key, value in _leaves(to_plain(config)):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}={value} is not a finite number; where a limit may be absent it is null")
         literal = isinstance(value, str) and (redact(value) != value or _URL_SECRET.search(value))
         if value is not None and (_SECRET.search(key.rsplit(".", 1)[-1]) or (key.startswith("llm.") and literal)):
             raise UserError(
                 f"{key} holds a literal secret; put it in an environment variable and name that in llm.api_key_env"
             )
     return config
-
-
-def quoted_url(override: str) -> str:
-    """A ``refine.ledger=postgresql://…`` as Hydra's grammar wants it: ``=`` and ``,`` within quotes.
-
-    Raises:
-        UserError: the URL holds a password; told before anything repeats it.
-    """
-    key, _, value = override.partition("=")
-    if key.lstrip("+") != "refine.ledger":
-        return override
-    check_location(value.strip("'\""))
-    return f'{key}="{value}"' if is_url(value) else override
-
-
-def _check_override(override: str) -> None:
-    key, equals, value = override.lstrip("+~").partition("=")
-    if not equals:
-        raise UserError(f"{override!r} is not of the form key=value")
-    head = key.split("@")[0]
-    if head in GROUPS:
-        valid = choices(head)
-        if value not in valid and value != "null":
-            raise UserError(f"{override}: no such {head}.{did_you_mean(value, valid)} Valid: {', '.join(valid)}")
-        return
-    parts, node, path = key.split("."), RunConfig, ""
-    for number, part in enumerate(parts):
-        names = [f.name for f in fields(node)]
-        if part not in names:
-            if number == 0:
-                names = sorted({*names, *GROUPS})
-            raise UserError(
-                f"{override}: unknown key {path + part!r}.{did_you_mean(part, names)} Valid: {', '.join(names)}"
-            )
-        path += f"{part}."
-        kind = _dataclass_of(get_type_hints(node)[part])
-        if kind is None:
-            return
-        node = kind
-
-
-def _check_backbone_keys(overrides: list[str], valid: list[str]) -> None:
-    """A backbone's options are what its file lists; their types are checked against its ``Config`` when it is built."""
-    for override in overrides:
-        key = override.lstrip("~").partition("=")[0].removeprefix("backbone.")
-        if not override.startswith("+") and key.split(".")[0] not in valid:
-            raise UserError(
-                f"{override}: not an option of this backbone.{did_you_mean(key, valid)} Valid: {', '.join(valid)}"
-            )
-
-
-def _dataclass_of(hint: Any) -> Any:
-    """The dataclass behind ``X`` or ``X | None``; None for leaves and open sections."""
-    for candidate in (hint, *getattr(hint, "__args__", ())):
-        if isinstance(candidate, type) and is_dataclass(candidate):
-            return candidate
-    return None
-
-
-def one_line(error: BaseException) -> str:
-    """The innermost cause of a composition error, in one line with its key."""
-    cause: BaseException = error
-    while cause.__cause__ is not None or cause.__context__ is not None:
-        cause = cause.__cause__ or cause.__context__ or cause
-        if isinstance(cause, UserError):
-            return str(cause)
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    outer = str(error).splitlines()[0]
-    key = getattr(cause, "full_key", None)
-    text = lines[0] if lines else outer
-    return f"{key}: {text}" if key and key not in text else (text if cause is error else f"{outer}: {text}")
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -378,6 +342,8 @@ def read_config(path: Path) -> RunConfig:
         config = OmegaConf.to_object(node)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: this is not a finished run") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: not a configuration of this version ({one_line(error)})") from None
     assert isinstance(config, RunConfig)

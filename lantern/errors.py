@@ -14,5 +14,7 @@ def did_you_mean(value: str, valid: list[str]) -> str:
     """`` Did you mean 'x'?`` when one of *valid* is close to *value*, else an empty string."""
     import difflib
 
-    close = difflib.get_close_matches(value, valid, n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    # A key in another case is as near as can be, and difflib would not see it.
+    names = {name.lower(): name for name in valid}
+    close = difflib.get_close_matches(value.lower(), names, n=1)
+    return f" Did you mean {names[close[0]]!r}?" if close else ""

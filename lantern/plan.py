@@ -13,7 +13,7 @@ from lantern.prepare import Prepared, VanillaStage
 from lantern.refine.ledger import Ledger
 from lantern.refine.plan import Estimate, estimate, tokenizer_of
 from lantern.refine.types import Price, Request
-from lantern.stages import keep_dialogues, mean_table, vanilla_path
+from lantern.stages import keep_dialogues, load_vanilla, mean_table, vanilla_path
 from lantern.store import digest
 
 
@@ -118,7 +118,7 @@ def _stored(ready: Prepared, split: str) -> PredictionTable | None:
     paths = [vanilla_path(_folder(ready, stage), split, ids) for stage, ids in parts]
     if not all(path.is_file() for path in paths):
         return None
-    tables = [PredictionTable.load(path) for path in paths]
+    tables = [load_vanilla(path, ready.corpus, ids) for path, (_, ids) in zip(paths, parts)]
     return mean_table(tables) if split == "test" else concatenate(tables, split)
 
 

@@ -139,6 +139,11 @@ def load(folder: str | Path) -> LoadedRun:
         module = MultiTaskModule.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  torch and Lightning raise what they like for a file that is not theirs
         raise UserError(f"{checkpoint} is not a checkpoint of this version ({type(error).__name__})") from None
+    corpus, sizes = CorpusCard.load(folder / "corpus.json"), module.hparams["sizes"]
+    if not set(sizes["dims"]) <= set(corpus.features) or sizes["classes"] != len(corpus.label_set):
+        raise UserError(
+            f"{folder / 'corpus.json'} and {checkpoint} are of different runs: type the run's command again"
+        )
     fitted = folder / "checkpoints" / CHECKPOINT
     weighting = FittedWeighting.load(fitted) if fitted.is_file() else None
-    return LoadedRun(folder, config, CorpusCard.load(folder / "corpus.json"), module.eval(), weighting)
+    return LoadedRun(folder, config, corpus, module.eval(), weighting)

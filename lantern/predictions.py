@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,17 +126,24 @@ class PredictionTable:
         }
 
     @classmethod
-    def load(cls, path: Path, fields: bool = True) -> PredictionTable:
+    def load(cls, path: Path, fields: bool = True, count: int | None = None) -> PredictionTable:
         """Read a table written by :meth:`save`; a missing or damaged file is a :class:`UserError`.
 
-        With ``fields=False`` the replies of the fields are left out, unread: two thirds of the file.
+        With ``fields=False`` the replies of the fields are left out, unread: two thirds of the file. *count* rows are
+        expected (None: as many as there are).
         """
         if not path.is_file():
             raise UserError(f"no predictions table at {path}")
+        try:
+            lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: not a predictions table: not UTF-8") from None
+        if count is not None and len(lines) != count:
+            raise UserError(f"{path}: {len(lines)} rows, expected {count}; type the command of that run again")
         rows: list[Row] = []
         classes: Sequence[str] = ()
         split = ""
-        for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+        for number, line in enumerate(lines, 1):
             try:
                 if not fields:  # the last key of a row; inside a string its quotes would be escaped
                     line = line.partition(', "fields": [')[0] + ', "fields": []}'
@@ -144,15 +152,27 @@ class PredictionTable:
                     raise UserError(
                         f"{path}, line {number}: table schema {record['schema']}, this Lantern reads {SCHEMA}"
                     )
-                classes, split = record["classes"], record["split"]
+                classes, split = classes or record["classes"], record["split"]
                 replies = [FieldReply(**reply) for reply in record["fields"]]
                 rows.append(Row(**{k: record[k] for k in _PLAIN if k in record}, fields=replies))
-            except (ValueError, KeyError, TypeError) as error:
+                _check(rows[-1], len(classes) if record["classes"] == classes else 0)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise UserError(f"{path}, line {number}: not a predictions row ({error})") from None
         return cls(tuple(classes), rows, split)
 
 
 _PLAIN = tuple(name for name in Row.__slots__ if name != "fields")
+
+
+def _check(row: Row, classes: int) -> None:
+    """Refuse a *row* whose vectors and label are not those of so many *classes*."""
+    vectors = [row.vanilla, row.merged, *(reply.probabilities for reply in row.fields)]
+    if any(v is not None and (len(v) != classes or not math.isfinite(sum(v))) for v in vectors):
+        raise ValueError("a vector is not of one finite number per class")
+    if row.label is not None and row.label not in range(classes):
+        raise ValueError(f"label {row.label!r} is no class")
+    if any(reply.band not in range(len(row.fields)) for reply in row.fields):
+        raise ValueError("a band is not that of a field")
 
 
 def concatenate(tables: Iterable[PredictionTable], split: str) -> PredictionTable:

@@ -12,7 +12,7 @@ from typing import Any
 from lantern import stages
 from lantern.config import RunConfig, split_backbone, to_plain
 from lantern.corpora.disjoint import protocol_report
-from lantern.corpora.folder import Corpus, load_corpus
+from lantern.corpora.folder import Corpus, load_corpus, no_corpus
 from lantern.corpora.sample import generate_sample
 from lantern.corpora.splits import Split, folds, resolve_split
 from lantern.errors import UserError
@@ -21,7 +21,8 @@ from lantern.refine.backend_batch import BatchDoor
 from lantern.refine.ledger import Ledger
 from lantern.refine.ledger_location import is_url
 from lantern.refine.simulate import SimulatedBackend
-from lantern.store import StageStore, digest
+from lantern.report.tracking import check_tracking
+from lantern.store import StageStore, check_place, digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,10 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
     defaults, _ = split_backbone(config.backbone)
     corpus = corpus or read_corpus(config)
     split = resolve_split(corpus, config.protocol, config.seed)
+    for part in ("train", "dev", "test"):
+        ids = getattr(split, part)
+        if all(u.label is None for i in ids for u in corpus.by_id[i].utterances):
+            raise UserError(f"corpus {corpus.name!r}: no utterance of the {len(ids)} {part} dialogues is labelled")
     backend = None
     if config.refine.enabled:
         backend = backend_of(config)
@@ -157,8 +162,14 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
                 raise UserError(f"refine.batch=true cannot wait inside a training; refine.when={config.refine.when}")
         if check_backend:
             backend.check_ready()
-            if is_url(config.ledger):
-                Ledger(config.ledger).close()  # a server that cannot be reached is told before the training
+    if check_backend:
+        stages.check_device(config)
+        check_tracking(config)
+        check_place("runs", Path(config.runs), folder=True)
+        if not is_url(config.ledger):
+            check_place("refine.ledger", Path(config.ledger), folder=False)
+        elif backend is not None:
+            Ledger(config.ledger).close()  # a server that cannot be reached is told before the training
     llm = config.llm.name if config.refine.enabled else "none"
     identity = to_plain(config)
     for key in ("runs", "tracking"):
@@ -183,5 +194,7 @@ def read_corpus(config: RunConfig) -> Corpus:
             raise UserError(f"corpus={wanted.name} needs corpus.path=<folder written by experiments.import_corpus>")
         corpus = generate_sample(seed=wanted.seed, dialogues=wanted.dialogues)
     else:
+        if not (Path(wanted.path) / "corpus.json").is_file():
+            raise no_corpus(f"corpus.path={wanted.path}", Path(wanted.path))
         corpus = load_corpus(Path(wanted.path))
     return corpus if wanted.limit_dialogues is None else corpus.limit(wanted.limit_dialogues)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from lantern.refine.refiner import RefineStats
 from lantern.refine.types import Progress
 from lantern.store import StageFolder, atomic, locked
 
+_MEMORY = re.compile(r"memory|overflow", re.IGNORECASE)
 log = logging.getLogger(__name__)
 
 
@@ -157,8 +159,6 @@ def leave_group() -> None:
 def _trainer(config: RunConfig, together: bool = False, **options: Any) -> pl.Trainer:
     """*together*: with all processes of the configuration; else in this one alone."""
     trainer = config.trainer
-    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("trainer=gpu: this machine has no CUDA device that torch can use; take trainer=cpu")
     where: dict[str, Any] = {"devices": 1, "plugins": [LightningEnvironment()]}
     if together and trainer.processes > 1:
         # Spawned where nobody else starts processes: then only the training is in the group.
@@ -200,10 +200,19 @@ def train(
     best = folder.path / "best.ckpt"
     record = folder.record
     if record is not None and best.is_file():
+        if not {"best_epoch", "best_score"} <= set(record):
+            raise folder.damaged(folder.path / "done.json")
         return Vanilla(best, folder.path, record["best_epoch"], record["best_score"], reused=True)
     epochs = config.trainer.epochs or defaults.epochs
     pl.seed_everything(config.seed, verbose=False)
-    module = build_module(config, corpus, data, defaults, options)
+    try:
+        module = build_module(config, corpus, data, defaults, options)
+    except RuntimeError as error:
+        if not _MEMORY.search(str(error)):
+            raise
+        raise UserError(
+            f"backbone={defaults.name}: a model of this size does not fit into memory; lower backbone.hidden"
+        ) from None
     checkpoint = ModelCheckpoint(
         folder.path, filename="best", monitor=MONITOR, mode="max", save_last=True, enable_version_counter=False
     )
@@ -215,9 +224,14 @@ def train(
     trainer = _trainer(config, together=True, max_epochs=epochs, callbacks=watched, logger=logger, log_every_n_steps=1)
     last = folder.path / "last.ckpt"
     if last.is_file():
+        try:
+            torch.load(last, map_location="cpu", weights_only=True)
+        except Exception:  # noqa: BLE001  torch raises what it likes for a file that is not its own
+            raise folder.damaged(last) from None
         log.info("training goes on from %s", last)
     with _ctrl_c(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    _check_weights(best, defaults.lr)
     state = torch.load(best, map_location="cpu", weights_only=True)
     epoch, score = int(state["epoch"]), float(state["callbacks"][checkpoint.state_key]["best_model_score"])
     if trainer.is_global_zero:
@@ -275,11 +289,14 @@ def refine(
         return ask(table) if ask is not None else RefineStats()
 
     if stored.is_file():
-        table = PredictionTable.load(stored)
+        table = load_vanilla(stored, corpus, data.ids[part])
         return table, act(table)
     collector = PredictionCollector(corpus.by_id, corpus.label_set, corpus.score_range)
     callback = LLMRefinement(act, collector, split=split)
-    module = MultiTaskModule.load_from_checkpoint(vanilla.checkpoint, map_location="cpu", weights_only=True)
+    try:
+        module = MultiTaskModule.load_from_checkpoint(vanilla.checkpoint, map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001  as above
+        raise StageFolder(vanilla.folder, {}).damaged(vanilla.checkpoint) from None
     trainer = _trainer(config, callbacks=[callback], logger=False)
     with _ctrl_c(trainer):
         if part == "dev":
@@ -295,6 +312,32 @@ def vanilla_path(folder: Path, split: str, ids: Sequence[str]) -> Path:
     """Where a stage *folder* keeps its vanilla predictions of the dialogues *ids*."""
     name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:12]
     return folder / f"vanilla.{split}.{name}.jsonl"
+
+
+def check_device(config: RunConfig) -> None:
+    """Refuse, before anything starts, a device that this machine does not have."""
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer=gpu: this machine has no CUDA device that torch can use; take trainer=cpu")
+
+
+def _check_weights(checkpoint: Path, lr: float) -> None:
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"].values()
+    if not all(torch.isfinite(value).all() for value in weights):
+        raise UserError(
+            f"backbone.lr={lr}: the training went astray, weights are no longer finite; lower backbone.lr or set "
+            "trainer.gradient_clip=1"
+        )
+
+
+def load_vanilla(path: Path, corpus: Corpus, ids: Sequence[str]) -> PredictionTable:
+    """The vanilla predictions of the dialogues *ids* of *corpus* that a stage keeps at *path*."""
+    try:
+        table = PredictionTable.load(path)
+        if {row.utterance for row in table.rows} != {u.id for i in ids for u in corpus.by_id[i].utterances}:
+            raise UserError(f"{path}: not the predictions of all {len(ids)} dialogues")
+    except UserError as error:
+        raise UserError(f"{error}; delete that file, and the command makes it anew") from None
+    return table
 
 
 def keep_dialogues(table: PredictionTable, dialogues: Collection[str] | None) -> None:

@@ -22,6 +22,23 @@ def digest(inputs: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def check_place(key: str, path: Path, folder: bool) -> None:
+    """Refuse a *path* at which no *folder*, or no file, could be written; makes nothing."""
+    wrong = None
+    try:
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if there == path and folder != path.is_dir():
+            wrong = "is a file; name a folder" if folder else "is a folder; name a file"
+        elif there != path and not there.is_dir():
+            wrong = f"cannot be made: {there} is a file"
+        elif not os.access(there, os.W_OK):
+            wrong = f"cannot be written: {there} is read-only for you"
+    except (OSError, ValueError) as error:
+        wrong = f"cannot be used ({getattr(error, 'strerror', None) or error})"
+    if wrong is not None:
+        raise UserError(f"{key}={path} {wrong}")
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A file to write in place of *path*, which takes its name once it is whole and on disk.
@@ -89,6 +106,10 @@ class StageFolder:
     path: Path
     inputs: dict[str, Any]
 
+    def damaged(self, file: Path) -> UserError:
+        """That *file* of the stage cannot be used, and what to do."""
+        return UserError(f"{file} is damaged; delete the folder {self.path} to do the stage again")
+
     @property
     def record(self) -> dict[str, Any] | None:
         """What :meth:`finish` wrote; None while the stage is not done."""
@@ -97,8 +118,8 @@ class StageFolder:
             return json.loads(done.read_text(encoding="utf-8"))["record"]
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError):
-            raise UserError(f"{done} is damaged; delete the folder {self.path} to do the stage again") from None
+        except (OSError, ValueError, KeyError, TypeError):
+            raise self.damaged(done) from None
 
     def finish(self, record: dict[str, Any]) -> None:
         """Mark the stage done, here and in the ``log.jsonl`` of all stages; what it made must be on disk before."""

@@ -17,7 +17,7 @@ FLOORS = (
     {"corpora", "models"},
     {"metrics", "features"},
     {"refine", "weighting"},
-    {"config"},
+    {"config", "overrides"},
     {"report", "stages", "asker", "progress", "sweep"},
     {"prepare", "predict"},
     {"evaluate", "plan"},

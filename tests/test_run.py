@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -160,35 +159,6 @@ def test_backbones_run_on_any_modalities_and_without_scores(tiny: Tiny, backbone
     assert result["test"]["dimensions"] is None
     table = PredictionTable.load(Path(result["folder"]) / "predictions.test.jsonl")
     assert table.rows[0].predicted_scores is None
-
-
-@pytest.mark.parametrize(
-    ("override", "told"),
-    [
-        ("backbone=corekt", "Did you mean 'corect'"),
-        ("refine.coverag=3", "Did you mean 'coverage'"),
-        ("llm=gpt-4o", "OPENAI_API_KEY"),
-        ("corpus.path=/nowhere", "corpus.path=/nowhere"),
-        ("backbone.hiden=3", "Did you mean 'hidden'"),
-        ("backbone.hidden=many", "backbone.hidden"),
-        ("corpus.modalities=[smell]", "smell"),
-        ("protocol.name=loso", "protocol.name=loso"),
-        ("backbone.init_from=/none.pt", "backbone.init_from=/none.pt"),
-        ("corpus=meld", "import_corpus"),
-        ("--quick", "unknown option --quick"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(tiny: Tiny, tmp_path: Path, override: str, told: str) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
-    given = tiny(override, *(["corpus.path=/nowhere/meld"] if override == "corpus=meld" else []))
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.run", *given], cwd=ROOT, capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1
-    assert told in done.stderr
-    assert done.stdout == ""
-    assert not (tmp_path / "runs").exists()
 
 
 def test_consent_is_needed_for_a_corpus_that_may_not_be_passed_on(

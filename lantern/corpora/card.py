@@ -38,14 +38,14 @@ class CorpusCard:
         """Read what :meth:`save` wrote; anything else is a UserError."""
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            labels = values["label_set"]
+            labels, scale = values["label_set"], values["score_range"]
             return cls(
                 name=values["name"],
                 label_set=LabelSet(labels["name"], tuple(labels["classes"]), dict(labels["definitions"])),
-                score_range=None if values["score_range"] is None else (*map(float, values["score_range"]),),  # type: ignore[arg-type]
+                score_range=None if scale is None else (float(scale[0]), float(scale[1])),
                 features={name: FeatureCard(**card) for name, card in values["features"].items()},
             )
         except FileNotFoundError:
             raise UserError(f"{path} is missing: type the command of that run again, it trains nothing twice") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a corpus card ({type(error).__name__}: {error})") from None

@@ -21,10 +21,19 @@ ROWS = 8192
 def check_corpus(corpus: Corpus) -> None:
     """Refuse duplicate or unknown ids, speakers without a number, and features that do not fit the utterances."""
     where = f"corpus {corpus.name!r}"
+    if (
+        not corpus.name.strip(" .")
+        or not corpus.name.isprintable()
+        or len(corpus.name) > 60
+        or set("/\\") & set(corpus.name)
+    ):
+        raise UserError(
+            f"{where}: a corpus name is a line of at most 60 characters without / and \\: it names run folders"
+        )
     if corpus.redistribution not in ("allowed", "forbidden"):
         raise UserError(f"{where}: redistribution={corpus.redistribution!r} is not one of allowed, forbidden")
-    if corpus.score_range is not None and not corpus.score_range[0] < corpus.score_range[1]:
-        raise UserError(f"{where}: score_range={list(corpus.score_range)} must rise")
+    if corpus.score_range is not None and not -np.inf < corpus.score_range[0] < corpus.score_range[1] < np.inf:
+        raise UserError(f"{where}: score_range={list(corpus.score_range)} must be two finite numbers that rise")
     seen: set[str] = set()
     for dialogue in corpus.dialogues:
         if dialogue.id in seen:

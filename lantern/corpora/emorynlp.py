@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from lantern.corpora.folder import Corpus
 from lantern.corpora.labels import label_set
 from lantern.corpora.summary import compare_counts
-from lantern.corpora.tables import read_csv, read_text
+from lantern.corpora.tables import parse_json, read_csv, read_text
 from lantern.corpora.types import Dialogue, Utterance
 from lantern.errors import UserError
 
@@ -141,7 +140,7 @@ def _csv_turns(path: Path, classes: tuple[str, ...]) -> _Turns:
 
 def _json_turns(path: Path, classes: tuple[str, ...]) -> _Turns:
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     found: _Turns = {}

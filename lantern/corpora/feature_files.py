@@ -84,8 +84,9 @@ def refuse_changed(path: Path, found: str, expected: str, witness: str) -> None:
 
 def read_card(path: Path) -> FeatureCard:
     """The feature card at *path*."""
+    content = read_bytes(path)
     try:
-        values = json.loads(read_bytes(path))
+        values = json.loads(content)
         # Folders written before a field existed lack it; the first six have always been there.
         wanted = [f.name for f in fields(FeatureCard) if f.name in values or f.name not in ("layer", "licence")]
         return FeatureCard(**{name: values[name] for name in wanted})

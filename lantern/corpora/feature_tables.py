@@ -65,7 +65,7 @@ def load_array(path: Path) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not an array of numbers ({error})") from None
+        raise UserError(f"{path}: not an array of numbers ({_why(error)})") from None
     if not isinstance(array, np.ndarray):
         raise UserError(f"{path}: not a single array")
     return array
@@ -76,7 +76,12 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
-        raise UserError(f"{path}: not an archive of arrays of numbers ({error})") from None
+        raise UserError(f"{path}: not an archive of arrays of numbers ({_why(error)})") from None
+
+
+def _why(error: Exception) -> str:
+    """NumPy's reason, but for its advice to load pickles."""
+    return "another format, or objects" if "pickle" in str(error) else str(error)
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -112,6 +117,8 @@ def _in_order(path: Path, values: np.ndarray, ids: Sequence[str]) -> tuple[np.nd
             "or name the rows by utterance id"
         )
     present = ~np.isnan(values).all(axis=1)
+    if not present.any():
+        raise UserError(f"{path}: every row is NaN: no utterance has these features")
     _check_finite(path, values[present], [i for i, there in zip(ids, present) if there])
     return np.where(present[:, None], values, 0).astype(np.float32), present
 
@@ -177,7 +184,7 @@ def with_card(known: FeatureCard, path: Path) -> FeatureCard:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: not YAML ({error})") from None
     if not isinstance(value, dict) or not set(value) <= set(keys):
         raise UserError(f"{path}: a feature card has the keys {', '.join(keys)} and no others")

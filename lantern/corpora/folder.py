@@ -32,11 +32,18 @@ from lantern.corpora.feature_files import (
     sha256_of,
 )
 from lantern.corpora.manifest import decode_manifest, encode_manifest
+from lantern.corpora.tables import parse_json
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 
 SCHEMA = 1
 _FACTS = ("name", "redistribution", "made_up", "contaminated", "source")
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(_FACTS, str),
+    "made_up": bool,
+    **dict.fromkeys(("splits", "label_set"), dict),
+    **dict.fromkeys(("modalities", "notes", "checks"), list),
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -192,6 +199,8 @@ class Corpus:
 def check_target(path: Path, overwrite: bool) -> None:
     """Refuse a *path* that :meth:`Corpus.save` would refuse; costs nothing, so ask before extracting features."""
     if not path.exists():
+        if path.is_symlink():
+            raise UserError(f"{path} is a link that leads nowhere; give another folder")
         return
     if not path.is_dir() or (any(path.iterdir()) and not (path / "corpus.json").is_file()):
         raise UserError(f"{path} exists and is not a corpus folder; give another one")
@@ -213,13 +222,16 @@ def load_corpus(path: str | Path, features: bool = True) -> Corpus:
     if header.get("schema") != SCHEMA:
         raise UserError(f"{source}: schema {header.get('schema')!r}, this Lantern reads {SCHEMA}; import it again")
     try:
+        for key, kind in _KINDS.items():
+            if not isinstance(header[key], kind):
+                raise TypeError(f"{key} is {header[key]!r}, expected {kind.__name__}")
         labels = _label_set(header["label_set"], source)
         splits = {str(name): tuple(str(i) for i in ids) for name, ids in header["splits"].items()}
         score_range = None if header["score_range"] is None else _pair(header["score_range"])
         modalities = [str(name) for name in header["modalities"]]
         expected, count = str(header["manifest_sha256"]), int(header["utterances"])
         facts: dict[str, Any] = {name: header[name] for name in _FACTS}
-        facts |= {name: tuple(header[name]) for name in ("notes", "checks")}
+        facts |= {name: tuple(map(str, header[name])) for name in ("notes", "checks")}
         numbers = {str(name): int(n) for name, n in header.get("speaker_numbers", {}).items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{source}: not a corpus header ({type(error).__name__}: {error}); import it again") from None
@@ -323,14 +335,19 @@ def _put_in_place(partial: Path, path: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
+def no_corpus(named: str, folder: Path) -> UserError:
+    """That *folder*, which was *named* so, holds no corpus, and how to make one."""
+    return UserError(
+        f"{named}: no corpus folder there; make one with python -m experiments.import_corpus, "
+        f"for example: python -m experiments.import_corpus meld --csv DIR --out {folder}"
+    )
+
+
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(
-            f"corpus.path={folder}: no corpus folder there; make one with python -m experiments.import_corpus, "
-            f"for example: python -m experiments.import_corpus meld --csv DIR --out {folder}"
-        )
+        raise no_corpus(str(folder), folder)
     with contextlib.suppress(ValueError):
-        value = json.loads(read_bytes(path))
+        value = parse_json(read_bytes(path))
         if isinstance(value, dict):
             return value
     raise UserError(f"{path}: not a JSON object; import the corpus again")

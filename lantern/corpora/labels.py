@@ -120,7 +120,7 @@ def read_label_set(path: Path) -> LabelSet:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: not YAML ({error})") from None
     if not isinstance(value, dict) or not {"name", "classes"} <= set(value) <= {"name", "classes", "definitions"}:
         found = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__

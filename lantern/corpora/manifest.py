@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
+from lantern.corpora.tables import parse_json
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 
@@ -64,13 +64,15 @@ def decode_manifest(content: bytes, labels: LabelSet, path: Path) -> tuple[Dialo
 
 def _utterance(line: bytes, labels: LabelSet, where: str) -> tuple[str, str | None, Utterance]:
     try:
-        record: dict[str, Any] = json.loads(line)
+        record: dict[str, Any] = parse_json(line)
         dialogue, identity, session, speaker, text, label, scores, extra = (record[key] for key in _KEYS)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where}: not an utterance with the keys {', '.join(_KEYS)} ({error})") from None
     for key, value in (("dialogue", dialogue), ("utterance", identity), ("speaker", speaker), ("text", text)):
         if not isinstance(value, str):
             raise UserError(f"{where}: {key}={value!r} is not a string")
+    if not isinstance(session, str | None) or not isinstance(extra, dict):
+        raise UserError(f"{where}: session={session!r} and extra={extra!r} are not a string or null and an object")
     index = None
     if label is not None:
         if label not in labels.classes:
@@ -88,9 +90,7 @@ def _scores(value: Any, where: str) -> tuple[float | None, float | None, float |
         raise UserError(f"{where}: scores={value!r} is not [valence, arousal, dominance] or null")
     found: list[float | None] = []
     for item in value:
-        if item is not None and (
-            isinstance(item, bool) or not isinstance(item, int | float) or not math.isfinite(item)
-        ):
+        if item is not None and (isinstance(item, bool) or not isinstance(item, int | float) or not abs(item) < 1e300):
             raise UserError(f"{where}: score {item!r} is not a finite number or null")
         found.append(None if item is None else float(item))
     return found[0], found[1], found[2]

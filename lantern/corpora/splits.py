@@ -112,7 +112,7 @@ def _by_session(corpus: Corpus, protocol: ProtocolConfig, test: int) -> Split:
 def _listed(corpus: Corpus, path: Path, others: list[str]) -> tuple[list[str], list[str]]:
     """*others* without and with the ids that the file *path* lists."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise UserError(f"protocol.dev_list={path} cannot be read: {why}") from None
@@ -159,7 +159,12 @@ def folds(corpus: Corpus, train_ids: Sequence[str], k: int, seed: int) -> list[t
     groups = list(_recording_sessions(corpus, train_ids).values())
     if not groups:
         if not 2 <= k <= len(train_ids):
-            raise UserError(f"{k} folds of {len(train_ids)} training dialogues; give 2 to {len(train_ids)}")
+            if len(train_ids) < 2:
+                raise UserError(
+                    f"folds of {len(train_ids)} training dialogue cannot be made; take weighting.fit_on=dev"
+                )
+            count = len(train_ids)
+            raise UserError(f"oof.folds={k}: {k} folds of {count} training dialogues; give 2 to {count}")
         order = np.random.default_rng([seed, k]).permutation(len(train_ids))
         groups = [[train_ids[i] for i in part] for part in np.array_split(order, k)]
     pairs = []

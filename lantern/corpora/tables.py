@@ -27,6 +27,17 @@ def read_text(path: Path, hint: str = "") -> str:
         raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from None
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON *text*; ValueError for all that is none, for half a character and for too deep a nest."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if "\\ud" in str(text).lower():  # a lone surrogate is read, but could never be written
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
 def read_csv(path: Path, required: Sequence[str], hint: str = "") -> list[tuple[int, dict[str, str]]]:
     """Records of a CSV file with the number of the line on which each ends.
 
@@ -40,7 +51,9 @@ def read_csv(path: Path, required: Sequence[str], hint: str = "") -> list[tuple[
         names = [name.strip() for name in reader.fieldnames or ()]
         missing = [name for name in required if name not in names]
         if missing:
-            raise UserError(f"{path}, line 1: missing columns {', '.join(missing)}; found {', '.join(names) or 'none'}")
+            other = "; separate them by commas" if len(names) == 1 and set(";\t|") & set(names[0]) else ""
+            found = ", ".join(names) or "none"
+            raise UserError(f"{path}, line 1: missing columns {', '.join(missing)}; found {found}{other}")
         double = [name for name in names if names.count(name) > 1]
         if double:
             raise UserError(f"{path}, line 1: column {double[0]!r} occurs twice")
@@ -69,7 +82,7 @@ def read_jsonl(path: Path, required: Sequence[str], hint: str = "") -> list[tupl
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = parse_json(line)
         except ValueError as error:
             raise UserError(f"{path}, line {number}: not JSON ({error})") from None
         if not isinstance(values, dict):

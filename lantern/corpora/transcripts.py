@@ -77,6 +77,9 @@ def _checked(path: Path, line: int, values: dict[str, object]) -> _Turn:
         if not isinstance(value, str) or not value.strip():
             raise UserError(f"{path}, line {line}: {name} is {value!r}, expected words")
     optional = {name: values.get(name) for name in ("dialogue", "utterance")}
+    for name, value in optional.items():
+        if not isinstance(value, str | int | None):
+            raise UserError(f"{path}, line {line}: {name} is {value!r}, expected text or a number")
     given = {name: None if value is None or value == "" else str(value) for name, value in optional.items()}
     return _Turn(str(values["speaker"]).strip(), str(values["text"]).strip(), given["dialogue"], given["utterance"])
 
@@ -159,6 +162,8 @@ def _cue_times(path: Path, line: int, text: str) -> tuple[float, float]:
     first, last = (
         3600 * int(m[1] or 0) + 60 * int(m[2]) + int(m[3]) + int(m[4]) / 1000 for m in found if m is not None
     )
+    if last < first:
+        raise UserError(f"{path}, line {line}: {text.strip()!r} ends before it starts")
     return first, last
 
 

@@ -20,6 +20,9 @@ class LabelSet:
     """One line per class, shown to the LLM."""
 
     def __post_init__(self) -> None:
+        for name in (self.name, *self.classes):
+            if not isinstance(name, str) or not name.strip():
+                raise UserError(f"label set {self.name!r}: {name!r} is not a name; give words")
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
             raise UserError(f"label set {self.name!r} needs at least two different classes, got {list(self.classes)}")
 

@@ -67,18 +67,25 @@ def init_backbone(backbone: Backbone, name: str, path: Path) -> None:
         raise UserError(
             f"backbone.init_from={path}: not a safetensors file or a plain state dict ({type(error).__name__})"
         ) from None
-    if "state_dict" in state:
+    whole = state.get("state_dict") if isinstance(state, dict) else None
+    if isinstance(whole, dict):
         # A checkpoint of a run: the backbone is one part of the multi-task module.
-        parts = state["state_dict"].items()
-        state = {key.removeprefix("backbone."): value for key, value in parts if key.startswith("backbone.")}
+        state = {
+            key.removeprefix("backbone."): value for key, value in whole.items() if str(key).startswith("backbone.")
+        }
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"backbone.init_from={path}: no weights, which are tensors by name")
     fill = getattr(load_backbone_module(name), "fill_published", None)
     if fill is not None and not set(state) & set(backbone.state_dict()):
-        fill(backbone, state)
+        try:
+            fill(backbone, state)
+        except UserError as error:
+            raise UserError(f"backbone.init_from={path} does not fit backbone {name}: {error}") from None
         return
     try:
         backbone.load_state_dict(state)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
         raise UserError(
-            f"backbone.init_from={path} does not fit backbone {name}: {lines[0] if lines else error}"
+            f"backbone.init_from={path} does not fit backbone {name}: {lines[0][:200] if lines else error}"
         ) from None

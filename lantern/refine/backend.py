@@ -7,11 +7,13 @@ import importlib.util
 import logging
 import os
 import re
+import socket
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from lantern.errors import UserError, did_you_mean
 from lantern.refine.backend_config import SAMPLING, BackendConfig
@@ -110,6 +112,25 @@ class LiteLLMBackend:
                 f"llm={config.name}: the price of {config.model} is not known; give llm.price_input and "
                 "llm.price_output (dollars per million tokens), or llm.free=true if its calls cost nothing"
             )
+
+    def check_server(self) -> None:
+        """Refuse a local server at whose address nobody listens: every call would be tried for half a minute first.
+
+        Raises:
+            UserError: the address, and what to do.
+        """
+        config = self.config
+        if config.remote or config.embedded is not None or config.api_base is None:
+            return
+        address = urlsplit(config.api_base)
+        try:
+            port = address.port or (443 if address.scheme == "https" else 80)
+            socket.create_connection((address.hostname or "", port), timeout=5).close()
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"llm={config.name}: nothing answers at llm.api_base={config.api_base} ({error}); start the server "
+                "there, or set llm.api_base. Nothing is lost: the same command goes on"
+            ) from None
 
     @property
     def price(self) -> Price | None:

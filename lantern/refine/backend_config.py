@@ -68,6 +68,8 @@ class BackendConfig:
 
     def __post_init__(self) -> None:
         at = "" if self.name == "???" else f"llm={self.name}: "
+        if self.name != "???" and not re.fullmatch(r"\w[\w.+-]{0,60}", self.name):
+            raise UserError(f"llm.name={self.name!r} must be of letters, digits and . _ + -: it names run folders")
         if self.structured not in STRUCTURED:
             hint = did_you_mean(self.structured, list(STRUCTURED))
             raise UserError(f"{at}llm.structured={self.structured} is not one of {', '.join(STRUCTURED)}.{hint}")
@@ -95,6 +97,10 @@ class BackendConfig:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UserError(f"{at}llm.{name}={value} must not be negative")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"{at}llm.top_p={self.top_p} must be above 0 and at most 1")
+        if self.api_base is not None and not re.match(r"https?://[^/\s]", self.api_base):
+            raise UserError(f"{at}llm.api_base={self.api_base} must be a URL, such as http://localhost:8000/v1")
         if (self.price_input is None) != (self.price_output is None):
             raise UserError(f"{at}llm.price_input and llm.price_output must be given together")
         if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", self.api_key_env):

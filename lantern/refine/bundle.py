@@ -78,7 +78,7 @@ def import_bundle(ledger: Ledger, path: Path) -> Moved:
         try:
             value = json.loads(line)
             rows.append((str(value["key"]), json.dumps({"imported": value["backend"]}), _outcome(value)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not a bundle row ({type(error).__name__}: {error})") from None
     new = ledger.adopt(rows)
     answers = sum(isinstance(rows[n][2], Reply) for n in new)
@@ -94,7 +94,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         head = json.loads(lines[0])
         version = head["version"] if head["format"] == FORMAT else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         version = None
     if version is None:
         raise UserError(f"{path} is not a bundle; python -m experiments.ledger export writes one")

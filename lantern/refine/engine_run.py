@@ -152,6 +152,9 @@ class Run:
         check_price = getattr(self.backend, "check_price", None)
         if check_price is not None:
             check_price()
+        check_server = getattr(self.backend, "check_server", None)
+        if check_server is not None:
+            await asyncio.to_thread(check_server)
         self._gate, self._budget = self.engine.limits()
         self._price: Price | None = self.engine.price
 

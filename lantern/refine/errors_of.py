@@ -16,6 +16,20 @@ CONTENT = frozenset(
     {"refusal", "cut_off", "unparsable", "incomplete", "bad_numbers", "wrong_classes", "no_logprobs", "low_mass"}
 )
 """Kinds that belong to the prompt and its paid reply: settled, not asked again."""
+CURES = {
+    "auth": "check the key in the variable that llm.api_key_env names",
+    "quota": "its account has no credit left",
+    "not_found": "check llm.model and llm.api_base",
+    "connection": "start the server or check llm.api_base and the network",
+    "timeout": "raise llm.timeout, lower llm.concurrency or look at the server",
+    "bad_body": "what answers at llm.api_base is no LLM server",
+    "empty": "look at the server",
+    "server_error": "look at the server, or try later",
+    "rate_limit": "lower llm.concurrency, set llm.requests_per_minute, or try later",
+    "bad_request": "check llm.model and what llm.structured, llm.drop_params and llm.extra_body send",
+    "context_length": "lower refine.stride or refine.coverage, or take another LLM",
+}
+"""What may help where a call gave no reply for a reason that is not in the reply, by kind."""
 
 _SECRETS = (
     re.compile(r"\bBearer\s+[^\s\"',}]+", re.IGNORECASE),

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import re
+import string
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,18 @@ from typing import Any
 import numpy as np
 
 from lantern.corpora.types import DIMENSIONS, Dialogue, LabelSet, Utterance
-from lantern.errors import UserError
+from lantern.errors import UserError, did_you_mean
 from lantern.refine.reply import letters
 
 PRIORS = ("predicted", "shuffled", "uniform", "none")
 NAMES = ("given", "masked")
+_PLACES = {
+    "system": ("classes", "scores", "reply"),
+    "letters": ("classes", "scores", "reply"),
+    "scores": ("low", "high"),
+    "question": ("count",),
+}
+"""Names in braces that stand for something, by part of the prompt."""
 WITHHELD = "(words withheld)"
 _JOINERS = "\u200c\u200d"
 _MARKED = re.compile(r"[<>\x7f-\U0010ffff]")
@@ -57,6 +65,25 @@ class PromptConfig:
             raise UserError(f"prompt.priors={self.priors} is not one of {', '.join(PRIORS)}")
         if self.names not in NAMES:
             raise UserError(f"prompt.names={self.names} is not one of {', '.join(NAMES)}")
+        for part, valid in _PLACES.items():
+            self._check_places(part, valid)
+        if self.name != "???" and not {"classes", "reply"} <= set(_places(self.system)):
+            raise UserError(
+                f"prompt={self.name}: prompt.system must hold {{classes}} and {{reply}}: without them the LLM is not "
+                "told which classes there are and what to return"
+            )
+
+    def _check_places(self, part: str, valid: tuple[str, ...]) -> None:
+        told = ", ".join(f"{{{name}}}" for name in valid)
+        try:
+            strange = [place for place in _places(getattr(self, part)) if place not in valid]
+        except ValueError as error:
+            raise UserError(f"prompt.{part}: {error}; a brace that stands for itself is written twice") from None
+        if strange:
+            raise UserError(
+                f"prompt.{part}: {{{strange[0]}}} stands for nothing.{did_you_mean(strange[0], list(valid))} "
+                f"Valid: {told}; a brace that stands for itself is written twice"
+            )
 
     @property
     def digest(self) -> str:
@@ -64,6 +91,16 @@ class PromptConfig:
         parts = [self.system, self.scores, self.priors_note, self.question, self.priors, str(self.dimensions)]
         parts += ["words withheld"] * (not self.words) + ["names masked"] * (self.names == "masked")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _places(text: str) -> list[str]:
+    """What stands in braces in *text*, with any format that follows; ValueError where a brace has no partner."""
+    found = string.Formatter().parse(text)
+    return [
+        f"{name}{'!' + how if how else ''}{':' + form if form else ''}"
+        for _, name, form, how in found
+        if name is not None
+    ]
 
 
 @dataclass(frozen=True, slots=True)

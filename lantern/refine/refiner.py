@@ -13,6 +13,7 @@ from lantern.corpora.types import Dialogue
 from lantern.errors import UserError
 from lantern.predictions import FieldReply, PredictionTable, Row
 from lantern.refine.backend_config import TOP_LOGPROBS, make_request
+from lantern.refine.errors_of import CURES
 from lantern.refine.fields import Field, receptive_fields
 from lantern.refine.ledger_location import check_location
 from lantern.refine.prompt import Prompt, Turn, turns_of
@@ -23,6 +24,10 @@ from lantern.refine.types import Failure, Outcome, Reply, Request
 if TYPE_CHECKING:
     from lantern.refine.backend_config import BackendConfig
     from lantern.refine.simulate import SimulatedConfig
+
+
+MOST = 100
+"""Coverage and samples beyond it are typing errors, and dear ones."""
 
 
 @dataclass
@@ -67,6 +72,11 @@ class RefineConfig:
         for name in ("every_n", "stride", "coverage", "samples"):
             if getattr(self, name) < 1:
                 raise UserError(f"refine.{name}={getattr(self, name)} must be at least 1")
+        for name in ("coverage", "samples"):
+            if getattr(self, name) > MOST:
+                raise UserError(
+                    f"refine.{name}={getattr(self, name)} must be at most {MOST}: each is a call of its own"
+                )
         if self.limit_dialogues is not None and self.limit_dialogues < 1:
             raise UserError(f"refine.limit_dialogues={self.limit_dialogues} must be at least 1, or null for all")
         if not self.batch_poll > 0:
@@ -214,8 +224,12 @@ class Refiner:
         )
         return replace(request, messages=request.messages + turn)
 
-    def refine(self, table: PredictionTable, engine: Asker) -> RefineStats:
-        """Ask about every field and fill ``row.fields`` of *table* in place; failures become masked entries."""
+    def refine(self, table: PredictionTable, engine: Asker, needs_answer: bool = False) -> RefineStats:
+        """Ask about every field and fill ``row.fields`` of *table* in place; failures become masked entries.
+
+        Raises:
+            UserError: with *needs_answer*, when not one call brought a reply.
+        """
         questions = self.questions(table)
         before = engine.calls
         requests = [request for question in questions for request in question.requests]
@@ -228,6 +242,7 @@ class Refiner:
         for row in table.rows:
             row.fields = []
         failures: Counter[str] = Counter()
+        lost: list[Failure] = []
         paid: dict[str, Reply] = {}
         for question in questions:
             results: list[Parsed | Failure] = []
@@ -244,8 +259,15 @@ class Refiner:
             result = _joined(results)
             if isinstance(result, Failure):
                 failures[result.kind] += 1
+                lost += [result] if result.kind in CURES else []
             stats.repaired += repaired
             self._fill(table, question, result, repaired)
+        if needs_answer and lost and len(lost) == len(questions):
+            first = lost[0]
+            raise UserError(
+                f"llm={self.backend.name}: {self.backend.model} answered none of {len(questions)} questions "
+                f"({first.kind}: {first.message[:200]}); {CURES[first.kind]}. Nothing is lost: the same command goes on"
+            )
         for row in table.rows:
             row.fields.sort(key=lambda entry: entry.band)
         stats.failures, stats.failed_fields = dict(sorted(failures.items())), failures.total()

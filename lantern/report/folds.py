@@ -52,8 +52,10 @@ def pool_folds(results: Sequence[Result]) -> list[tuple[Result, list[Result]]]:
 def test_table(result: Mapping[str, Any]) -> PredictionTable:
     """Test table of a result without the replies of its fields, that of a pooled one from all its folders."""
     folders = result.get("folders") or [result["folder"]]
-    tables = [PredictionTable.load(Path(folder) / "predictions.test.jsonl", fields=False) for folder in folders]
-    return concatenate(tables, "test")
+    # A table that was cut off at the end of a line looks whole: only its length tells.
+    count = result["test"].get("rows") if len(folders) == 1 else None
+    paths = [Path(folder) / "predictions.test.jsonl" for folder in folders]
+    return concatenate([PredictionTable.load(path, fields=False, count=count) for path in paths], "test")
 
 
 def over_folds(results: Sequence[Result], method: str, metric: str) -> dict[str, Any] | None:

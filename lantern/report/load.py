@@ -65,6 +65,15 @@ class Run:
         return concatenate(tables, split)
 
 
+_NEEDED: dict[str, type | tuple[type, ...]] = {
+    "title": str,
+    "seed": int,
+    "corpus.name": str,
+    "corpus.label_set": str,
+    "protocol.name": str,
+    "test.methods.vanilla.accuracy": (int, float),
+    "test.methods.vanilla.weighted_f1": (int, float),
+}
 _IGNORED = ("seed", "runs", "tracking", "variants", "study")
 _IGNORED_LEAVES = ("corpus.path", "trainer.threads", "refine.ledger", "refine.max_cost")
 
@@ -133,11 +142,16 @@ def read_run(folder: Path) -> Run:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{folder}: cannot be read ({' '.join(str(error).split())})") from None
-    for key in ("title", "seed", "corpus.name", "corpus.label_set", "protocol.name", "test.methods.vanilla.accuracy"):
+    for key, kind in _NEEDED.items():
         if _at(result, key) is None:
             raise UserError(f"{path}: no {key}; written by something else or by an older Lantern: run it again")
+        if not isinstance(_at(result, key), kind):
+            raise UserError(f"{path}: {key} is {_at(result, key)!r}; written by something else: run it again")
+    for key in ("llm", "prompt", "weighting", "versions"):
+        if not isinstance(result.get(key) or {}, dict) or (key == "llm" and result[key] and "name" not in result[key]):
+            raise UserError(f"{path}: {key} is {result[key]!r}; written by something else: run it again")
     if _at(config, "backbone.name") is None:
         raise UserError(f"{folder / 'config.yaml'}: no backbone.name; it is not the configuration of a run")
     return Run(folder, {**result, "folder": str(folder)}, config)

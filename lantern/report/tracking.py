@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,10 @@ def append_csv(runs: Path, what: dict[str, Any], result: dict[str, Any]) -> Path
         with path.open("a+", encoding="utf-8", newline="") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            lines = file.readlines()
+            try:
+                lines = file.readlines()
+            except UnicodeDecodeError:
+                continue  # nothing of ours
             if lines and lines[0] != head:
                 continue
             if lines and not lines[-1].endswith("\n"):
@@ -105,3 +109,11 @@ def _scalar(value: Any) -> Any:
     except yaml.YAMLError:
         return str(value)
     return found if isinstance(found, bool | int | float | str) else str(value)
+
+
+def check_tracking(config: RunConfig) -> None:
+    """Refuse, before anything starts, a sink whose library is missing."""
+    if config.tracking.name == "wandb" and importlib.util.find_spec("wandb") is None:
+        from lantern.errors import UserError
+
+        raise UserError("tracking=wandb needs a library: pip install wandb; or take tracking=csv")

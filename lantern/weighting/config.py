@@ -76,6 +76,7 @@ class WeightingConfig:
         _one_of("fit_on", self.fit_on, FIT_ON)
         for key, least in (("hidden", 1), ("epochs", 1), ("iterations", 1), ("patience", 1), ("folds", 2)):
             _need(key, getattr(self, key), getattr(self, key) >= least, f"at least {least}")
+        _need("hidden", self.hidden, self.hidden <= 1024, "at most 1024")
         for key in ("attention_scale", "bias_scale", "temperature_scale", "stacking_scale"):
             _need(key, getattr(self, key), 0 < getattr(self, key) < float("inf"), "a finite number above 0")
         for key in ("min_delta", "margin"):
@@ -95,7 +96,7 @@ class StudyConfig:
     """Utterances that it is scored on."""
 
     def __post_init__(self) -> None:
-        for key, least in (("seeds", 1), ("first_seed", 0), ("fit", 1), ("test", 1)):
+        for key, least in (("seeds", 1), ("first_seed", 0), ("fit", 20), ("test", 100)):
             if getattr(self, key) < least:
                 raise UserError(f"study.{key}={getattr(self, key)} must be at least {least}")
 

@@ -94,7 +94,7 @@ class FittedWeighting:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise UserError(f"{path} is not a weighting checkpoint: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{path} is not a weighting checkpoint ({type(error).__name__})") from None
         if not isinstance(state, dict) or state.get("schema") != _SCHEMA:
             raise UserError(f"{path} is not a weighting checkpoint of schema {_SCHEMA}")
         config = WeightingConfig(**state["config"])

@@ -226,7 +226,7 @@ def test_manifest_errors_name_the_line(corpus: Corpus, tmp_path: Path, line: str
 
 
 def test_a_missing_folder_says_how_to_import(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"corpus\.path=.*nowhere: no corpus folder.*experiments\.import_corpus"):
+    with pytest.raises(UserError, match=r"nowhere: no corpus folder.*experiments\.import_corpus"):
         load_corpus(tmp_path / "nowhere")
 
 

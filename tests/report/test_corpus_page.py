@@ -58,7 +58,7 @@ def evil_corpus() -> Corpus:
         Utterance("u2", "Bob", "", None, None),
     )
     made = Corpus(
-        f"name{EVIL}",
+        "name<img src=x onerror=alert(2)> & “quoted” <!-- ",
         labels,
         (Dialogue(f"d{EVIL}", turns, f"s{EVIL}"),),
         {"dev": (f"d{EVIL}",)},
@@ -195,7 +195,7 @@ def test_mistakes_are_one_line_and_exit_code_2_and_help_is_light(tmp_path: Path)
     done = subprocess.run([*command, str(tmp_path / "no")], cwd=ROOT, capture_output=True, text=True, check=False)
     told = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert (done.returncode, len(told)) == (2, 1)
-    assert told[0].startswith("error: corpus.path=")
+    assert told[0].startswith(f"error: {tmp_path}/no: no corpus folder there")
     done = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert not {"torch", "numpy"} & {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
