@@ -1,0 +1,215 @@
+"""Every command that the README, a configuration file or an experiment names is run, small, as it stands there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import runpy
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import hub
+from lantern.config import compose
+from lantern.names import CONFIG_DIR, choices
+from lantern.prepare import preflight
+from tests.documented import README, commands, fill, in_comments, write_raw, write_recordings
+from tests.llm_server import LLMServer
+
+NOT_RUN = {
+    r"make run": "sets up an environment, from the network",
+    r"make test": "likewise",
+    r"make lint": "likewise",
+    r"source \.venv/bin/activate": "belongs to the shell that types it",
+}
+"""Commands that no test can run, as regular expressions over the whole command, and why."""
+SMALL = ["trainer.epochs=1", "trainer.threads=1", "corpus.dialogues=10", "refine.limit_dialogues=1"]
+SMALL += ["backbone.hidden=56", "weighting.epochs=2", "weighting.guard=false"]
+README_COMMANDS = list(dict.fromkeys(commands(README.read_text(encoding="utf-8"))))
+COMMENTED = [command for command in dict.fromkeys(in_comments()) if command not in README_COMMANDS]
+EXPERIMENTS = choices("experiment")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LLMServer]:
+    """Stands for every LLM that is not in this process; one reply in five is a refusal."""
+    with LLMServer({"right": 0.8, "refusal": 0.2}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory, server: LLMServer) -> Path:
+    """The folder in which all commands are typed: raw corpora, imported ones, a chat, and a finished run, ``one``,
+    on MELD's text, whose LLM refused now and then."""
+    place = tmp_path_factory.mktemp("recipes")
+    write_raw(place / "raw")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        Path("chat.txt").write_text("Ann: we won!\nBob: that is wonderful\n")
+        example = CONFIG_DIR.parent / "tests" / "examples" / "custom"
+        custom = ["--transcript", f"{example}/transcript.csv", "--label-set", f"{example}/labels.yaml"]
+        custom += ["--score-range", "1,5"]
+        execute("experiments.import_corpus", ["custom", *custom, "--no-features", "--out", "data/shop"])
+        write_recordings(Path("data/shop"), Path("raw"))
+        execute("experiments.import_corpus", ["meld", "--csv", "raw/meld", "--out", "data/meld"])
+        release = ["iemocap", "--release", "raw/IEMOCAP_full_release"]
+        execute("experiments.import_corpus", [*release, "--out", "data/iemocap"])
+        execute("experiments.import_corpus", [*release, "--no-features", "--out", "data/iemocap-raw"])
+        asked = ["llm=vllm", f"llm.api_base={server.url}", "weighting.fit_on=dev"]
+        execute("experiments.run", ["corpus=meld", "backbone=gru", *asked, *SMALL, "refine.limit_dialogues=4"])
+        (run,) = Path("runs").glob("*/metrics.json")
+        Path("one").symlink_to(run.parent)
+        execute("experiments.ledger", ["export", "answers.jsonl"])
+    return place
+
+
+@pytest.mark.parametrize("command", [*README_COMMANDS, *COMMENTED], ids=lambda command: command[-60:])
+def test_a_documented_command_works(
+    command: str, workshop: Path, server: LLMServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not any(re.fullmatch(pattern, command) for pattern in NOT_RUN):
+        monkeypatch.chdir(workshop)
+        type_in(command, server, monkeypatch)
+
+
+def test_what_is_not_run_is_documented() -> None:
+    for pattern in NOT_RUN:
+        assert any(re.fullmatch(pattern, command) for command in README_COMMANDS), f"{pattern} matches nothing any more"
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("python -m experiments.run backbone=corekt", "ended with 2"),
+        ("python -m experiments.run -m llm=simulated,simulatd", "ended with 2"),
+        ("python -m experiments.run corpus=meld corpus.paht=data/meld", "ended with 2"),
+        ("python -m experiments.run corpus=meld corpus.path=data/mled backbone=gru", "ended with 2"),
+        ("python -m experiments.plan --cheap", "ended with 2"),
+        ("python -m experiments.predict chatt.txt --run runs/<one>", "ended with 2"),
+        (
+            "python -m experiments.import_corpus meld --csvs <folder of the CSVs> --out data/meld",
+            "what stands for <fold",
+        ),
+        ("python -m experiments.import_corpus sample --ouput data/sample", "ended with 2"),
+        ("python -m experiments.ledgers stats", "experiments.ledgers"),
+        ("make rnu", "NOT_RUN"),
+    ],
+)
+def test_a_documented_mistake_is_noticed(
+    command: str, told: str, workshop: Path, server: LLMServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workshop)
+    with pytest.raises((AssertionError, ImportError), match=told):
+        type_in(command, server, monkeypatch)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_file_starts_with_its_command_which_runs(
+    name: str, workshop: Path, server: LLMServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, command, question = (CONFIG_DIR / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[:3]
+    assert head == "# @package _global_"
+    assert command.split()[:5] == ["#", "python", "-m", "experiments.run", f"experiment={name}"]
+    assert question.startswith("# ")
+    monkeypatch.chdir(workshop)
+    arguments = type_in(command.removeprefix("# "), server, monkeypatch)
+    if name == "simulate":
+        assert Path("runs/simulate.json").is_file()
+        return
+    variants = hub.variants_of(arguments)
+    folders = {preflight(config).folder for config in variants.values()}
+    assert len(folders) == len(variants), "two variants are the same run"
+    assert all((folder / "metrics.json").is_file() for folder in folders)
+
+
+def test_variants_multiply_with_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    execute("experiments.run", ["-m", "experiment=causal", "seed=0,1", "--config"])
+    told = re.findall(r"^(?:seed|  context): (\w+)", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(zip(told[::2], told[1::2])) == [(s, c) for s in "01" for c in ("both", "causal")]
+
+
+def test_the_hub_has_a_row_for_every_experiment_and_no_other() -> None:
+    tables = hub.read_tables(hub.parted(hub.HUB.read_text(encoding="utf-8"))[1])
+    for corpus in ("sample", "meld"):
+        named = {row.strip("`") for row in tables[corpus]}
+        assert named == set(EXPERIMENTS) - set(hub.LEFT_OUT[corpus])
+
+
+def test_a_row_measured_again_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "README.md").write_text(hub.HUB.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(hub, "HUB", tmp_path / "README.md")
+    before = (tmp_path / "README.md").read_text(encoding="utf-8").splitlines()
+    hub.keep("meld", "causal", ["small", "2", "3s (4s)", "5", "6 GB", "7"])
+    hub.keep("backbones", "`gru` | sample", ["30", "0.1 s", "50", "50"])
+    after = (tmp_path / "README.md").read_text(encoding="utf-8").splitlines()
+    changed = [line for line in after if line not in before]
+    assert changed == ["| `causal` | small | 2 | 3s (4s) | 5 | 6 GB | 7 |", "| `gru` | sample | 30 | 0.1 s | 50 | 50 |"]
+    assert len(after) == len(before)
+
+
+def type_in(command: str, server: LLMServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run a documented command at small size, in this process; returns the arguments that it was given."""
+    words = fill(command)
+    target = Path(words[-1]) if ">" in words[:-1] else None
+    words = words if target is None else words[: words.index(">")]
+    assert words[:2] == ["python", "-m"], f"{command}: not a command that can be tried; NOT_RUN is the place for it"
+    module, arguments = words[2], words[3:]
+    if module in ("experiments.run", "experiments.plan"):
+        arguments = small(module, arguments, server)
+        monkeypatch.setenv("OPENAI_API_KEY", "planted")
+    elif module == "experiments.import_corpus" or (module, *arguments[:1]) == ("experiments.ledger", "export"):
+        arguments = [*arguments, "--overwrite"]  # an earlier command may have written it
+    with contextlib.ExitStack() as stack:
+        if target is not None:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(target.open("w", encoding="utf-8"))))
+        execute(module, arguments)
+    return arguments
+
+
+def small(module: str, arguments: list[str], server: LLMServer) -> list[str]:
+    """The arguments of a run or a plan, cut down: a tiny model, few dialogues, two values per sweep, two seeds per
+    experiment, no LLM to wait for."""
+    if "--help" in arguments:
+        return arguments
+    overrides = [a for a in arguments if "=" in a and not a.startswith(("plan=", "hydra"))]
+    sweep = [a for a in arguments if a in ("-m", "--multirun")]
+    # As it stands there, so that no mistake hides behind what is added below.
+    execute("experiments.run", [*sweep, *overrides, "--config"])
+    one = compose([shortened(override, 1) for override in overrides] if sweep else overrides)
+    if one.study is not None:
+        return [*arguments, "study.seeds=1", "study.fit=60", "study.test=60", "weighting.epochs=2"]
+    few = [variant for variant in one.variants if not re.search(r"\bseed=[2-9]", variant)]
+    size = [*SMALL, *([f"variants={json.dumps(few)}"] if few != one.variants else [])]
+    if one.corpus.name != "sample":
+        size.append("corpus.limit_dialogues=20")
+    if sweep:
+        arguments = [shortened(argument, 2) for argument in arguments]
+    if module == "experiments.plan":
+        return [*arguments, *size]
+    if one.llm.name in ("smollm2", "simulated"):
+        return [*(a for a in arguments if not a.startswith("llm=")), "llm=simulated", *size]
+    return [*arguments, f"llm.api_base={server.url}", *size]
+
+
+def shortened(argument: str, count: int) -> str:
+    """``key=a,b,c`` with its first *count* values."""
+    key, equals, value = argument.partition("=")
+    plain_list = equals and not set(value) & set("[{('\"")
+    return f"{key}={','.join(value.split(',')[:count])}" if plain_list else argument
+
+
+def execute(module: str, arguments: list[str]) -> None:
+    """What ``python -m module arguments`` does; a failure raises."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(sys, "argv", [module, *arguments])
+        warnings.filterwarnings("ignore", message=".*found in sys.modules.*", category=RuntimeWarning)
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            code: object = 0
+        except SystemExit as end:
+            code = end.code or 0
+    assert code == 0, f"python -m {module} {' '.join(arguments)} ended with {code}"
