@@ -88,8 +88,10 @@ def _dataclass_of(hint: Any) -> Any:
 def one_line(error: BaseException) -> str:
     """The innermost cause of a composition error, in one line with its key."""
     cause: BaseException = error
-    while cause.__cause__ is not None or cause.__context__ is not None:
-        cause = cause.__cause__ or cause.__context__ or cause
+    seen = {id(error)}  # under a debugger and with OC_CAUSE=1 OmegaConf's errors are each other's cause
+    while (inner := cause.__cause__ or cause.__context__) is not None and id(inner) not in seen:
+        cause = inner
+        seen.add(id(cause))
         if isinstance(cause, UserError):
             return str(cause)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]

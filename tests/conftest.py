@@ -4,11 +4,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from lantern.environment import prepare
 from tests.postgres_server import PostgresServer, binaries, psycopg
 
 prepare()
+# A busy machine is no failure; pytest's own limit holds.
+settings.register_profile("lantern", deadline=None)
+settings.load_profile("lantern")
 
 
 @pytest.fixture

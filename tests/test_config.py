@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lantern.config import RunConfig, compose, dump
+from lantern.config import RunConfig, compose, dump, read_config
+from lantern.errors import UserError
 from lantern.names import GROUPS, choices
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,6 +16,24 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g in GROUPS for c in choices(g)])
 def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
     assert isinstance(compose([f"{group}={choice}"]), RunConfig)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("override", ["refine.coverage=three", "refine.coverage=0", "seed=one", "backbone.epochs=many"])
+def test_errors_that_are_each_others_cause_are_told_all_the_same(
+    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError) as plain:
+        compose([override])
+    monkeypatch.setenv("OC_CAUSE", "1")  # as under a debugger
+    with pytest.raises(UserError) as caught:
+        compose([override])
+    assert override.partition("=")[0] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).split()[-1] == str(plain.value).split()[-1]
+    (tmp_path / "config.yaml").write_text("sed: 3\n")
+    with pytest.raises(UserError, match=r"config\.yaml: not a configuration of this version \(.*sed"):
+        read_config(tmp_path / "config.yaml")
 
 
 def test_experiment_files_override_groups() -> None:

@@ -19,10 +19,10 @@ from lantern.plan import plan
 from lantern.predictions import PredictionTable, Row
 from lantern.prepare import preflight
 from lantern.refine.backend import LiteLLMBackend
-from lantern.refine.backend_config import BackendConfig
+from lantern.refine.backend_config import BackendConfig, make_request
 from lantern.refine.engine import Engine
 from lantern.refine.ledger import Ledger
-from lantern.refine.plan import estimate, expected_reply, tokenizer_of
+from lantern.refine.plan import ASSUMED_LATENCY, Tokenizer, estimate, expected_reply, tokenizer_of
 from lantern.refine.prompt import Prompt
 from lantern.refine.refiner import Refiner
 from lantern.refine.reply import Parsed, parse_reply
@@ -145,6 +145,43 @@ def test_prices_and_limits() -> None:
     assert found.cost == pytest.approx((found.input + 2 * found.output) / 1e6)
     assert found.cost_with_repairs == pytest.approx(found.cost + (found.input + 3 * found.output) / 1e6)
     assert estimate(asked, backend.config, None, counted, None).cost is None
+
+
+def test_the_slowest_limit_decides_how_long_it_takes() -> None:
+    counted = Tokenizer("one each", lambda m: 100, lambda text: 0)
+
+    def seconds(**limits: float) -> float:
+        backend = Fake(concurrency=2, **limits)
+        return estimate(questions(backend, 8), backend.config, None, counted, None).seconds
+
+    assert seconds() == 8 * ASSUMED_LATENCY / 2
+    assert seconds(requests_per_minute=6000, tokens_per_minute=1e6) == 8 * ASSUMED_LATENCY / 2
+    assert seconds(requests_per_minute=6, tokens_per_minute=1e6) == 80
+    assert seconds(requests_per_minute=6, tokens_per_minute=100) == 480
+
+
+def test_only_what_is_not_answered_costs_and_a_repair_sends_everything_again(tmp_path: Path) -> None:
+    backend, counted = Fake(), Tokenizer("letters", lambda m: sum(len(x["content"]) for x in m), len)
+    messages = [
+        [
+            {"role": "system", "content": "- happy: glad\n- sad: low"},
+            {"role": "user", "content": f'<dialogue>\n1. A: "{n}"\n2. B: "no"\n</dialogue>\nGo.'},
+        ]
+        for n in range(5)
+    ]
+    asked = [make_request(backend.config, pair, None, 50) for pair in messages]
+    given = sum(len(x["content"]) for x in messages[0])
+    written = len(expected_reply(2, ("happy", "sad"), compact=False))
+    ledger = Ledger(tmp_path / "l.sqlite")
+    for known in range(3):
+        left = 5 - known
+        found = estimate(asked, backend.config, Price(1.0, 10.0), counted, ledger)
+        assert (found.prompts, found.answered, found.calls) == (5, known, left)
+        assert (found.input, found.output) == (left * given, left * written)
+        assert found.cost == pytest.approx(left * (given + 10 * written) / 1e6)
+        # The repair turn sends the prompt and the reply that could not be used, and gets one as long.
+        assert found.cost_with_repairs == pytest.approx(found.cost + left * (given + written + 10 * written) / 1e6)
+        ledger.store_answer(asked[known], Reply("{}", "stop"))
 
 
 def test_the_common_start_of_long_prompts_is_cheap() -> None:

@@ -25,6 +25,8 @@ NOT_RUN = {
     r"make test": "likewise",
     r"make lint": "likewise",
     r"source \.venv/bin/activate": "belongs to the shell that types it",
+    r"\.venv/bin/pip install .*": "the network",
+    r".* hydra/launcher=.*": "wants Ray or Slurm; tests/test_sweep.py goes through a launcher",
 }
 """Commands that no test can run, as regular expressions over the whole command, and why."""
 SMALL = ["trainer.epochs=1", "trainer.threads=1", "corpus.dialogues=10", "refine.limit_dialogues=1"]
@@ -181,7 +183,7 @@ def small(module: str, arguments: list[str], server: LLMServer) -> list[str]:
     execute("experiments.run", [*sweep, *overrides, "--config"])
     one = compose([shortened(override, 1) for override in overrides] if sweep else overrides)
     if one.study is not None:
-        return [*arguments, "study.seeds=1", "study.fit=60", "study.test=60", "weighting.epochs=2"]
+        return [*arguments, "study.seeds=1", "study.fit=60", "study.test=100", "weighting.epochs=2"]
     few = [variant for variant in one.variants if not re.search(r"\bseed=[2-9]", variant)]
     size = [*SMALL, *([f"variants={json.dumps(few)}"] if few != one.variants else [])]
     if one.corpus.name != "sample":

@@ -174,18 +174,12 @@ class CorpusDataModule(pl.LightningDataModule):
             raise UserError(f"backbone.batch_size={batch_size} must be at least 1")
         self.corpus, self.batch_size, self.seed = corpus, batch_size, seed
         self._built: dict[str, DialogueDataset] = {}
-        self._fitting = False
 
     def setup(self, stage: str) -> None:
         """Make the tensors of the parts that *stage* reads."""
-        self._fitting = stage == "fit"
         for part in {"fit": ("train", "dev"), "validate": ("dev",), "test": ("test",)}.get(stage, ()):
             if part not in self._built:
                 self._built[part] = DialogueDataset(self.corpus, self.ids[part], self.modalities)
-
-    def teardown(self, stage: str) -> None:
-        """Fitting is over: test dialogues may be asked for again."""
-        self._fitting = False
 
     def sizes(self, class_weights: str = "none") -> Sizes:
         """What a backbone must know of the corpus.
@@ -220,19 +214,6 @@ class CorpusDataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[DialogueTensors]:
         return self._in_order(self._part("test"))
-
-    def loader(self, ids: Sequence[str]) -> DataLoader[DialogueTensors]:
-        """An evaluation loader over the dialogues *ids*, in that order (held-out folds, predictions).
-
-        Raises:
-            RuntimeError: a test dialogue while fitting.
-            UserError: an unknown id.
-        """
-        check_split(self.corpus, {"the loader": ids})
-        locked = set(ids) & set(self.ids["test"])
-        if self._fitting and locked:
-            raise RuntimeError(f"test dialogue {min(locked)!r} was asked for while fitting")
-        return self._in_order(DialogueDataset(self.corpus, ids, self.modalities))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Lightning moves only containers it knows; a batch moves itself."""

@@ -27,7 +27,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 def page(title: str, body: str, reader: dict[str, Any] | None = None) -> str:
     """A whole page around *body*, with a dialogue reader at ``<div class="reader"></div>`` where *reader* is given.
 
-    *reader* is what :func:`lantern.report.reader.reader_data` makes of any predictions tables.
+    *reader* is what :class:`~lantern.report.reader.ReaderData` makes of any predictions tables.
     """
     data = (
         "" if reader is None else f'<script type="application/json" id="reader-data">{embedded_json(reader)}</script>'

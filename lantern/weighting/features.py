@@ -44,18 +44,6 @@ class WeightingInputs:
         """The rows picked by a bool mask or by indices."""
         return WeightingInputs(*(getattr(self, f.name)[rows] for f in fields(self)))
 
-    def permute_fields(self, order: Tensor) -> WeightingInputs:
-        """The same utterances with their fields listed in another *order* ``[T]``."""
-        return WeightingInputs(
-            self.vanilla,
-            self.dimensions,
-            self.refined[:, order],
-            self.mask[:, order],
-            self.band[:, order],
-            self.descriptors[:, order],
-            self.labels,
-        )
-
 
 def window_of(table: PredictionTable) -> int:
     """Longest field of the table, which is the window unless every dialogue is shorter."""

@@ -22,11 +22,13 @@ TRAIN = ["Ses02F_impro01", "Ses04F_script01_1", "Ses01F_impro01", "Ses03M_impro0
 TEST = ["Ses05F_impro02", "Ses05M_script01_1b"]
 
 
-def vectors(count: int, dims: int, seed: int, kind: str = "f4") -> list[np.ndarray]:
-    return list(np.random.default_rng(seed).normal(size=(count, dims)).astype(kind))
+def vectors(count: int, dims: int, seed: int, kind: str = "f4", alike: bool = False) -> list[np.ndarray]:
+    """*alike*: the very same vector for every turn, which a pickle holds once; for files of full size."""
+    drawn = np.random.default_rng(seed).normal(size=(1 if alike else count, dims)).astype(kind)
+    return [drawn[0]] * count if alike else list(drawn)
 
 
-def iemocap(labels: dict[str, list[int]] | None = None) -> dict[str, Any]:
+def iemocap(labels: dict[str, list[int]] | None = None, alike: bool = False) -> dict[str, Any]:
     """Members by name; turn ids have gaps, as in the corpus."""
     labels = LABELS if labels is None else labels
     found: dict[str, Any] = {"labels": {i: list(of) for i, of in labels.items()}}
@@ -36,7 +38,8 @@ def iemocap(labels: dict[str, list[int]] | None = None) -> dict[str, Any]:
     for seed, name in enumerate(("text", "view 2", "view 3", "view 4", "audio", "visual")):
         kind = "f8" if name == "audio" else "f4"
         found[name] = {
-            i: vectors(len(of), DIMS.get(name, 6), 9 * n + seed, kind) for n, (i, of) in enumerate(labels.items())
+            i: vectors(len(of), DIMS.get(name, 6), 9 * n + seed, kind, alike)
+            for n, (i, of) in enumerate(labels.items())
         }
     found["train"] = [i for i in TRAIN if i in labels]
     found["test"] = [i for i in TEST if i in labels]
@@ -71,13 +74,14 @@ def preprocessed(m: dict[str, Any]) -> dict[str, Any]:
     return {part: [one(i) for i in ids] for part, ids in parts.items()}
 
 
-def meld(dialogues: dict[int, list[int]], train: list[int], test: list[int]) -> tuple[Any, ...]:
+def meld(dialogues: dict[int, list[int]], train: list[int], test: list[int], alike: bool = False) -> tuple[Any, ...]:
     """The 13-tuple; speakers one-hot with 9 places, turn ids mere numbers."""
     ids = {i: list(range(len(of))) for i, of in dialogues.items()}
-    speakers = {i: [np.eye(9)[n % 3] for n in range(len(of))] for i, of in dialogues.items()}
-    text = {i: vectors(len(of), 6, i) for i, of in dialogues.items()}
-    audio = {i: vectors(len(of), 5, i + 1) for i, of in dialogues.items()}
-    visual = {i: vectors(len(of), 4, i + 2) for i, of in dialogues.items()}
+    slots = list(np.eye(9))
+    speakers = {i: [slots[n % 3] for n in range(len(of))] for i, of in dialogues.items()}
+    text = {i: vectors(len(of), 6, i, alike=alike) for i, of in dialogues.items()}
+    audio = {i: vectors(len(of), 5, i + 1, alike=alike) for i, of in dialogues.items()}
+    visual = {i: vectors(len(of), 4, i + 2, alike=alike) for i, of in dialogues.items()}
     sentences = {i: [f"Quib {n} of {i}" for n in range(len(of))] for i, of in dialogues.items()}
     return ids, speakers, dialogues, text, text, text, text, audio, visual, sentences, train, test, {}
 

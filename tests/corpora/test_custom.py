@@ -73,6 +73,13 @@ def test_ids_are_made_and_other_columns_kept(tmp_path: Path) -> None:
     assert any(note.startswith("no splits") for note in corpus.notes)
 
 
+def test_a_turn_may_end_when_it_starts(tmp_path: Path) -> None:
+    path = write(tmp_path, "d,A,x,0,00:00.5", "d,B,y,62.5,00:01:02.5", header="dialogue,speaker,text,start,end")
+    first, second = import_custom(path, LABELS).utterances
+    assert first.extra == {"start": 0.0, "end": 0.5}
+    assert second.extra == {"start": 62.5, "end": 62.5}
+
+
 def test_splits_by_pattern_and_what_is_left_over(tmp_path: Path) -> None:
     path = write(tmp_path, *(f"{d},Ann,Hi,up" for d in ("a1", "a2", "b1", "c1")))
     corpus = import_custom(path, LABELS, splits={"test": ["b1"], "train": ["a*"]})

@@ -78,6 +78,14 @@ def test_rows_in_transcript_order(tmp_path: Path, suffix: str) -> None:
         read_feature_table(path, IDS[:2])
 
 
+def test_in_transcript_order_a_row_is_missing_only_if_it_is_so_throughout(tmp_path: Path) -> None:
+    values = VALUES.copy()
+    values[1, 0] = np.nan
+    np.save(tmp_path / "f.npy", values)
+    with pytest.raises(UserError, match="features of utterance 'u2' are not finite"):
+        read_feature_table(tmp_path / "f.npy", IDS)
+
+
 class Trap:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (pytest.fail, ("the pickle was run",))

@@ -243,6 +243,10 @@ def test_features_that_do_not_fit_are_refused(corpus: Corpus) -> None:
     assert corpus.with_features("text", bad, card, present).cards["text"].count == len(bad) - 1
     with pytest.raises(UserError, match="modality 'smell' is not one of text, audio, visual"):
         corpus.with_features("smell", np.zeros((len(bad), 4)), card)
+    with pytest.raises(UserError, match=f"{len(bad)} utterances have text features, the card says 3"):
+        replace(corpus, cards={**corpus.cards, "text": replace(corpus.cards["text"], count=3)})
+    with pytest.raises(UserError, match="audio features come without a card or without their present mask"):
+        replace(corpus, present={m: mask for m, mask in corpus.present.items() if m != "audio"})
 
 
 def test_limit_is_proportional_deterministic_and_part_of_the_fingerprint(tmp_path: Path) -> None:
@@ -265,13 +269,34 @@ def test_limit_is_proportional_deterministic_and_part_of_the_fingerprint(tmp_pat
         whole.limit(2)
 
 
+def test_what_replaces_the_features_of_a_folder_is_another_corpus(corpus: Corpus, tmp_path: Path) -> None:
+    found = load_corpus(corpus.save(tmp_path / "c"))
+    other = found.with_features("text", found.features["text"] + 1, found.cards["text"])
+    assert other.fingerprint != found.fingerprint
+    assert other.fingerprint == corpus.with_features("text", other.features["text"], corpus.cards["text"]).fingerprint
+
+
 @pytest.mark.parametrize("total", range(3, 20))
 def test_limit_gives_exactly_the_number_asked_for(total: int) -> None:
     assert len(generate_sample(dialogues=20).limit(total).dialogues) == total
 
 
-@pytest.mark.parametrize("change", ["text", "label", "feature", "split", "scale"])
+CHANGES = (
+    "text",
+    "label",
+    "feature",
+    "present",
+    "split",
+    "scale",
+    "name of the classes",
+    "order of the classes",
+    "numbers",
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_fingerprint_changes_with_the_content(corpus: Corpus, change: str) -> None:
+    labels = corpus.label_set
     first = corpus.dialogues[0]
     turn = first.utterances[0]
     turns = {"text": replace(turn, text="?"), "label": replace(turn, label=((turn.label or 0) + 1) % 6)}
@@ -282,6 +307,30 @@ def test_fingerprint_changes_with_the_content(corpus: Corpus, change: str) -> No
         other = corpus.with_features("text", corpus.features["text"] + 1, corpus.cards["text"])
     elif change == "split":
         other = replace(corpus, splits={"train": corpus.splits["train"]})
+    elif change == "present":
+        mask = np.arange(len(corpus.utterances)) > 0
+        silent = corpus.features["text"] * mask[:, None]
+        with_row = corpus.with_features("text", silent, corpus.cards["text"])
+        other = corpus.with_features("text", silent, corpus.cards["text"], mask)
+        assert other.fingerprint != with_row.fingerprint
+    elif change == "name of the classes":
+        other = replace(corpus, label_set=replace(labels, name="mine"))
+    elif change == "order of the classes":
+        # The manifest names the classes, so it stays the same where labels and classes move together.
+        place = {index: len(labels) - 1 - index for index in range(len(labels))}
+        other = replace(
+            corpus,
+            label_set=replace(labels, classes=labels.classes[::-1]),
+            dialogues=tuple(
+                replace(d, utterances=tuple(replace(u, label=place.get(u.label)) for u in d.utterances))
+                for d in corpus.dialogues
+            ),
+        )
+    elif change == "numbers":
+        speakers = sorted({u.speaker for u in corpus.utterances})
+        numbered = [{name: number for number, name in enumerate(order)} for order in (speakers, speakers[::-1])]
+        one, other = (replace(corpus, speaker_numbers=numbers) for numbers in numbered)
+        assert one.fingerprint != other.fingerprint
     else:
         other = replace(corpus, score_range=(0.0, 5.0))
     assert other.fingerprint != corpus.fingerprint

@@ -299,7 +299,8 @@ def numbers(corpus: Corpus, name: str = FIRST) -> list[int]:
     with_text = corpus.with_features("text", *dummy(len(corpus.utterances)))
     data = CorpusDataModule(with_text, [name], [], [], batch_size=1)
     assert data.sizes().speakers == 2
-    return next(iter(data.loader([name]))).speakers[0].tolist()
+    data.setup("fit")
+    return next(iter(data.train_dataloader())).speakers[0].tolist()
 
 
 def dummy(count: int) -> tuple[np.ndarray, FeatureCard]:

@@ -289,7 +289,7 @@ def _published_counts(counts: dict[str, tuple[int, ...]]) -> dict[str, list[int]
 def test_published_counts_decide_the_label_set(tmp_path: Path, name: str, total: int) -> None:
     labels = _published_counts(COUNTS[name])
     assert sum(map(len, labels.values())) == total
-    corpus = iemocap_corpus(read_iemocap(write(tmp_path / "p", nine(iemocap(labels)))))
+    corpus = iemocap_corpus(read_iemocap(write(tmp_path / "p", nine(iemocap(labels, alike=True)))))
     assert corpus.label_set.name == name
     assert corpus.checks == (
         f"agrees: pickle: {name}: {total:,} utterances and all class counts of both splits as published",
@@ -300,7 +300,7 @@ def test_published_counts_decide_the_label_set(tmp_path: Path, name: str, total:
 def test_four_classes_with_other_counts_are_not_guessed(tmp_path: Path) -> None:
     labels = _published_counts(COUNTS[FOUR])
     labels["Ses02F_impro01"].pop()
-    path = write(tmp_path / "p", nine(iemocap(labels)))
+    path = write(tmp_path / "p", nine(iemocap(labels, alike=True)))
     with pytest.raises(
         UserError, match=rf"labels 0 to 3 in 4,542 turns, as no published 4-way file.*--label-set.*{FOUR}"
     ):
@@ -339,14 +339,15 @@ def test_melds_dev_dialogues_are_taken_out_of_the_train_list_by_number_and_count
             # No dialogue 60 in train, as in the corpus.
             dialogues[first[part] + number + (part == "train" and number >= 60)] = share.tolist()
     train = [i for i in dialogues if i < 1153]
-    path = write(tmp_path / "p", meld(dialogues, train, [i for i in dialogues if i >= 1153]))
+    test = [i for i in dialogues if i >= 1153]
+    path = write(tmp_path / "p", meld(dialogues, train, test, alike=True))
     corpus = meld_corpus(read_meld(path))
     assert [len(corpus.splits[part]) for part in ("train", "dev", "test")] == [1038, 114, 280]
     assert corpus.splits["dev"][0] == "1039"
     assert all(line.startswith("agrees: pickle: ") for line in corpus.checks)
     assert len(corpus.checks) == 3
     dialogues[1040][0] = (dialogues[1040][0] + 1) % 7
-    other = meld_corpus(read_meld(write(path, meld(dialogues, train, [i for i in dialogues if i >= 1153]))))
+    other = meld_corpus(read_meld(write(path, meld(dialogues, train, test, alike=True))))
     assert "dev" not in other.splits
 
 

@@ -100,6 +100,23 @@ def test_folds_without_recording_sessions_are_seeded_groups_of_like_size() -> No
     assert pairs == folds(corpus, ids, k=5, seed=0) != folds(corpus, ids, k=5, seed=1)
 
 
+@pytest.mark.parametrize(
+    ("sessions", "count"),
+    [
+        ([f"{n % 8}" for n in range(18)], 8),
+        ([f"{n % 9}" for n in range(18)], 3),
+        ([*(f"{n % 4}" for n in range(17)), None], 3),
+    ],
+)
+def test_sessions_are_folds_where_there_are_at_most_eight_and_every_dialogue_has_one(
+    sessions: list[str | None], count: int
+) -> None:
+    corpus = make([*sessions, "9"], train=18)
+    pairs = folds(corpus, corpus.splits["train"], k=3, seed=0)
+    assert len(pairs) == count
+    check_folds(corpus.splits["train"], pairs)
+
+
 @pytest.mark.parametrize("k", [1, 24])
 def test_impossible_numbers_of_folds(k: int) -> None:
     corpus = make([None] * 25, train=23)

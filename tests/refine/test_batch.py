@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from lantern.config import compose
 from lantern.errors import UserError
-from lantern.prepare import preflight
 from lantern.refine.backend import LiteLLMBackend
 from lantern.refine.backend_config import BackendConfig, make_request
-from lantern.refine.batch import BatchEngine
+from lantern.refine.batch import ATTEMPTS, BatchEngine
+from lantern.refine.errors_of import BackendFailure
 from lantern.refine.ledger import Ledger
 from lantern.refine.reply import Parsed, parse_letters, parse_reply
 from lantern.refine.types import Failure, Outcome, Progress, Reply, Request
@@ -172,7 +171,8 @@ def test_a_refused_batch_is_told_and_forgotten(path: str) -> None:
             asking.run([question(asking.backend.config, 0)])
 
 
-def test_a_submission_of_unknown_outcome_is_found_not_repeated(path: str) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("killed"), BackendFailure(Failure("timeout", "killed"), True)])
+def test_a_submission_of_unknown_outcome_is_found_not_repeated(path: str, error: Exception) -> None:
     with LLMServer() as server:
         asking = engine(server, path)
         requests = [question(asking.backend.config, n) for n in range(3)]
@@ -180,15 +180,39 @@ def test_a_submission_of_unknown_outcome_is_found_not_repeated(path: str) -> Non
 
         async def lost(*arguments: Any) -> str:
             await original(*arguments)
-            raise RuntimeError("killed")
+            raise error
 
         asking.door.submit = lost  # type: ignore[method-assign]
-        with pytest.raises(RuntimeError, match="killed"):
+        with pytest.raises((RuntimeError, UserError), match="killed"):
             asking.run(requests)
         assert len(server.batches.batches) == 1
         found = engine(server, path).run(requests)
         assert all(isinstance(history[0], Reply) for history in found)
         assert len(server.batches.batches) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "retryable", "looks"), [("auth", False, 1), ("quota", True, 1), ("server_error", True, ATTEMPTS)]
+)
+def test_a_look_that_fails_is_repeated_while_it_may_succeed(
+    path: str, kind: str, retryable: bool, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lantern.refine.batch.backoff", lambda attempt: 0.001)
+    with LLMServer() as server:
+        asking, seen = engine(server, path), []
+        requests = [question(asking.backend.config, 0)]
+
+        async def state(batch: str) -> Any:
+            seen.append(batch)
+            raise BackendFailure(Failure(kind, "told so"), retryable)
+
+        asking.door.state = state  # type: ignore[method-assign]
+        with pytest.raises(UserError, match=f"answered {kind}: told so; batches on their way are kept"):
+            asking.run(requests)
+        assert len(seen) == looks
+        again = engine(server, path)
+        assert isinstance(again.run(requests)[0][0], Reply)
+        assert (again.calls, len(server.batches.batches)) == (0, 1)
 
 
 def test_a_submission_that_never_arrived_is_made_again(path: str) -> None:
@@ -226,7 +250,11 @@ def test_the_budget_holds_before_anything_is_sent(path: str) -> None:
         assert len(server.answered) == kinds.count("")
 
 
-def test_providers_without_batches_are_refused(tmp_path: str) -> None:
+def test_providers_without_batches_are_refused(tmp_path: Path) -> None:
+    # Here, and not above: the processes of this file would all wait for torch.
+    from lantern.config import compose
+    from lantern.prepare import preflight
+
     with pytest.raises(UserError, match="mistral/x has no batch interface"):
         BatchEngine(LiteLLMBackend(BackendConfig(name="x", model="mistral/x")), Ledger(tmp_path / "l"), judge=judge)
     for overrides, told in (

@@ -114,7 +114,7 @@ def test_what_holds_no_probabilities_stays_at_home(tmp_path: Path) -> None:
     [
         ("", "is not a bundle"),
         ("[1]\n", "is not a bundle"),
-        ('{"format": "lantern-bundle", "version": 9}\n', "version 9"),
+        ('{"format": "lantern-bundle", "version": 2}\n', "version 2"),
         ('{"format": "lantern-bundle", "version": 1}\nnope\n', "line 2: not a bundle row"),
         ('{"format": "lantern-bundle", "version": 1}\n{"key": "a", "backend": "x"}\n', "line 2: not a bundle row"),
     ],

@@ -11,7 +11,7 @@ from lantern.corpora.data import CorpusDataModule
 from lantern.corpora.folder import Corpus
 from lantern.corpora.sample import generate_sample
 from lantern.models.module import MultiTaskModule
-from lantern.predictions import PredictionTable
+from lantern.predictions import FieldReply, PredictionTable, Row
 from lantern.refine.callback import LLMRefinement, PredictionCollector, score, uniform_mean
 from lantern.refine.refiner import RefineStats
 
@@ -30,7 +30,9 @@ class Counter:
         return RefineStats()
 
 
-def fit(corpus: Corpus, when: str, epochs: int, folder: Path, **options: object) -> tuple[Counter, LLMRefinement]:
+def fit(
+    corpus: Corpus, when: str, epochs: int, folder: Path, every_n: int = 2, **options: object
+) -> tuple[Counter, LLMRefinement]:
     import dataclasses
 
     data = CorpusDataModule(
@@ -44,7 +46,7 @@ def fit(corpus: Corpus, when: str, epochs: int, folder: Path, **options: object)
     module = MultiTaskModule("gru", model, dataclasses.asdict(data.sizes("inverse")), optimizer={"lr": 1e-2})
     counter = Counter()
     collector = PredictionCollector({d.id: d for d in corpus.dialogues}, corpus.label_set, corpus.score_range)
-    callback = LLMRefinement(counter, collector, when=when, every_n=2)
+    callback = LLMRefinement(counter, collector, when=when, every_n=every_n)
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -62,8 +64,8 @@ def fit(corpus: Corpus, when: str, epochs: int, folder: Path, **options: object)
 
 
 def test_the_sanity_check_spends_nothing(corpus: Corpus, tmp_path: Path) -> None:
-    counter, _ = fit(corpus, "every_n", 1, tmp_path, num_sanity_val_steps=2)
-    assert counter.tables == []
+    counter, callback = fit(corpus, "every_n", 1, tmp_path, every_n=1, num_sanity_val_steps=2)
+    assert len(counter.tables) == len(callback.state_dict()["history"]) == 1
 
 
 @pytest.mark.parametrize(("when", "expected"), [("end", {0}), ("every_n", {2}), ("best", {1, 2, 3, 4, 5})])
@@ -102,3 +104,37 @@ def test_score_and_mean_without_labels_or_replies(corpus: Corpus, tmp_path: Path
     for row in table.rows:
         row.label = None
     assert score(table, table.vanilla) == 0.0
+
+
+def test_the_mean_is_of_the_replies_that_are_there() -> None:
+    replies = ([[0.8, 0.2], [0.4, 0.6]], [None, [0.1, 0.9]], [None, None])
+    rows = [
+        Row("d", str(n), n, "A", 0, None, [0.5, 0.5], fields=[FieldReply(k, 2, 0, p) for k, p in enumerate(given)])
+        for n, given in enumerate(replies)
+    ]
+    table = PredictionTable(("a", "b"), rows)
+    np.testing.assert_allclose(uniform_mean(table), [[0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])
+
+
+def test_outputs_of_a_batch_go_to_their_utterances(corpus: Corpus) -> None:
+    collector = PredictionCollector(corpus.by_id, corpus.label_set, (1.0, 5.0))
+    chosen = corpus.dialogues[:3]
+    count = sum(len(d) for d in chosen)
+    marks = torch.linspace(0.1, 0.9, count)
+    probabilities = torch.stack([marks, *[(1 - marks) / 5] * 5], dim=1)
+    scores = torch.stack([2 * marks - 1, torch.full((count,), 0.5), torch.full((count,), 3.0)], dim=1)
+    # Two in one step, the third one earlier: the table is in corpus order all the same.
+    last = count - len(chosen[2])
+    collector.add([chosen[2].id], [len(chosen[2])], {"probabilities": probabilities[last:], "scores": scores[last:]})
+    outputs = {"probabilities": probabilities[:last], "scores": scores[:last]}
+    collector.add([d.id for d in chosen[:2]], [len(d) for d in chosen[:2]], outputs)
+    rows = collector.table("dev").rows
+    assert [row.utterance for row in rows] == [u.id for d in chosen for u in d.utterances]
+    np.testing.assert_allclose([row.vanilla[0] for row in rows], marks.numpy(), atol=1e-6)
+    found = np.array([row.predicted_scores for row in rows])
+    np.testing.assert_allclose(found[:, 0], 3 + 2 * (2 * marks.numpy() - 1), atol=1e-5)
+    # Half way from the middle of the scale to its end, and beyond it.
+    assert found[:, 1:].tolist() == [[4.0, 5.0]] * count
+    unrated = PredictionCollector(corpus.by_id, corpus.label_set, None)
+    unrated.add([chosen[0].id], [len(chosen[0])], outputs | {"probabilities": probabilities[: len(chosen[0])]})
+    assert unrated.table("dev").rows[0].predicted_scores is None

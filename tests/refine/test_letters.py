@@ -51,6 +51,24 @@ def test_spellings_are_summed_and_absent_classes_get_a_bound() -> None:
     assert found.sums == pytest.approx([0.9, 0.9])
 
 
+def test_absent_classes_share_what_is_not_listed() -> None:
+    found = parse_letters(reply(token("1: "), token("A", A=0.9, B=0.04)), 1, (*THREE, "neutral"))
+    assert isinstance(found, Parsed)
+    assert found.probabilities[0] == pytest.approx([0.9, 0.04, 0.03, 0.03])
+    assert found.sums == pytest.approx([0.94])
+    # Though 0.4 is not listed: no more than the least likely token that is.
+    found = parse_letters(reply(token("1: "), token("A", A=0.5, B=0.1)), 1, THREE)
+    assert isinstance(found, Parsed)
+    assert found.probabilities[0] == pytest.approx([0.5 / 0.7, 0.1 / 0.7, 0.1 / 0.7])
+
+
+def test_a_logarithm_above_zero_is_a_probability_of_one() -> None:
+    listed = [{"token": "A", "logprob": 0.7}, {"token": "B", "logprob": math.log(0.25)}]
+    found = parse_letters(reply(token("1: "), {"token": "A", "logprob": 0.7, "top_logprobs": listed}), 1, THREE[:2])
+    assert isinstance(found, Parsed)
+    assert found.probabilities[0] == pytest.approx([0.8, 0.2])
+
+
 def test_a_token_may_hold_more_than_the_letter() -> None:
     whole = {"token": "1: A", "logprob": -0.1, "top_logprobs": [{"token": ": A", "logprob": math.log(0.5)}]}
     found = parse_letters(reply(whole), 1, THREE)

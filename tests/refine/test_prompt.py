@@ -9,6 +9,7 @@ import pytest
 from lantern.config import compose
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
+from lantern.refine.plan import expected_reply
 from lantern.refine.prompt import Prompt, PromptConfig, Turn, quote, turns_of
 from lantern.refine.reply import asked
 from lantern.refine.types import Request
@@ -47,8 +48,21 @@ def test_switches_leave_things_out(config: PromptConfig) -> None:
     assert "valence" not in system["content"] + user["content"]
     assert "0.25" not in user["content"]
     assert bare.digest != config.digest
+    note = config.priors_note.strip()
+    assert note
+    assert note not in system["content"]
+    assert note in Prompt(config, LABELS, (1.0, 5.0)).messages([turn("Hello.")])[0]["content"]
     _, user = Prompt(config, LABELS, None).messages([turn("Hello.")])
     assert "valence" not in user["content"]
+
+
+@pytest.mark.parametrize("elicitation", ["json", "logprobs"])
+def test_there_is_room_for_a_reply_about_every_utterance(config: PromptConfig, elicitation: str) -> None:
+    prompt = Prompt(config, LABELS, None, elicitation)
+    for count in (1, 10, 40):
+        reply = expected_reply(count, LABELS.classes if elicitation == "json" else (), compact=False)
+        # No tokenizer in use makes more tokens of a reply than one for two characters.
+        assert prompt.max_tokens(count) > len(reply) / 2
 
 
 @pytest.mark.parametrize("text", HOSTILE)

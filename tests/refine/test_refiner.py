@@ -12,8 +12,8 @@ from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 from lantern.predictions import PredictionTable, Row
 from lantern.refine.prompt import Prompt
-from lantern.refine.refiner import RefineConfig, Refiner
-from lantern.refine.simulate import SimulatedConfig, simulate
+from lantern.refine.refiner import RefineConfig, Refiner, RefineStats
+from lantern.refine.simulate import SimulatedConfig, oracle, simulate
 from lantern.refine.types import Failure, Outcome, Reply, Request, Usage
 
 LABELS = LabelSet("two", ("happy", "sad"))
@@ -64,6 +64,9 @@ def refiner(found: dict[str, Dialogue], simulated: SimulatedConfig | None = None
     config = compose(["llm=simulated"])
     refine = dataclasses.replace(RefineConfig(stride=2, coverage=2), **settings)
     return Refiner(found, Prompt(config.prompt, LABELS, None), refine, config.llm, simulated)
+
+
+cut = Failure("cut_off", reply=Reply("{", "length"))
 
 
 def good(request: Request) -> Reply:
@@ -136,7 +139,62 @@ def test_cut_off_is_asked_again_with_room_and_transport_failures_are_not_repaire
     assert again is not None
     assert again.sampling["max_tokens"] == 2 * request.sampling["max_tokens"]
     assert asking.repair(request, Failure("timeout")) is None
+    for kind in ("no_logprobs", "low_mass"):  # the same question would bring the same numbers
+        assert asking.repair(request, Failure(kind, reply=Reply("1: A", "stop"))) is None
     assert refiner(found, repair=False).repair(request, Failure("cut_off", reply=Reply("{", "length"))) is None
+
+
+def test_a_repair_turn_that_fails_too_mended_nothing() -> None:
+    found = dialogues([2])
+    table, engine = table_of(found), ScriptedEngine(lambda r: Failure("unparsable", "no", reply=Reply("no", "stop")))
+    stats = refiner(found).refine(table, engine)
+    assert (stats.calls, stats.repaired, stats.failed_fields) == (2 * stats.fields, 0, stats.fields)
+    assert not any(entry.repaired for row in table.rows for entry in row.fields)
+
+
+def test_refining_again_takes_the_place_of_what_was_there() -> None:
+    found = dialogues([3])
+    table = table_of(found)
+    for _ in range(2):
+        refiner(found).refine(table, ScriptedEngine(good))
+        assert [[entry.band for entry in row.fields] for row in table.rows] == [[0, 1]] * 3
+
+
+def test_each_entry_says_where_its_utterance_sits() -> None:
+    found = dialogues([5])
+    both, causal = table_of(found), table_of(found)
+    refiner(found).refine(both, ScriptedEngine(good))
+    refiner(found, context="causal").refine(causal, ScriptedEngine(good))
+    # Fields [0, 2), [0, 4), [2, 5), [4, 5); of each utterance the field of band 0, then that of band 1.
+    places = [[(entry.length, entry.position) for entry in row.fields] for row in both.rows]
+    assert places[:2] == [[(2, 0), (4, 0)], [(2, 1), (4, 1)]]
+    assert places[2:] == [[(4, 2), (3, 0)], [(4, 3), (3, 1)], [(3, 2), (1, 0)]]
+    # Of a causal field it is the last one; there are two or four turns, as far as the dialogue goes back.
+    places = [[(entry.length, entry.position) for entry in row.fields] for row in causal.rows]
+    lengths = [(1, 1), (2, 2), (2, 3), (2, 4), (2, 4)]
+    assert places == [[(n, n - 1) for n in pair] for pair in lengths]
+    asked = refiner(found, SimulatedConfig(), context="causal").questions(causal)
+    shares = [question.requests[0].oracle["context"] for question in asked]  # type: ignore[index]
+    assert shares == [n / 4 for pair in lengths for n in pair]
+
+
+def test_a_cost_that_is_not_known_is_not_stated() -> None:
+    found = dialogues([3])
+
+    def answer(request: Request) -> Outcome:
+        return dataclasses.replace(good(request), cost=None if "line 0 2" in request.messages[1]["content"] else 0.5)
+
+    unknown = refiner(found).refine(table_of(found), ScriptedEngine(answer))
+    assert unknown.cost is None
+    known = refiner(found).refine(table_of(found), ScriptedEngine(good))
+    assert known.cost == 0.5 * known.prompts
+    whole = RefineStats(failures={"refusal": 2}, cost=1.0, cached_input_tokens=1)
+    whole.add(dataclasses.replace(known, failures={"cut_off": 1, "refusal": 1}))
+    assert whole.cost == 1.0 + 0.5 * known.prompts
+    assert whole.failures == {"cut_off": 1, "refusal": 3}
+    assert (whole.calls, whole.cached_input_tokens) == (known.calls, 1 + known.cached_input_tokens)
+    whole.add(unknown)
+    assert whole.cost is None
 
 
 def test_the_transcript_must_be_whole() -> None:
@@ -175,6 +233,33 @@ def test_the_simulated_reply_is_a_function_of_the_request() -> None:
     refiner(found, SimulatedConfig()).refine(first, ScriptedEngine(simulate))
     refiner(found, SimulatedConfig()).refine(second, ScriptedEngine(simulate))
     np.testing.assert_array_equal(first.refined()[0], second.refined()[0])
+
+
+def test_the_simulated_reply_follows_its_settings() -> None:
+    def reply(config: SimulatedConfig, context: float = 1.0, band: int = 0) -> list[float]:
+        given = oracle(config, LABELS.classes, [0, None], [band, band], context, [[0.9, 0.1], [0.2, 0.8]], 0)
+        request = Request("simulated", "m", None, ({"role": "user", "content": "x"},), {}, oracle=given)
+        values = json.loads(simulate(request).text)
+        return [values["1"]["happy"], values["2"]["happy"]]
+
+    def odds(skill: float) -> float:
+        return 1 / (1 + np.exp(-skill))
+
+    silent = SimulatedConfig(skill=2.0, noise=0.0, band_decay=0.5, context_exponent=2.0)
+    assert reply(silent) == pytest.approx([odds(2.0), 0.5], abs=1e-3)
+    assert reply(silent, context=0.5) == pytest.approx([odds(2.0 * 0.25), 0.5], abs=1e-3)
+    assert reply(silent, band=2) == pytest.approx([odds(2.0 * 0.25), 0.5], abs=1e-3)
+    assert reply(SimulatedConfig(skill=0.0, noise=0.0, trust=1.0)) == pytest.approx([0.9, 0.2], abs=1e-3)
+    # Half the log-odds of the prediction: 0.9 / 0.1 becomes 3.
+    assert reply(SimulatedConfig(skill=0.0, noise=0.0, trust=0.5))[0] == pytest.approx(0.75, abs=1e-3)
+
+
+def test_simulated_failures_come_at_their_rate() -> None:
+    found = dialogues([40] * 10)
+    stats = refiner(found, SimulatedConfig(failure_rate=0.25), repair=False).refine(
+        table_of(found), ScriptedEngine(lambda r: reply if (reply := simulate(r)).finish_reason == "stop" else cut)
+    )
+    assert stats.failed_fields == pytest.approx(0.25 * stats.fields, rel=0.3)
 
 
 def test_simulated_failures_are_cut_off() -> None:

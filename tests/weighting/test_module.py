@@ -1,17 +1,28 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from lantern.predictions import PredictionTable
+from lantern.errors import UserError
+from lantern.predictions import FieldReply, PredictionTable
 from lantern.weighting.baselines import FieldMean, LogisticStacking, SingleBand, TemperatureScaling
 from lantern.weighting.features import WeightingInputs, agreement, build_inputs, window_of
 from lantern.weighting.module import AttentionWeighting
-from lantern.weighting.simulation import CLASSES, World, draw
+from lantern.weighting.simulation import CLASSES, World, draw, softmax
+from lantern.weighting.training import WeightingTask
 
 
 def inputs_of(table: PredictionTable) -> WeightingInputs:
     return build_inputs(table, coverage=table.coverage, window=window_of(table), score_range=(1.0, 5.0))
+
+
+def permuted(inputs: WeightingInputs, order: torch.Tensor) -> WeightingInputs:
+    """The same utterances with their fields listed in another *order* ``[T]``."""
+    moved = {name: getattr(inputs, name)[:, order] for name in ("refined", "mask", "band", "descriptors")}
+    return replace(inputs, **moved)
 
 
 def awakened(pool: str = "linear", coverage: int = 3) -> AttentionWeighting:
@@ -46,17 +57,119 @@ def test_sums_to_one_and_missing_fields_get_exactly_nothing(pool: str, inputs: W
     assert torch.equal(module(changed)[0], merged)
 
 
+def by_hand(module: AttentionWeighting, inputs: WeightingInputs, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the documentation of the module says of one utterance, in loops: probabilities and weights."""
+    p = {name: value.detach().numpy() for name, value in module.named_parameters()}
+    vanilla, floor = inputs.vanilla[row].numpy(), module.floor
+    fields = [k for k in range(inputs.mask.shape[1]) if inputs.mask[row, k]]
+    sources = [vanilla, *(inputs.refined[row, k].numpy() for k in fields)]
+    described = [np.zeros(3), *(inputs.descriptors[row, k].numpy() for k in fields)]
+    places = [0, *(int(inputs.band[row, k]) + 1 for k in fields)]
+
+    def scaled(vector: np.ndarray) -> np.ndarray:
+        return 1 - 2 * np.log(np.maximum(vector, floor)) / np.log(floor)
+
+    query = p["query.weight"] @ np.concatenate([scaled(vanilla), inputs.dimensions[row].numpy()]) + p["query.bias"]
+    scores = []
+    for vector, facts, place in zip(sources, described, places, strict=True):
+        agrees = [np.minimum(vanilla, vector).sum(), float(vanilla.argmax() == vector.argmax())]
+        key = p["key.weight"] @ np.concatenate([scaled(vector), 6 * np.concatenate([facts, agrees])])
+        scores.append(p["bias"][place] + query @ key / np.sqrt(module.hidden))
+    alpha = softmax(np.array(scores))
+    warm, warm_llm = np.exp(p["log_temperature"])
+    least = 1e-12 if module.pool == "linear" else floor
+    logs = [np.log(np.maximum(vanilla, least)) / warm]
+    repeated = p["anchor"] * np.log(np.maximum(vanilla, floor))
+    logs += [(np.log(np.maximum(vector, least)) - repeated) / warm_llm for vector in sources[1:]]
+    if module.pool == "log":
+        merged = softmax(sum(a * log for a, log in zip(alpha, logs)))
+    else:
+        merged = sum(a * softmax(log) for a, log in zip(alpha, logs)) ** np.exp(p["log_exponent"])
+        merged = merged / merged.sum()
+    weights = np.zeros(1 + inputs.mask.shape[1])
+    weights[[0, *(k + 1 for k in fields)]] = alpha
+    return (merged if fields else vanilla), weights
+
+
+@pytest.mark.parametrize("pool", ["linear", "log"])
+def test_the_merge_is_what_its_documentation_says(pool: str, inputs: WeightingInputs) -> None:
+    module = awakened(pool)
+    with torch.no_grad():
+        for parameter in (module.query.weight, module.key.weight):
+            parameter.mul_(0.3)  # or one source would take all
+    shuffled = permuted(inputs, torch.tensor([2, 0, 1])).select(torch.arange(20))
+    merged, weights = (value.detach().numpy() for value in module(shuffled))
+    for row in range(20):
+        expected, alpha = by_hand(module, shuffled, row)
+        np.testing.assert_allclose(np.exp(merged[row]), expected, atol=1e-9)
+        np.testing.assert_allclose(weights[row], alpha, atol=1e-9)
+
+
+@pytest.mark.parametrize(("pool", "flag"), [("linear", True), ("linear", False), ("log", True)])
+def test_the_penalty_is_the_density_of_the_priors(pool: str, flag: bool) -> None:
+    scales = (0.5, 3.0, 2.0)
+    torch.manual_seed(0)
+    module = AttentionWeighting(6, 3, pool=pool, recalibrate=flag, unanchor=flag, scales=scales)
+    # Only what is used is learned, and the others stay where they are.
+    assert module.log_exponent.requires_grad == (flag and pool == "linear")
+    assert module.anchor.requires_grad == flag
+    attention, bias, temperature = scales
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    expected = 0.0
+    for name, value in module.named_parameters():
+        scale = bias if name == "bias" else attention if name.startswith(("query", "key")) else temperature
+        wide = 6.0 if name == "query.bias" else 1.0
+        expected += float((value.detach() / (scale * wide)).square().sum()) / 2
+    assert float(module.penalty().detach()) == pytest.approx(expected)
+
+
+def test_the_prior_counts_once_however_many_utterances_there_are(inputs: WeightingInputs) -> None:
+    module = awakened()
+    for count in (10, 200):
+        part = inputs.select(torch.arange(count))
+        gold = module(part)[0].gather(1, part.labels.unsqueeze(1))
+        loss = WeightingTask(module).training_step(part, 0)
+        torch.testing.assert_close(loss, (module.penalty() - gold.sum()) / count)
+
+
+def test_baselines_are_what_their_documentation_says(inputs: WeightingInputs) -> None:
+    cold = TemperatureScaling()
+    stacking = LogisticStacking(len(CLASSES), 3)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        cold.log_temperature.fill_(0.7)
+        for parameter in stacking.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5)
+    sharpened = inputs.vanilla.numpy() ** np.exp(-0.7)
+    expected = sharpened / sharpened.sum(1, keepdims=True)
+    np.testing.assert_allclose(cold(inputs)[0].exp().detach().numpy(), expected, atol=1e-9)
+    p = {name: value.detach().numpy() for name, value in stacking.named_parameters()}
+    shuffled = permuted(inputs, torch.tensor([1, 2, 0]))
+    shuffled.refined[~shuffled.mask] = torch.eye(6, dtype=torch.float64)[0]  # which is not to be looked at
+    merged = stacking(shuffled)[0].exp().detach().numpy()
+    for row in range(20):
+        vanilla = shuffled.vanilla[row].numpy()
+        logits = np.exp(p["log_slope"]) * np.log(np.maximum(vanilla, stacking.floor)) + p["offsets"][0]
+        for k in np.flatnonzero(shuffled.mask[row].numpy()):
+            band, log = int(shuffled.band[row, k]), np.log(np.maximum(shuffled.refined[row, k].numpy(), stacking.floor))
+            logits = logits + (log - log.mean()) @ p["coefficients"][band] + p["offsets"][band + 1]
+        replied = bool(shuffled.mask[row].any())
+        np.testing.assert_allclose(merged[row], softmax(logits) if replied else vanilla, atol=1e-9)
+
+
 @pytest.mark.parametrize("pool", ["linear", "log"])
 def test_permuting_fields_with_their_descriptors_changes_nothing(pool: str, inputs: WeightingInputs) -> None:
     module, order = awakened(pool), torch.tensor([2, 0, 1])
     merged, weights = module(inputs)
-    other, moved = module(inputs.permute_fields(order))
+    other, moved = module(permuted(inputs, order))
     assert torch.allclose(merged, other, atol=1e-12)
     assert torch.allclose(weights[:, 1:][:, order], moved[:, 1:], atol=1e-12)
     stacking = LogisticStacking(len(CLASSES), 3)
     torch.nn.init.normal_(stacking.coefficients)
-    assert torch.allclose(stacking(inputs)[0], stacking(inputs.permute_fields(order))[0], atol=1e-12)
-    swapped = inputs.permute_fields(order)
+    assert torch.allclose(stacking(inputs)[0], stacking(permuted(inputs, order))[0], atol=1e-12)
+    swapped = permuted(inputs, order)
     swapped.band = inputs.band
     assert not torch.allclose(merged, module(swapped)[0], atol=1e-3)
 
@@ -136,6 +249,23 @@ def test_mean_and_single_band_by_hand(inputs: WeightingInputs) -> None:
 def test_baselines_start_at_vanilla(inputs: WeightingInputs) -> None:
     for module in (TemperatureScaling(), LogisticStacking(6, 3, floor=1e-9)):
         assert torch.allclose(module(inputs)[0].exp(), inputs.vanilla, atol=1e-6)
+
+
+def test_a_reply_is_described_by_its_field() -> None:
+    table, _ = draw(World(missing=0.0), 1, seed=0)
+    kept = [FieldReply(1, 4, 3, [0.1] * 4 + [0.3, 0.3], repaired=True), FieldReply(0, 1, 0, [0.5] * 2 + [0.0] * 4)]
+    table.rows[0].fields = [*kept, FieldReply(2, 30, 15, None, failure="refusal")]
+    found = build_inputs(table, coverage=3, window=12, score_range=None)
+    assert found.mask.tolist() == [[True, True, False]]
+    assert found.band.tolist() == [[0, 1, 2]]
+    assert found.refined[0, 1].tolist() == kept[0].probabilities
+    # Share of the window, place in the field from 0 to 1, repaired; nothing is told of a reply that is missing.
+    assert found.descriptors[0].tolist() == [[1 / 12, 0.0, 0.0], [4 / 12, 1.0, 1.0], [0.0, 0.0, 0.0]]
+    table.rows[0].fields = [FieldReply(2, 30, 15, [1 / 6] * 6)]
+    longer = build_inputs(table, coverage=3, window=12, score_range=None)
+    assert longer.descriptors[0, 2].tolist() == [1.0, 15 / 29, 0.0]
+    with pytest.raises(UserError, match=r"has a reply in band 2, but .* 2 field\(s\) per utterance \(bands 0 ... 1\)"):
+        build_inputs(table, coverage=2, window=12, score_range=None)
 
 
 def test_agreement_and_dimension_features() -> None:

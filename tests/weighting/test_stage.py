@@ -12,7 +12,9 @@ import torch
 
 from lantern.errors import UserError
 from lantern.predictions import PredictionTable
+from lantern.weighting import stage
 from lantern.weighting.config import WEIGHTINGS, WeightingConfig
+from lantern.weighting.features import WeightingInputs
 from lantern.weighting.simulation import CLASSES, World, accuracy, draw
 from lantern.weighting.stage import (
     CHECKPOINT,
@@ -173,6 +175,71 @@ def test_degenerate_fit_tables() -> None:
     assert merged.weights is not None
     assert merged.weights.shape == (60, 1)
     assert fit_weighting(WeightingConfig(), table).predict(PredictionTable(CLASSES, [])).probabilities.shape == (0, 6)
+
+
+class Fixed(torch.nn.Module):
+    """Log-likelihood of the gold class: -1, and for a *better* merge what stands in the inputs on top."""
+
+    def __init__(self, better: bool) -> None:
+        super().__init__()
+        self.better = better
+
+    def forward(self, inputs: WeightingInputs) -> tuple[torch.Tensor, None]:
+        gain = inputs.dimensions[:, :1] if self.better else torch.zeros(len(inputs), 1)
+        return (gain - 1).expand(-1, inputs.vanilla.shape[1]), None
+
+
+@pytest.mark.parametrize(
+    ("gains", "margin", "choice"),
+    [
+        # Of the sum 1.2 over four dialogues the standard error is sqrt(4 / 3 * 0.72) = 0.98.
+        ((0.9, 0.3, 0.3, -0.3), 1.0, "band"),
+        ((0.9, 0.3, 0.3, -0.3), 1.2, "band"),
+        ((0.9, 0.3, 0.3, -0.3), 1.25, "vanilla"),
+        ((-0.9, -0.3, -0.3, 0.3), 0.0, "vanilla"),
+        ((0.0, 0.0, 0.0, 0.0), 0.0, "vanilla"),
+        ((0.1, 0.1, 0.1, 0.1), 9.0, "band"),
+    ],
+)
+def test_the_guard_wants_a_gain_of_so_many_standard_errors_over_dialogues(
+    gains: tuple[float, ...], margin: float, choice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "TemperatureScaling", lambda scale: Fixed(better=False))
+    monkeypatch.setattr(stage, "_build", lambda *_: Fixed(better=True))
+    monkeypatch.setattr(stage, "train", lambda module, *_: module)
+    table, _ = draw(World(missing=0.0), 12, seed=0, length=3)
+    for row in table.rows:
+        row.predicted_scores = [3 + 2 * gains[int(row.dialogue[1:])] / 3, 3.0, 3.0]
+    fitted = fit_weighting(WeightingConfig(name="band", margin=margin, folds=3), table)
+    assert fitted.choice == choice
+    held_out = fitted.report["held_out"]
+    assert held_out == pytest.approx({"temperature": 1.0, "band": 1 - sum(gains) / 12})
+
+
+def test_no_dialogue_is_held_out_from_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, _ = draw(World(missing=0.0), 60, seed=0, length=6)
+    marks = {row.dialogue: float(number % 40) / 20 - 1 for number, row in enumerate(table.rows)}
+    for row in table.rows:
+        row.predicted_scores = [3 + 2 * marks[row.dialogue], 3.0, 3.0]
+    fits: list[set[float]] = []
+
+    class Watched(Fixed):
+        def forward(self, inputs: WeightingInputs) -> tuple[torch.Tensor, None]:
+            held.append((fits[-1], set(inputs.dimensions[:, 0].tolist())))
+            return super().forward(inputs)
+
+    def train(module: torch.nn.Module, inputs: WeightingInputs, *_: object) -> torch.nn.Module:
+        fits.append(set(inputs.dimensions[:, 0].tolist()))
+        return module
+
+    held: list[tuple[set[float], set[float]]] = []
+    monkeypatch.setattr(stage, "TemperatureScaling", lambda scale: Watched(better=False))
+    monkeypatch.setattr(stage, "_build", lambda *_: Watched(better=False))
+    monkeypatch.setattr(stage, "train", train)
+    fit_weighting(WeightingConfig(name="band", folds=4), table)
+    assert len(held) == 2 * 4
+    assert all(not inside & outside for inside, outside in held)
+    assert sum(len(outside) for _, outside in held) == 2 * len(marks)
 
 
 def test_a_diverged_fit_falls_back_to_vanilla(

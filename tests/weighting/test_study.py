@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.run import main
+from lantern.predictions import PredictionTable
 from lantern.weighting import study as module
 from lantern.weighting.config import StudyConfig, WeightingConfig
-from lantern.weighting.simulation import World
+from lantern.weighting.simulation import World, draw
 
 
 @pytest.fixture
@@ -30,6 +32,21 @@ def test_the_weighting_reaches_the_optimum_and_in_sample_fitting_does_not() -> N
     assert useless.in_sample == []
     assert useless.as_dict()["choices"] == {"vanilla": 2}
     assert set(skilled.choices) <= {"attention", "band"}
+
+
+@pytest.mark.usefixtures("two_worlds")
+def test_no_draw_is_both_fitted_on_and_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, int]] = []
+
+    def record(world: World, utterances: int, seed: int) -> tuple[PredictionTable, np.ndarray]:
+        drawn.append((utterances, seed))
+        return draw(world, utterances, seed)
+
+    monkeypatch.setattr(module, "draw", record)
+    module.study(StudyConfig(seeds=3, first_seed=1, fit=20, test=30), WeightingConfig(name="mean"))
+    fitted, scored = ({seed for count, seed in drawn if count == size} for size in (20, 30))
+    assert len(fitted) == len(scored) == 3
+    assert not fitted & scored
 
 
 @pytest.mark.usefixtures("two_worlds")
