@@ -92,7 +92,8 @@ def _print(console: Console, name: str, settings: list[RefineConfig], found: Pla
     )
     console.print(f"  cost            {_cost(found)}", soft_wrap=True)
     how = "as measured" if asking.measured else "assumed"
-    console.print(f"  time            about {duration(asking.seconds)} at {asking.latency:.1f} s a call ({how})")
+    took = f"about {duration(asking.seconds)} at {asking.latency:.1f} s a call ({how})" if asking.latency else "none"
+    console.print(f"  time            {took}")
     if not found.exact:
         console.print("  [dim]before training the prompts hold placeholders for the predictions[/dim]")
     when = next((one.when for one in settings if one.when != "end"), None)

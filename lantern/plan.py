@@ -69,6 +69,8 @@ def plan(runs: Sequence[Prepared]) -> Plan:
         price = price.times(config.llm.batch_price_share)
     tokenizer = tokenizer_of(config.llm, config.llm.simulated is not None)
     found = estimate(requests, config.llm, price, tokenizer, ledger)
+    if config.llm.simulated is not None:
+        found = replace(found, latency=0.0, seconds=0.0)
     if ledger is not None:
         ledger.close()
     dialogues = sum(len(ids) for ready in asking for ids in ready.asked.values())

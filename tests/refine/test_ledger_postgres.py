@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from experiments.ledger import main
 from experiments.plan import main as plan
-from experiments.run import expand
+from experiments.trials import expand
 from lantern.config import compose
 from lantern.errors import UserError
 from lantern.prepare import preflight
