@@ -43,8 +43,8 @@ def test_no_draw_is_both_fitted_on_and_scored(monkeypatch: pytest.MonkeyPatch) -
         return draw(world, utterances, seed)
 
     monkeypatch.setattr(module, "draw", record)
-    module.study(StudyConfig(seeds=3, first_seed=1, fit=20, test=30), WeightingConfig(name="mean"))
-    fitted, scored = ({seed for count, seed in drawn if count == size} for size in (20, 30))
+    module.study(StudyConfig(seeds=3, first_seed=1, fit=20, test=100), WeightingConfig(name="mean"))
+    fitted, scored = ({seed for count, seed in drawn if count == size} for size in (20, 100))
     assert len(fitted) == len(scored) == 3
     assert not fitted & scored
 
