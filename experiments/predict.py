@@ -44,9 +44,10 @@ def main(arguments: list[str]) -> int:
     """Predict one transcript and print a table."""
     given = _parser().parse_args(arguments)
     from lantern.corpora.transcripts import read_transcript
+    from lantern.store import check_place
 
     out = given.out or Path("predicted") / given.transcript.stem
-    _check_place(out)
+    check_place("--out", out, folder=True)
     dialogues = read_transcript(given.transcript)
     from rich.console import Console
 
@@ -71,13 +72,6 @@ def main(arguments: list[str]) -> int:
     console.print(f"  to read in a browser: {out / 'predictions.html'}", markup=False, soft_wrap=True)
     console.print(f"  as tables: {out / 'predictions.csv'}, predictions.jsonl", markup=False, soft_wrap=True)
     return 0
-
-
-def _check_place(out: Path) -> None:
-    """Refuse a folder that could not be written, before anything is computed or paid for."""
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"--out {out} cannot be written: {there} is not a folder of yours; give another one")
 
 
 def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Console) -> PredictionTable:

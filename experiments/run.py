@@ -149,10 +149,11 @@ def run_study(config: RunConfig) -> int:
 
     prepare(config.trainer.threads or 1)  # small fits: a second thread costs more than it brings
     from lantern.report.terminal import print_study
-    from lantern.store import write_json
+    from lantern.store import check_place, write_json
     from lantern.weighting.study import study
 
     assert config.study is not None
+    check_place("runs", Path(config.runs), folder=True)
     logging.getLogger("lantern.weighting").setLevel(logging.ERROR)
     console = Console(width=None if os.isatty(1) else 160)
     with console.status("", spinner="dots") as status:

@@ -83,7 +83,7 @@ def test_files_go_where_they_can_be_found(
     assert {path.name for path in Path("predicted/chat").iterdir()} == {
         f"predictions.{s}" for s in ("html", "csv", "jsonl")
     }
-    with pytest.raises(UserError, match=r"--out chat\.txt/here cannot be written: .*chat\.txt is not a folder"):
+    with pytest.raises(UserError, match=r"--out=chat\.txt/here cannot be made: .*chat\.txt is a file"):
         main(["chat.txt", "--run", str(finished), "--out", "chat.txt/here"])
     with pytest.raises(UserError, match="answers from gold labels"):
         main(["chat.txt", "--run", str(finished), "--out", "new", "--llm", "simulated"])

@@ -88,7 +88,8 @@ class PromptConfig:
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of everything the LLM is told in any dialogue."""
-        parts = [self.system, self.scores, self.priors_note, self.question, self.priors, str(self.dimensions)]
+        parts = [self.system, self.scores, self.priors_note, self.question, self.letters]
+        parts += [self.priors, str(self.dimensions)]
         parts += ["words withheld"] * (not self.words) + ["names masked"] * (self.names == "masked")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

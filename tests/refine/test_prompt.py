@@ -102,7 +102,7 @@ def test_the_default_prompt_does_not_change_by_accident(config: PromptConfig) ->
     """A changed prompt asks, and pays, for everything again: change this only with the prompt's version."""
     rendered = Prompt(config, LABELS, (1.0, 5.0)).messages([turn("Hello."), turn("Bye.", "B")])
     assert config.version == 1
-    assert config.digest == "db37d5ff511d0e88"
+    assert config.digest == "6c949d461de78b5c"
     assert hashlib.sha256(json.dumps(rendered).encode()).hexdigest()[:16] == "3a15390f33f1f6c6"
 
 
@@ -133,7 +133,14 @@ def test_controls_take_away_one_thing_each(config: PromptConfig) -> None:
     assert {t.utterance.text for t in silent} == {"(words withheld)"}
     digests = [
         dataclasses.replace(config, **change).digest
-        for change in ({}, {"priors": "shuffled"}, {"priors": "uniform"}, {"names": "masked"}, {"words": False})
+        for change in (
+            {},
+            {"priors": "shuffled"},
+            {"priors": "uniform"},
+            {"names": "masked"},
+            {"words": False},
+            {"letters": "x"},
+        )
     ]
     assert len(set(digests)) == len(digests)
 
