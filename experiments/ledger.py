@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.console import Parser, command
-from lantern.errors import UserError
+from lantern.errors import UserError, did_you_mean
+from lantern.refine.errors_of import KINDS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -123,10 +124,10 @@ def _retry(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
     kinds = None if given.kinds is None else [kind.strip() for kind in given.kinds.split(",") if kind.strip()]
     if kinds == []:
         raise UserError("--kinds names no kind of failure; leave it out for all of them")
-    known = ledger.stats().failures
     for kind in kinds or ():
-        if kind not in known:
-            raise UserError(f"--kinds: the ledger has no failure {kind!r}; it has {', '.join(known) or 'none'}")
+        if kind not in KINDS:
+            hint = did_you_mean(kind, list(KINDS))
+            raise UserError(f"--kinds: there is no failure {kind!r}.{hint} Valid: {', '.join(KINDS)}")
     console.print(f"{ledger.unsettle(kinds):,} failures will be asked again by the next run that needs them")
 
 

@@ -12,10 +12,24 @@ from lantern.refine.types import Failure
 
 FATAL = frozenset({"quota", "auth", "not_found"})
 """Kinds that every further call to the same backend would meet again."""
-CONTENT = frozenset(
-    {"refusal", "cut_off", "unparsable", "incomplete", "bad_numbers", "wrong_classes", "no_logprobs", "low_mass"}
+_OF_CONTENT = (
+    "refusal",
+    "cut_off",
+    "unparsable",
+    "incomplete",
+    "bad_numbers",
+    "wrong_classes",
+    "no_logprobs",
+    "low_mass",
 )
+CONTENT = frozenset(_OF_CONTENT)
 """Kinds that belong to the prompt and its paid reply: settled, not asked again."""
+KINDS = (
+    *("rate_limit", "quota", "timeout", "connection", "server_error", "bad_body", "empty", "auth", "not_found"),
+    *("bad_request", "context_length", "budget", "cancelled"),
+    *_OF_CONTENT,
+)
+"""All there are; :class:`~lantern.refine.types.Failure` tells what they mean."""
 CURES = {
     "auth": "check the key in the variable that llm.api_key_env names",
     "quota": "its account has no credit left",

@@ -153,8 +153,10 @@ def test_stats_verify_and_retry(filled: str, capsys: pytest.CaptureFixture[str])
     assert "$1.5000, and 1 replies of unknown price" in out
     assert main(["verify", *at]) == 0
     assert "3 answers, every one is what was stored" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no failure 'refusl'; it has refusal"):
+    with pytest.raises(UserError, match=r"no failure 'refusl'\. Did you mean 'refusal'"):
         main(["retry-failed", "--kinds", "refusl", *at])
+    assert main(["retry-failed", "--kinds", "cut_off", *at]) == 0  # there is none, and that is no mistake
+    assert "0 failures will be asked again" in capsys.readouterr().out
     assert main(["retry-failed", "--kinds", "refusal", *at]) == 0
     assert Ledger(filled).stats().settled_failures == 0
 
