@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     """Predict one transcript and print a table."""
     given = _parser().parse_args(arguments)
     from lantern.corpora.transcripts import read_transcript
-    from lantern.store import check_place
+    from lantern.store import atomic, check_place
 
     out = given.out or Path("predicted") / given.transcript.stem
     check_place("--out", out, folder=True)
@@ -57,15 +57,15 @@ def main(arguments: list[str]) -> int:
     from lantern.predict import load
     from lantern.report.conversation import conversation_html
     from lantern.report.load import read_run
-    from lantern.store import atomic
 
     console = Console(width=None if os.isatty(1) else 120, highlight=False)
     run, record = load(given.run), read_run(given.run)
     table = run.predict(dialogues) if given.llm is None else _refined(run, dialogues, given.llm, console)
-    _print(console, table, dialogues)
-    table.save(out / "predictions.jsonl")
-    _write_csv(out / "predictions.csv", table, dialogues)
     texts = {u.id: u.text for d in dialogues for u in d.utterances}
+    rows = _rows(table, texts)
+    _print(console, rows, several=len(dialogues) > 1)
+    table.save(out / "predictions.jsonl")
+    _write_csv(out / "predictions.csv", rows)
     with atomic(out / "predictions.html") as partial:
         page = conversation_html(given.transcript.name, table, texts, record, run.corpus.score_range, given.llm)
         partial.write_text(page, encoding="utf-8")
@@ -98,10 +98,9 @@ def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Conso
         return run.predict(dialogues, ask=asker.ask)
 
 
-def _rows(table: PredictionTable, dialogues: list[Dialogue]) -> list[dict[str, object]]:
+def _rows(table: PredictionTable, texts: dict[str, str]) -> list[dict[str, object]]:
     from lantern.corpora.types import DIMENSIONS
 
-    texts = {u.id: u.text for d in dialogues for u in d.utterances}
     rows: list[dict[str, object]] = []
     for row in table.rows:
         final = row.merged or row.vanilla
@@ -121,12 +120,11 @@ def _rows(table: PredictionTable, dialogues: list[Dialogue]) -> list[dict[str, o
     return rows
 
 
-def _print(console: Console, table: PredictionTable, dialogues: list[Dialogue]) -> None:
+def _print(console: Console, rows: list[dict[str, object]], several: bool) -> None:
     from rich.table import Table
 
     shown = Table(box=None, padding=(0, 1))
-    rows = _rows(table, dialogues)
-    names = [name for name in rows[0] if not name.startswith("p(") and (name != "dialogue" or len(dialogues) > 1)]
+    names = [name for name in rows[0] if not name.startswith("p(") and (name != "dialogue" or several)]
     for name in names:
         shown.add_column(name, justify="left" if name in ("dialogue", "speaker", "text", "emotion") else "right")
     for row in rows:
@@ -135,10 +133,9 @@ def _print(console: Console, table: PredictionTable, dialogues: list[Dialogue]) 
     console.print(shown)
 
 
-def _write_csv(path: Path, table: PredictionTable, dialogues: list[Dialogue]) -> None:
+def _write_csv(path: Path, rows: list[dict[str, object]]) -> None:
     from lantern.store import atomic
 
-    rows = _rows(table, dialogues)
     with atomic(path) as partial, partial.open("w", encoding="utf-8", newline="") as out:
         writer = csv.DictWriter(out, list(rows[0]))
         writer.writeheader()

@@ -123,6 +123,12 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"trainer.{name}={value} must be at least 1, or null")
+        _choice("trainer.accelerator", self.accelerator, ("cpu", "gpu"))
+        _choice("trainer.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise UserError(f"trainer.threads={self.threads} must be at most {MOST_THREADS}")
+        if self.gradient_clip is not None and self.gradient_clip <= 0:
+            raise UserError(f"trainer.gradient_clip={self.gradient_clip} must be above 0, or null for none")
 
     @property
     def processes(self) -> int:
@@ -211,7 +217,6 @@ class RunConfig:
             raise UserError(f"seed={self.seed} must be 0 to {2**32 - 1}, which NumPy takes")
         if not self.runs.strip():
             raise UserError(f"runs={self.runs!r} must name a folder, such as runs=runs")
-        _check_trainer(self.trainer)
         if self.protocol.selection == "paper-style" and self.weighting.fit_on == "dev" and self.refine.enabled:
             raise UserError(
                 "weighting.fit_on=dev with protocol.selection=paper-style would fit the weighting on the test "
@@ -230,15 +235,6 @@ class RunConfig:
     def ledger(self) -> str:
         """The ledger's file, or the URL of its database."""
         return str(Path(self.runs) / "ledger.sqlite") if self.refine.ledger is None else self.refine.ledger
-
-
-def _check_trainer(trainer: TrainerConfig) -> None:
-    _choice("trainer.accelerator", trainer.accelerator, ("cpu", "gpu"))
-    _choice("trainer.precision", trainer.precision, ("32-true", "bf16-mixed", "16-mixed"))
-    if trainer.threads is not None and trainer.threads > MOST_THREADS:
-        raise UserError(f"trainer.threads={trainer.threads} must be at most {MOST_THREADS}")
-    if trainer.gradient_clip is not None and trainer.gradient_clip <= 0:
-        raise UserError(f"trainer.gradient_clip={trainer.gradient_clip} must be above 0, or null for none")
 
 
 def _choice(key: str, value: str, valid: tuple[str, ...]) -> None:

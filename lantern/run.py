@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -184,14 +183,8 @@ def _in_training(config: RunConfig, ready: Prepared, asker: Asker | None) -> lis
 
 def record_test_read(runs: Path, run_name: str, config_hash: str) -> int:
     """Append to the record of every time the test split was read; how often it had been read before, by any run."""
-    before: list[int] = []
-
-    def entry(lines: int) -> dict[str, Any]:
-        before.append(lines)
-        return {"time": time.time(), "run": run_name, "config": config_hash, "reads_before": lines}
-
-    append_line(runs / "test_reads.jsonl", entry)
-    return before[0]
+    entry = {"time": time.time(), "run": run_name, "config": config_hash}
+    return append_line(runs / "test_reads.jsonl", entry, number="reads_before")
 
 
 @contextlib.contextmanager
@@ -217,11 +210,3 @@ def _logged(path: Path) -> Iterator[None]:
             logger.level, logger.propagate, logger.handlers = level, propagate, handlers
         logging.captureWarnings(False)
         handler.close()
-
-
-def loaded(folder: Path) -> dict[str, Any]:
-    """The result of a finished run."""
-    path = folder / "metrics.json"
-    if not path.is_file():
-        raise UserError(f"{folder} is not a finished run: it has no metrics.json")
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -231,8 +231,8 @@ def train(
         log.info("training goes on from %s", last)
     with _ctrl_c(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-    _check_weights(best, defaults.lr)
     state = torch.load(best, map_location="cpu", weights_only=True)
+    _check_weights(state["state_dict"], defaults.lr)
     epoch, score = int(state["epoch"]), float(state["callbacks"][checkpoint.state_key]["best_model_score"])
     if trainer.is_global_zero:
         folder.finish({"best_epoch": epoch, "best_score": score, "epochs": epochs})
@@ -280,19 +280,22 @@ def refine(
     stored = vanilla_path(vanilla.folder, split, data.ids[part])
 
     def act(table: PredictionTable) -> RefineStats:
-        with locked(vanilla.folder / "lock"):
-            if stored.is_file():  # another process was first, maybe on another machine that rounds otherwise
-                table.rows = PredictionTable.load(stored).rows
-            else:
-                table.save(stored)
         keep_dialogues(table, asked)
         return ask(table) if ask is not None else RefineStats()
+
+    def store_and_act(table: PredictionTable) -> RefineStats:
+        with locked(vanilla.folder / "lock"):
+            if stored.is_file():  # another process was first, maybe on another machine that rounds otherwise
+                table.rows = load_vanilla(stored, corpus, data.ids[part]).rows
+            else:
+                table.save(stored)
+        return act(table)
 
     if stored.is_file():
         table = load_vanilla(stored, corpus, data.ids[part])
         return table, act(table)
     collector = PredictionCollector(corpus.by_id, corpus.label_set, corpus.score_range)
-    callback = LLMRefinement(act, collector, split=split)
+    callback = LLMRefinement(store_and_act, collector, split=split)
     try:
         module = MultiTaskModule.load_from_checkpoint(vanilla.checkpoint, map_location="cpu", weights_only=True)
     except Exception:  # noqa: BLE001  as above
@@ -320,9 +323,8 @@ def check_device(config: RunConfig) -> None:
         raise UserError("trainer=gpu: this machine has no CUDA device that torch can use; take trainer=cpu")
 
 
-def _check_weights(checkpoint: Path, lr: float) -> None:
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"].values()
-    if not all(torch.isfinite(value).all() for value in weights):
+def _check_weights(weights: dict[str, torch.Tensor], lr: float) -> None:
+    if not all(torch.isfinite(value).all() for value in weights.values()):
         raise UserError(
             f"backbone.lr={lr}: the training went astray, weights are no longer finite; lower backbone.lr or set "
             "trainer.gradient_clip=1"

@@ -63,14 +63,19 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
-def append_line(path: Path, entry: Callable[[int], dict[str, Any]]) -> None:
-    """Append a JSON line to *path*, one process at a time; *entry* makes it of the number of lines before."""
+def append_line(path: Path, entry: dict[str, Any], number: str | None = None) -> int:
+    """Append *entry* to *path* as a JSON line, one process at a time; returns how many lines stood there before.
+
+    *number*: the key under which the entry tells that, too.
+    """
     with path.open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        file.write(json.dumps(entry(sum(1 for _ in file))) + "\n")
+        before = sum(1 for _ in file)
+        file.write(json.dumps(entry if number is None else {**entry, number: before}) + "\n")
         file.flush()
         os.fsync(file.fileno())
+    return before
 
 
 @contextmanager
@@ -125,10 +130,8 @@ class StageFolder:
         """Mark the stage done, here and in the ``log.jsonl`` of all stages; what it made must be on disk before."""
         now = time.time()
         write_json(self.path / "done.json", {"inputs": self.inputs, "record": record, "time": now})
-        append_line(
-            self.path.parent.parent / "log.jsonl",
-            lambda _: {"time": now, "stage": self.path.parent.name, "id": self.path.name},
-        )
+        entry = {"time": now, "stage": self.path.parent.name, "id": self.path.name}
+        append_line(self.path.parent.parent / "log.jsonl", entry)
 
 
 class StageStore:
