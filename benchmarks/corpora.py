@@ -38,7 +38,7 @@ def measure(step: str, root: Path) -> None:
     """Do *step* in this process and print what it took."""
     from lantern.corpora.feature_files import FeatureCard
     from lantern.corpora.folder import load_corpus
-    from lantern.corpora.iemocap import import_iemocap
+    from lantern.corpora.readers.iemocap import import_iemocap
 
     if step == "import":
         import numpy as np

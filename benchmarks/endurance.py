@@ -26,15 +26,15 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lantern.config import compose
-from lantern.corpora.sample import generate_sample
-from lantern.predictions import PredictionTable, Row
-from lantern.refine.backend import LiteLLMBackend
-from lantern.refine.engine import Engine
-from lantern.refine.ledger import Ledger
-from lantern.refine.ledger_location import is_url
+from lantern.config.compose import compose
+from lantern.corpora.sample.generator import generate_sample
+from lantern.refine.backends.litellm_backend import LiteLLMBackend
+from lantern.refine.engine.engine import Engine
+from lantern.refine.ledger.ledger import Ledger
+from lantern.refine.ledger.location import is_url
 from lantern.refine.prompt import Prompt
-from lantern.refine.refiner import Refiner
+from lantern.refine.questions import Refiner
+from lantern.tables import PredictionTable, Row
 from tests.postgres_server import PostgresServer, binaries
 
 ROOT = Path(__file__).parents[1]

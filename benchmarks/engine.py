@@ -24,11 +24,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lantern.refine.backend import LiteLLMBackend, load_litellm
-from lantern.refine.backend_config import BackendConfig, make_request
-from lantern.refine.engine import Engine
-from lantern.refine.engine_loop import background_loop
-from lantern.refine.ledger import Ledger
+from lantern.refine.backends.config import BackendConfig, make_request
+from lantern.refine.backends.litellm_backend import LiteLLMBackend, load_litellm
+from lantern.refine.engine.engine import Engine
+from lantern.refine.engine.loop import background_loop
+from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.types import Reply, Request, Usage
 
 ROOT = Path(__file__).parents[1]

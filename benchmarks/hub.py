@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.console import Parser, command, duration
-from lantern.config import RunConfig, compose
+from lantern.config.compose import compose
+from lantern.config.groups import CONFIG_DIR, choices
+from lantern.config.schema import RunConfig
 from lantern.errors import UserError
+from lantern.files import atomic
 from lantern.metrics.paired import mean_sd
-from lantern.names import CONFIG_DIR, choices
-from lantern.prepare import preflight
-from lantern.run import run
-from lantern.store import atomic
+from lantern.pipeline.preflight import preflight
+from lantern.pipeline.run import run
 
 ROOT = CONFIG_DIR.parent
 HUB = CONFIG_DIR / "README.md"

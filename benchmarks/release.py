@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lantern.corpora.iemocap import CODE_COUNTS, DIALOGUES
 from lantern.corpora.labels import COUNTS
+from lantern.corpora.readers.iemocap import CODE_COUNTS, DIALOGUES
 
 WORDS = [
     *("brass", "candle", "river", "quietly", "ladder", "under", "seven", "orange", "marble", "never", "folding"),

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from lantern.store import write_json
-from tests.report.made_runs import write_run
+from lantern.files import write_json
+from tests.results.made_runs import write_run
 
 
 def main() -> None:

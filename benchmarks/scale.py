@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lantern.environment import prepare
-from lantern.refine.simulate import simulate
+from lantern.refine.backends.simulated import simulate
 from lantern.refine.types import Outcome, Request
 
 TURNS = 14
@@ -53,7 +53,7 @@ class Quiet:
 
 def generate(utterances: int, folder: Path) -> None:
     """Write the corpus folder."""
-    from lantern.corpora.sample import generate_sample
+    from lantern.corpora.sample.generator import generate_sample
 
     with stage("generate and save the corpus"):
         generate_sample(dialogues=utterances // TURNS).save(folder / "corpus")
@@ -72,16 +72,16 @@ class InMemory:
 def measure(folder: Path, backbone: str, threads: int, fit_on: str, most_calls: int | None) -> None:
     """Every stage of one run, in order."""
     prepare(threads)
-    from lantern import stages
-    from lantern.asker import Asker
-    from lantern.config import compose
+    from lantern.config.compose import compose
     from lantern.corpora.data import CorpusDataModule
-    from lantern.corpora.disjoint import training_texts
+    from lantern.corpora.protocols.overlaps import training_texts
     from lantern.metrics.slices import slice_report
-    from lantern.predictions import PredictionTable
-    from lantern.prepare import preflight, read_corpus
-    from lantern.report.groups import Group
-    from lantern.report.results import methods, split_result
+    from lantern.pipeline import train as stages
+    from lantern.pipeline.preflight import preflight, read_corpus
+    from lantern.pipeline.refinement import Asker
+    from lantern.results.groups import Group
+    from lantern.results.scores import methods, split_result
+    from lantern.tables import PredictionTable
     from lantern.weighting.stage import apply_weighting, compare_baselines, fit_weighting
 
     options = [f"backbone={backbone}", "trainer.epochs=1", "llm=simulated", f"runs={folder / 'runs'}"]

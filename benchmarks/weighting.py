@@ -25,9 +25,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
     given = parser.parse_args()
     prepare(given.threads)
-    from lantern.config import compose
-    from lantern.prepare import preflight
-    from lantern.run import run
+    from lantern.config.compose import compose
+    from lantern.pipeline.preflight import preflight
+    from lantern.pipeline.run import run
 
     class Quiet:
         def stage(self, title: str) -> None:

@@ -12,7 +12,7 @@ from experiments.console import Parser, command
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lantern.report.comparison import Comparison
+    from lantern.results.comparison import Comparison
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,15 +37,15 @@ def main(arguments: list[str]) -> int:
     """Read the runs, print a table per comparison, write the files."""
     given = _parser().parse_args(arguments)
     from lantern.environment import prepare
-    from lantern.store import check_place
+    from lantern.files import check_place
 
     if given.out is not None:
         check_place("--out", given.out, folder=True)
     prepare(1)  # the matrices are small: a second BLAS thread costs more than it brings
     from rich.console import Console
 
-    from lantern.report.comparison import compare_runs
-    from lantern.report.load import find_runs
+    from lantern.results.comparison import compare_runs
+    from lantern.results.load import find_runs
 
     console = Console(width=None if os.isatty(1) else 150, highlight=False)
     found = find_runs(given.runs)
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
 def _print(console: Console, tables: list[Comparison]) -> None:
     from rich.table import Table
 
-    from lantern.report.tables import HEADS, LEGEND, PAPER, cells, heading
+    from lantern.report.text_tables import HEADS, LEGEND, PAPER, cells, heading
 
     left_out = ("vanilla wF1", "weighted wF1", "wF1 interval")  # they stand in the files
     shown = [place for place, head in enumerate(HEADS) if head not in left_out]
@@ -85,9 +85,9 @@ def _print(console: Console, tables: list[Comparison]) -> None:
 
 
 def _write(console: Console, tables: list[Comparison], skipped: list[str], out: Path, with_text: bool) -> None:
+    from lantern.files import atomic
     from lantern.report.html import report_html
-    from lantern.report.tables import to_csv, to_latex, to_markdown
-    from lantern.store import atomic
+    from lantern.report.text_tables import to_csv, to_latex, to_markdown
 
     page, notes = report_html(tables, skipped, with_text)
     texts = {"table.csv": to_csv(tables), "table.tex": to_latex(tables), "table.md": to_markdown(tables)}

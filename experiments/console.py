@@ -64,7 +64,7 @@ def _refuse(message: str) -> int:
 
 
 class ConsoleReporter:
-    """Draws the progress of one run; implements :class:`lantern.stages.Reporter`."""
+    """Draws the progress of one run; implements :class:`lantern.pipeline.train.Reporter`."""
 
     def __init__(self, console: Console) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

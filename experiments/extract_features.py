@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int:
         return 0
     sources = _sources(given, corpus)
     if extractor in ("egemaps", "compare"):
-        from lantern.features.smile import LICENCE
+        from lantern.features.extractors.smile import LICENCE
 
         tell(LICENCE, "yellow")
     plan = Plan(

@@ -40,7 +40,7 @@ def _no_features(parser: argparse.ArgumentParser) -> None:
 
 
 def _meld(given: argparse.Namespace, console: Console) -> Corpus:
-    from lantern.corpora.meld import import_meld
+    from lantern.corpora.readers.meld import import_meld
 
     corpus = import_meld(given.csv, given.label_set)
     return corpus if given.no_features else _with_text_features(corpus, console)
@@ -54,7 +54,7 @@ def _iemocap_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _iemocap(given: argparse.Namespace, console: Console) -> Corpus:
-    from lantern.corpora.iemocap import import_iemocap
+    from lantern.corpora.readers.iemocap import import_iemocap
 
     corpus = import_iemocap(given.release, given.label_set)
     return corpus if given.no_features else _with_text_features(corpus, console)
@@ -68,7 +68,7 @@ def _emorynlp_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _emorynlp(given: argparse.Namespace, console: Console) -> Corpus:
-    from lantern.corpora.emorynlp import import_csv, import_json
+    from lantern.corpora.readers.emorynlp import import_csv, import_json
 
     corpus = import_json(given.json) if given.json else import_csv(given.csv)
     return corpus if given.no_features else _with_text_features(corpus, console)
@@ -122,10 +122,10 @@ def _custom_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _custom(given: argparse.Namespace, console: Console) -> Corpus:
-    from lantern.corpora.custom import import_custom
-    from lantern.corpora.feature_tables import card_of, read_feature_table
     from lantern.corpora.labels import label_set, read_label_set
+    from lantern.corpora.readers.custom import import_custom
     from lantern.corpora.types import MODALITIES
+    from lantern.features.extractors.feature_tables import card_of, read_feature_table
 
     own = given.label_set.endswith((".yaml", ".yml"))
     files, cards = _pairs(given.features, "--features"), _pairs(given.card, "--card")
@@ -189,7 +189,7 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
 def _sample(given: argparse.Namespace, console: Console) -> Corpus:
     from dataclasses import replace
 
-    from lantern.corpora.sample import generate_sample
+    from lantern.corpora.sample.generator import generate_sample
 
     corpus = generate_sample(given.seed, given.dialogues)
     if not given.minilm:
@@ -258,7 +258,7 @@ def _with_text_features(corpus: Corpus, console: Console) -> Corpus:
     from lantern.environment import prepare
 
     prepare()
-    from lantern.corpora.minilm import MiniLM, card
+    from lantern.features.extractors.minilm import MiniLM, card
 
     encoder, texts, start = MiniLM(), [u.text for u in corpus.utterances], time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total} texts"))

@@ -44,9 +44,9 @@ def _pickle(parser: argparse.ArgumentParser, layouts: tuple[str, ...], origin: s
 def iemocap(given: argparse.Namespace) -> Corpus:
     """IEMOCAP from a pickle, alone or joined."""
     from lantern.corpora.folder import load_corpus
-    from lantern.corpora.join import join, with_turn_ids
-    from lantern.corpora.pickled import iemocap_corpus, read_iemocap
-    from lantern.corpora.published import read_published
+    from lantern.corpora.readers.join import join, with_turn_ids
+    from lantern.corpora.readers.pickled import iemocap_corpus, read_iemocap
+    from lantern.corpora.readers.published import read_published
 
     folder = None if given.join is None else load_corpus(given.join)
     imported = read_iemocap(given.pickle, given.layout, given.label_set)
@@ -60,8 +60,8 @@ def iemocap(given: argparse.Namespace) -> Corpus:
 def meld(given: argparse.Namespace) -> Corpus:
     """MELD from a pickle, alone or joined."""
     from lantern.corpora.folder import load_corpus
-    from lantern.corpora.join import join
-    from lantern.corpora.pickled import meld_corpus, read_meld
+    from lantern.corpora.readers.join import join
+    from lantern.corpora.readers.pickled import meld_corpus, read_meld
 
     folder = None if given.join is None else load_corpus(given.join)
     imported = read_meld(given.pickle, given.layout)

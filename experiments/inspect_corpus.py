@@ -32,8 +32,8 @@ def main(arguments: list[str]) -> int:
 
     from experiments.import_corpus import print_summary
     from lantern.corpora.folder import load_corpus
+    from lantern.files import check_place
     from lantern.report.corpus_page import write_page
-    from lantern.store import check_place
 
     console = Console(width=None if os.isatty(1) else 120)
     corpus = load_corpus(given.corpus)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lantern.config.groups import CONFIG_DIR
 from lantern.errors import UserError, did_you_mean
-from lantern.names import CONFIG_DIR
-from lantern.sweep import Sweep
+from lantern.results.sweep import Sweep
 
 EXTRAS = {"ray": "ray", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 
@@ -30,7 +30,7 @@ class Job:
 
         overrides = list(HydraConfig.get().overrides.task)
         os.chdir(self.directory)
-        from lantern.config import compose
+        from lantern.config.compose import compose
 
         config = compose(overrides)
         config.variants = []
@@ -38,9 +38,9 @@ class Job:
         from lantern.environment import prepare
 
         prepare(config.trainer.threads)
-        from lantern.prepare import preflight
-        from lantern.progress import record_failure
-        from lantern.run import attempt
+        from lantern.pipeline.preflight import preflight
+        from lantern.pipeline.run import attempt
+        from lantern.results.progress import record_failure
 
         try:
             ready = preflight(config)
@@ -64,8 +64,8 @@ def launcher(overrides: list[str], sweep: Sweep) -> Callable[[], None]:
     from hydra.errors import HydraException
     from hydra.types import HydraContext
 
-    from lantern.config import RunConfig
-    from lantern.overrides import one_line
+    from lantern.config.overrides import one_line
+    from lantern.config.schema import RunConfig
 
     # Ray reports how it is used to its makers unless told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from experiments.console import Parser, command
 from lantern.errors import UserError, did_you_mean
-from lantern.refine.errors_of import KINDS
+from lantern.refine.failures import KINDS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lantern.refine.ledger import Ledger
+    from lantern.refine.ledger.ledger import Ledger
 
 DAY = 86_400.0
 
@@ -52,8 +52,8 @@ def main(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
     from rich.console import Console
 
-    from lantern.refine.ledger import Ledger
-    from lantern.refine.ledger_location import is_url
+    from lantern.refine.ledger.ledger import Ledger
+    from lantern.refine.ledger.location import is_url
 
     console = Console(width=None if os.isatty(1) else 120, highlight=False)
     opened = Ledger(given.ledger) if given.task == "import" else Ledger.if_there(given.ledger)
@@ -99,8 +99,8 @@ def _verify(ledger: Ledger, given: argparse.Namespace, console: Console) -> None
 
 
 def _export(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
-    from lantern.refine.bundle import export_bundle
-    from lantern.store import check_place
+    from lantern.files import check_place
+    from lantern.refine.ledger.bundle import export_bundle
 
     if given.bundle.exists() and not given.overwrite:
         raise UserError(f"{given.bundle} exists; give another file, or --overwrite to replace it")
@@ -112,7 +112,7 @@ def _export(ledger: Ledger, given: argparse.Namespace, console: Console) -> None
 
 
 def _import(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
-    from lantern.refine.bundle import import_bundle
+    from lantern.refine.ledger.bundle import import_bundle
 
     moved = import_bundle(ledger, given.bundle)
     console.print(f"{ledger.location}: {moved.answers:,} answers and {moved.failures:,} failures are new")
@@ -132,7 +132,7 @@ def _retry(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
 
 
 def _prune(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
-    from lantern.refine.ledger_rows import Prune
+    from lantern.refine.ledger.rows import Prune
 
     if given.answers_older_than is None and given.model is None and not given.failures:
         raise UserError("prune what? give --answers-older-than DAYS, --model NAME or --failures")

@@ -12,8 +12,8 @@ from lantern.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lantern.plan import Plan
-    from lantern.refine.refiner import RefineConfig
+    from lantern.pipeline.plan import Plan
+    from lantern.refine.questions import RefineConfig
     from lantern.refine.types import Request
 
 USAGE = """usage: python -m experiments.plan [the arguments of experiments.run]
@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> int:
     if configs[0].study is not None:
         raise UserError("experiment=simulate asks no LLM; there is nothing to plan")
     prepare(configs[0].trainer.threads)
-    from lantern.plan import models, plan
-    from lantern.prepare import preflight_all
+    from lantern.pipeline.plan import models, plan
+    from lantern.pipeline.preflight import preflight_all
 
     console = Console(width=None if os.isatty(1) else 120, highlight=False)
     ready = preflight_all(configs, check_backend=False)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lantern.corpora.types import Dialogue
-    from lantern.predict import LoadedRun
-    from lantern.predictions import PredictionTable
+    from lantern.pipeline.predict import LoadedRun
+    from lantern.tables import PredictionTable
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Predict one transcript and print a table."""
     given = _parser().parse_args(arguments)
-    from lantern.corpora.transcripts import read_transcript
-    from lantern.store import atomic, check_place
+    from lantern.corpora.readers.transcripts import read_transcript
+    from lantern.files import atomic, check_place
 
     out = given.out or Path("predicted") / given.transcript.stem
     check_place("--out", out, folder=True)
@@ -54,9 +54,9 @@ def main(arguments: list[str]) -> int:
     from lantern.environment import prepare
 
     prepare()
-    from lantern.predict import load
+    from lantern.pipeline.predict import load
     from lantern.report.conversation import conversation_html
-    from lantern.report.load import read_run
+    from lantern.results.load import read_run
 
     console = Console(width=None if os.isatty(1) else 120, highlight=False)
     run, record = load(given.run), read_run(given.run)
@@ -77,9 +77,9 @@ def main(arguments: list[str]) -> int:
 def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Console) -> PredictionTable:
     from dataclasses import replace
 
-    from lantern.asker import Asker
-    from lantern.config import compose
-    from lantern.prepare import backend_of
+    from lantern.config.compose import compose
+    from lantern.pipeline.preflight import backend_of
+    from lantern.pipeline.refinement import Asker
 
     config = replace(run.config, llm=compose([f"llm={llm}"]).llm)
     if config.llm.simulated is not None:
@@ -134,7 +134,7 @@ def _print(console: Console, rows: list[dict[str, object]], several: bool) -> No
 
 
 def _write_csv(path: Path, rows: list[dict[str, object]]) -> None:
-    from lantern.store import atomic
+    from lantern.files import atomic
 
     with atomic(path) as partial, partial.open("w", encoding="utf-8", newline="") as out:
         writer = csv.DictWriter(out, list(rows[0]))

@@ -11,7 +11,7 @@ from experiments.trials import Asked, asked
 from lantern.errors import UserError
 
 if TYPE_CHECKING:
-    from lantern.config import RunConfig
+    from lantern.config.schema import RunConfig
 
 USAGE = """usage: python -m experiments.run [group=choice ...] [section.key=value ...]
        python -m experiments.run -m group=a,b seed=0,1,2        every combination, one after the other
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     found = asked(arguments, allowed=("--config", "--wandb-sweep"))
     configs = found.configs
     if "--config" in arguments:
-        from lantern.config import dump
+        from lantern.config.compose import dump
 
         print("\n".join(dump(config) for config in configs))
         return 0
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _usage() -> str:
-    from lantern.names import GROUPS, choices
+    from lantern.config.groups import GROUPS, choices
 
     lines = [f"  {group:<11}{', '.join(choices(group)) or '-'}" for group in GROUPS]
     return USAGE.format(groups="\n".join(lines))
@@ -76,10 +76,10 @@ def run_one(config: RunConfig) -> int:
     from lantern.environment import prepare
 
     prepare(config.trainer.threads)
-    from lantern.prepare import preflight
+    from lantern.pipeline.preflight import preflight
+    from lantern.pipeline.run import follow, run
+    from lantern.pipeline.train import follower
     from lantern.report.terminal import print_run
-    from lantern.run import follow, run
-    from lantern.stages import follower
 
     console = Console(width=None if os.isatty(1) else 120)
     ready = preflight(config)
@@ -102,11 +102,11 @@ def run_sweep(found: Asked) -> int:
     prepare(configs[0].trainer.threads)
     from experiments.launch import launcher
     from experiments.sweeps import SweepView, results_of
-    from lantern.prepare import preflight_all
+    from lantern.pipeline.preflight import preflight_all
+    from lantern.pipeline.run import attempt
+    from lantern.pipeline.train import cluster
     from lantern.report.terminal import print_sweep
-    from lantern.run import attempt
-    from lantern.stages import cluster
-    from lantern.sweep import Trial, sweep_of
+    from lantern.results.sweep import Trial, sweep_of
 
     if any(config.trainer.processes > 1 for config in configs) and cluster() is not None:
         raise UserError("-m: processes that train together do one run; start a command for each run of the sweep")
@@ -148,8 +148,8 @@ def run_study(config: RunConfig) -> int:
     from lantern.environment import prepare
 
     prepare(config.trainer.threads or 1)  # small fits: a second thread costs more than it brings
+    from lantern.files import check_place, write_json
     from lantern.report.terminal import print_study
-    from lantern.store import check_place, write_json
     from lantern.weighting.study import study
 
     assert config.study is not None

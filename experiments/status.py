@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     from rich.console import Console
 
     from experiments.sweeps import state_table
-    from lantern.sweep import find_sweep
+    from lantern.results.sweep import find_sweep
 
     console = Console(width=None if os.isatty(1) else 120, highlight=False)
     sweep = find_sweep(given.folder)

@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from experiments.console import duration
-from lantern.sweep import Sweep
+from lantern.results.sweep import Sweep
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
 
-    from lantern.progress import RunState
+    from lantern.results.progress import RunState
 
 STYLES = {"done": "green", "failed": "red", "running": "bold", "interrupted": "yellow", "waiting": "dim"}
 _ORDER = ("running", "failed", "interrupted", "done", "waiting")
@@ -147,7 +147,7 @@ def _metrics(sweep: Sweep, number: int) -> dict[str, Any] | None:
 
 
 def _gain(result: dict[str, Any] | None) -> str:
-    from lantern.report.results import WEIGHTED
+    from lantern.results.scores import WEIGHTED
 
     if result is None:
         return ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lantern.errors import UserError
 
 if TYPE_CHECKING:
-    from lantern.config import RunConfig
+    from lantern.config.schema import RunConfig
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def expand(overrides: list[str]) -> list[list[str]]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    from lantern.overrides import quoted_url
+    from lantern.config.overrides import quoted_url
 
     try:
         parsed = OverridesParser.create().parse_overrides([quoted_url(override) for override in overrides])
@@ -61,7 +61,7 @@ def expand(overrides: list[str]) -> list[list[str]]:
 
 def compose_all(trials: list[list[str]]) -> tuple[list[list[str]], list[RunConfig]]:
     """The configurations of *trials*; a trial whose experiment has variants becomes one trial for each."""
-    from lantern.config import compose
+    from lantern.config.compose import compose
 
     whole, configs = [], []
     for trial in trials:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lantern.api import load, load_runs, plan_experiment, run_experiment
-    from lantern.config import compose
+    from lantern.config.compose import compose
     from lantern.corpora.folder import load_corpus
-    from lantern.corpora.transcripts import read_transcript
+    from lantern.corpora.readers.transcripts import read_transcript
     from lantern.corpora.types import Dialogue, Utterance
-    from lantern.report.comparison import compare_runs
+    from lantern.results.comparison import compare_runs
 
 __all__ = [
     "Dialogue",
@@ -39,10 +39,10 @@ __all__ = [
 _HOMES = {
     "Dialogue": "lantern.corpora.types",
     "Utterance": "lantern.corpora.types",
-    "compare_runs": "lantern.report.comparison",
-    "compose": "lantern.config",
+    "compare_runs": "lantern.results.comparison",
+    "compose": "lantern.config.compose",
     "load_corpus": "lantern.corpora.folder",
-    "read_transcript": "lantern.corpora.transcripts",
+    "read_transcript": "lantern.corpora.readers.transcripts",
 }
 
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lantern.config import RunConfig, compose
+from lantern.config.compose import compose
+from lantern.config.schema import RunConfig
 from lantern.environment import prepare
 from lantern.errors import UserError
-from lantern.report.load import Run, find_runs, read_run
+from lantern.results.load import Run, find_runs, read_run
 
 if TYPE_CHECKING:
-    from lantern.plan import Plan
-    from lantern.predict import LoadedRun
+    from lantern.pipeline.plan import Plan
+    from lantern.pipeline.predict import LoadedRun
     from lantern.refine.types import Progress
 
 log = logging.getLogger(__name__)
@@ -36,8 +37,8 @@ def run_experiment(settings: Sequence[str] | RunConfig, tell: Callable[[str], ob
     """
     config = _config(settings)
     prepare(config.trainer.threads)
-    from lantern.prepare import preflight
-    from lantern.run import run
+    from lantern.pipeline.preflight import preflight
+    from lantern.pipeline.run import run
 
     return read_run(Path(run(preflight(config), _Told(tell))["folder"]))
 
@@ -52,8 +53,8 @@ def plan_experiment(settings: Sequence[str] | RunConfig) -> Plan:
     """
     config = _config(settings)
     prepare(config.trainer.threads)
-    from lantern.plan import plan
-    from lantern.prepare import preflight
+    from lantern.pipeline.plan import plan
+    from lantern.pipeline.preflight import preflight
 
     return plan([preflight(config, check_backend=False)])
 
@@ -77,7 +78,7 @@ def load(folder: str | Path) -> LoadedRun:
         UserError: not a finished run, or one of another version.
     """
     prepare()
-    from lantern import predict
+    from lantern.pipeline import predict
 
     return predict.load(folder)
 
@@ -92,7 +93,7 @@ def _config(settings: Sequence[str] | RunConfig) -> RunConfig:
 
 
 class _Told:
-    """Implements :class:`lantern.stages.Reporter` with lines of text."""
+    """Implements :class:`lantern.pipeline.train.Reporter` with lines of text."""
 
     def __init__(self, tell: Callable[[str], object] | None) -> None:
         self._tell: Callable[[str], object] = tell or (lambda line: None)

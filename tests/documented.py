@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.release import Said, write_dialogue
+from lantern.config.groups import CONFIG_DIR
 from lantern.corpora.folder import load_corpus
-from lantern.names import CONFIG_DIR
-from tests.corpora import pickles, test_emorynlp, test_meld
+from tests.corpora import pickles
+from tests.corpora.readers import test_emorynlp, test_meld
 from tests.features.conftest import write_wavs
 
 README = CONFIG_DIR.parent / "README.md"

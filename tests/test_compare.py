@@ -12,7 +12,7 @@ import pytest
 from experiments.compare import main
 from experiments.run import main as run
 from lantern.errors import UserError
-from tests.report.made_runs import write_run
+from tests.results.made_runs import write_run
 
 ROOT = Path(__file__).resolve().parent.parent
 Tiny = Callable[..., list[str]]
@@ -42,7 +42,7 @@ def test_real_runs_become_a_table_and_a_report(tiny: Tiny, tmp_path: Path, capsy
 def test_forbidden_text_stands_nowhere_unless_asked(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], redistribution: str
 ) -> None:
-    from lantern.corpora.sample import generate_sample
+    from lantern.corpora.sample.generator import generate_sample
 
     corpus = dataclasses.replace(generate_sample(dialogues=15), redistribution=redistribution)
     corpus.save(tmp_path / "c")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lantern.predictions import PredictionTable
+from lantern.tables import PredictionTable
 from tests.llm_server import LLMServer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import hub
-from lantern.config import compose
-from lantern.names import CONFIG_DIR, choices
-from lantern.prepare import preflight
+from lantern.config.compose import compose
+from lantern.config.groups import CONFIG_DIR, choices
+from lantern.pipeline.preflight import preflight
 from tests.documented import README, commands, fill, in_comments, write_raw, write_recordings
 from tests.llm_server import LLMServer
 

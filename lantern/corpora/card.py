@@ -11,7 +11,7 @@ from lantern.corpora.feature_files import FeatureCard
 from lantern.corpora.folder import Corpus
 from lantern.corpora.types import LabelSet
 from lantern.errors import UserError
-from lantern.store import write_json
+from lantern.files import write_json
 
 
 @dataclass(frozen=True, slots=True)

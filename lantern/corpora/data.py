@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lantern.corpora.folder import Corpus
-from lantern.corpora.splits import check_split
+from lantern.corpora.protocols.splits import check_split
 from lantern.corpora.types import Dialogue
 from lantern.errors import UserError
 from lantern.models.batch import Batch, Sizes

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from lantern.corpora.checks import check_corpus
+from lantern.corpora.csv_files import parse_json
 from lantern.corpora.feature_files import (
     FeatureCard,
     check_sum,
@@ -32,7 +33,6 @@ from lantern.corpora.feature_files import (
     sha256_of,
 )
 from lantern.corpora.manifest import decode_manifest, encode_manifest
-from lantern.corpora.tables import parse_json
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lantern.corpora.tables import parse_json
+from lantern.corpora.csv_files import parse_json
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 

@@ -6,15 +6,15 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from lantern.corpora.extend import add_modality, refuse_present
-from lantern.corpora.feature_tables import card_of, read_feature_table, with_card
 from lantern.corpora.folder import Corpus
+from lantern.features.extend import add_modality, refuse_present
+from lantern.features.extractors.feature_tables import card_of, read_feature_table, with_card
 from lantern.features.job import Extracted, Progress, Work, run_job
 from lantern.features.registry import EXTRACTORS, build
 from lantern.features.scale import standardise
 from lantern.features.sources import Sources
 from lantern.features.types import Recipe
-from lantern.store import digest
+from lantern.files import digest
 
 _NAMED = 5
 

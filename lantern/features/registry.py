@@ -52,5 +52,5 @@ def build(recipe: Recipe) -> Extractor:
         UserError: a package or model that is missing, with the command that installs it.
     """
     module, name = EXTRACTORS[recipe.extractor].place.split(":")
-    made: Callable[[Recipe], Extractor] = getattr(import_module(f"lantern.features.{module}"), name)
+    made: Callable[[Recipe], Extractor] = getattr(import_module(f"lantern.features.extractors.{module}"), name)
     return made(recipe)

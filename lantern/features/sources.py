@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lantern.corpora.clock import seconds
 from lantern.corpora.folder import Corpus
+from lantern.corpora.readers.clock import seconds
 from lantern.errors import UserError
 from lantern.features.types import Item
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lantern.corpora.types import DIMENSIONS
-from lantern.predictions import PredictionTable
+from lantern.tables import PredictionTable
 
 
 def concordance(predicted: np.ndarray, rated: np.ndarray) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lantern.metrics.classification import calibration_error
-from lantern.predictions import PredictionTable
+from lantern.tables import PredictionTable
 
 
 def llm_effect(table: PredictionTable) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from lantern.corpora.disjoint import normalised
+from lantern.corpora.protocols.overlaps import normalised
 from lantern.corpora.types import Dialogue
 from lantern.metrics.paired import METRICS, paired_bootstrap
-from lantern.predictions import PredictionTable
+from lantern.tables import PredictionTable
 
 MIN_ROWS, MIN_DIALOGUES = 50, 5
 """Smaller parts get no interval: a bootstrap over a handful of dialogues tells nothing."""

@@ -12,8 +12,8 @@ import torch
 
 from lantern.corpora.types import Dialogue, LabelSet
 from lantern.metrics.classification import confusion_matrix, weighted_f1
-from lantern.predictions import PredictionTable, Row
-from lantern.refine.refiner import RefineStats, summary
+from lantern.refine.questions import RefineStats, summary
+from lantern.tables import PredictionTable, Row
 
 log = logging.getLogger(__name__)
 

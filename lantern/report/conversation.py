@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from lantern.predictions import PredictionTable
 from lantern.report.html import page
-from lantern.report.load import Run
 from lantern.report.reader import Shown, reader_data
+from lantern.results.load import Run
+from lantern.tables import PredictionTable
 
 
 def conversation_html(

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from lantern.corpora.clock import seconds
 from lantern.corpora.folder import Corpus
+from lantern.corpora.readers.clock import seconds
 from lantern.corpora.summary import PartSummary, summarise
 from lantern.corpora.types import DIMENSIONS, MODALITIES, Utterance
 from lantern.errors import UserError
+from lantern.files import atomic
 from lantern.report.corpus_plots import class_bars, colour, histogram
-from lantern.store import atomic
 
 MARK = "<!doctype html>\n<!-- Lantern corpus page -->\n"
 _ASSETS = Path(__file__).with_name("corpus_reader")

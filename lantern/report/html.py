@@ -10,12 +10,12 @@ from importlib import resources
 from typing import Any
 
 from lantern.report import sections
-from lantern.report.comparison import Comparison, Line
-from lantern.report.load import Run
 from lantern.report.provenance import provenance
 from lantern.report.reader import ReaderData, Shown, embedded_json, keep_first
-from lantern.report.tables import heading
-from lantern.report.texts import texts_of
+from lantern.report.text_tables import heading
+from lantern.results.comparison import Comparison, Line
+from lantern.results.load import Run
+from lantern.results.texts import texts_of
 
 MOST_SHOWN = 20
 """Run folders whose turns the reader holds: more would make a page that a phone cannot open."""

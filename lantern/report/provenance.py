@@ -5,9 +5,9 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from lantern.report.comparison import Comparison
-from lantern.report.load import Run
 from lantern.report.sections import table
+from lantern.results.comparison import Comparison
+from lantern.results.load import Run
 
 
 def provenance(comparison: Comparison) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from lantern.predictions import PredictionTable, Row
-from lantern.store import digest
+from lantern.files import digest
+from lantern.tables import PredictionTable, Row
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 NOTHING = 4095

@@ -10,11 +10,11 @@ from typing import Any
 
 from lantern.metrics.classification import classification_report
 from lantern.metrics.paired import mean_sd
-from lantern.report.comparison import Comparison, Line, methods_of
 from lantern.report.plots import Axis, Point, Series, bars, chart, padded, strip
-from lantern.report.results import WEIGHTED
-from lantern.report.tables import HEADS, LEGEND, PAPER, cells, money, spread
 from lantern.report.terminal import METRICS, TITLES, label
+from lantern.report.text_tables import HEADS, LEGEND, PAPER, cells, money, spread
+from lantern.results.comparison import Comparison, Line, methods_of
+from lantern.results.scores import WEIGHTED
 
 
 def tag(name: str, text: object) -> str:

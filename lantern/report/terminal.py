@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lantern.metrics.paired import mean_sd
-from lantern.report.folds import fold_notes, pool_folds
-from lantern.report.groups import Group, corrected
-from lantern.report.results import WEIGHTED
-from lantern.sweep import titles
+from lantern.results.folds import fold_notes, pool_folds
+from lantern.results.groups import Group, corrected
+from lantern.results.scores import WEIGHTED
+from lantern.results.sweep import titles
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lantern.report.summary import FACTS, SUMMARY_KEYS, facts, flat_summary
-from lantern.store import digest
+from lantern.files import digest
+from lantern.results.summary import FACTS, SUMMARY_KEYS, facts, flat_summary
 
 if TYPE_CHECKING:
-    from lantern.config import RunConfig
+    from lantern.config.schema import RunConfig
 
 
 def track(config: RunConfig, result: dict[str, Any], folder: Path) -> list[str]:

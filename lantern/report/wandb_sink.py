@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lantern.metrics.paired import mean_sd
-from lantern.predictions import PredictionTable
-from lantern.report.load import read_run
-from lantern.report.results import WEIGHTED
-from lantern.report.summary import flat_summary, llm_name
 from lantern.report.terminal import by_setting
+from lantern.results.load import read_run
+from lantern.results.scores import WEIGHTED
+from lantern.results.summary import flat_summary, llm_name
+from lantern.tables import PredictionTable
 
 if TYPE_CHECKING:
-    from lantern.config import RunConfig, TrackingConfig
+    from lantern.config.schema import RunConfig, TrackingConfig
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ LATER = "written offline, send it later with: wandb sync"
 
 def send_run(config: RunConfig, result: dict[str, Any], folder: Path) -> list[str]:
     """One W&B run: summary, training curves, tables. Returns what the user should be told."""
-    from lantern.config import to_plain
+    from lantern.config.compose import to_plain
 
     session, told = _start(
         config,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lantern.errors import UserError
-from lantern.predictions import PredictionTable
+from lantern.tables import PredictionTable
 
 DESCRIPTORS = ("cut length / window", "relative position", "repaired")
 DIMENSIONS = 3

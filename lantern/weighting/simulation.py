@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lantern.predictions import FieldReply, PredictionTable, Row
+from lantern.tables import FieldReply, PredictionTable, Row
 
 CLASSES = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from lantern.errors import UserError
-from lantern.predictions import PredictionTable, Row
-from lantern.store import atomic
+from lantern.files import atomic
+from lantern.tables import PredictionTable, Row
 from lantern.weighting.baselines import FieldMean, LogisticStacking, SingleBand, TemperatureScaling, VanillaAlone
 from lantern.weighting.config import WeightingConfig
 from lantern.weighting.features import WeightingInputs, build_inputs, window_of

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.run import main
-from lantern.corpora.sample import generate_sample
+from lantern.corpora.sample.generator import generate_sample
 from tests.bad_inputs.place import Place, tiny
 
 

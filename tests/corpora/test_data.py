@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lantern.corpora.data import CorpusDataModule, DialogueDataset, EpochSampler, collate
 from lantern.corpora.folder import Corpus, FeatureCard, load_corpus
 from lantern.corpora.labels import label_set
-from lantern.corpora.sample import generate_sample
+from lantern.corpora.sample.generator import generate_sample
 from lantern.corpora.types import Dialogue, Utterance
 from lantern.errors import UserError
 from lantern.models.batch import Batch

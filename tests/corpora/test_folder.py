@@ -12,7 +12,7 @@ import pytest
 import lantern.corpora.folder as folder_module
 from lantern.corpora.folder import Corpus, FeatureCard, load_corpus
 from lantern.corpora.labels import label_set
-from lantern.corpora.sample import generate_sample
+from lantern.corpora.sample.generator import generate_sample
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 

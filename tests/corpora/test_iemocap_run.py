@@ -11,14 +11,14 @@ import pytest
 from rich.console import Console
 
 from benchmarks.release import WORDS, Said, write_dialogue
-from lantern.config import compose
+from lantern.config.compose import compose
 from lantern.corpora.feature_files import FeatureCard
-from lantern.corpora.iemocap import import_iemocap
+from lantern.corpora.readers.iemocap import import_iemocap
 from lantern.errors import UserError
-from lantern.prepare import preflight
+from lantern.pipeline.preflight import preflight
+from lantern.pipeline.run import run
 from lantern.report.terminal import print_run, print_sweep
-from lantern.run import run
-from tests.test_run import Recorder
+from tests.pipeline.test_run import Recorder
 
 Tiny = Callable[..., list[str]]
 CODES = ("ang", "sad", "neu", "hap", "exc", "fru", "xxx")

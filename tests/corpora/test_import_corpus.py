@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from experiments import import_corpus
-from lantern.corpora import minilm
 from lantern.corpora.folder import load_corpus
-from lantern.corpora.sample import generate_sample
+from lantern.corpora.sample.generator import generate_sample
 from lantern.errors import UserError
-from tests.corpora.test_meld import write
+from lantern.features.extractors import minilm
+from tests.corpora.readers.test_meld import write
 
 
 def test_sample_is_written_as_generated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

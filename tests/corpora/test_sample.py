@@ -8,8 +8,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lantern.corpora.folder import Corpus
-from lantern.corpora.sample import generate_sample
-from lantern.corpora.sample_text import GENERIC, OPENERS, SCENES
+from lantern.corpora.sample.generator import generate_sample
+from lantern.corpora.sample.text import GENERIC, OPENERS, SCENES
 from lantern.corpora.summary import summarise
 from lantern.corpora.types import LabelSet
 from lantern.errors import UserError

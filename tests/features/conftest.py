@@ -9,7 +9,7 @@ import pytest
 from scipy.io import wavfile
 
 from lantern.corpora.folder import Corpus, load_corpus
-from lantern.corpora.sample import generate_sample
+from lantern.corpora.sample.generator import generate_sample
 from lantern.corpora.types import Utterance
 
 

@@ -17,9 +17,9 @@ import pytest
 from experiments import extract_features as command
 from lantern.corpora.folder import Corpus, load_corpus
 from lantern.errors import UserError
-from lantern.features import logmel
 from lantern.features.extract import Plan, extract_features
-from lantern.features.logmel import DIMS, log_mel_stats
+from lantern.features.extractors import logmel
+from lantern.features.extractors.logmel import DIMS, log_mel_stats
 from lantern.features.scale import standardise
 from lantern.features.sources import per_utterance
 from lantern.features.types import Item, Recipe, Result

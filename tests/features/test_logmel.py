@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lantern.features.logmel import BANDS, DIMS, LogMelStats, log_mel_stats
+from lantern.features.extractors.logmel import BANDS, DIMS, LogMelStats, log_mel_stats
 from lantern.features.types import Recipe
 from tests.features.conftest import tone
 

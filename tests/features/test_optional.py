@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from lantern.errors import UserError
-from lantern.features import faces
+from lantern.features.extractors import faces
+from lantern.features.extractors.smile import LICENCE
 from lantern.features.registry import build
-from lantern.features.smile import LICENCE
 from lantern.features.types import Item, Recipe, Unusable
 from tests.features.conftest import tone, write_wav
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
+from lantern.features.extractors.wav import read_wav
 from lantern.features.types import Item, Unusable
-from lantern.features.wav import read_wav
 from tests.features.conftest import tone, write_wav
 
 

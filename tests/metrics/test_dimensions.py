@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from lantern.metrics.dimensions import concordance, dimension_report, pearson, table_dimension_report
-from lantern.predictions import PredictionTable, Row
+from lantern.tables import PredictionTable, Row
 
 
 def plain_ccc(x: np.ndarray, y: np.ndarray) -> float:

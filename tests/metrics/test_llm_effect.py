@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from lantern.metrics.llm_effect import llm_effect
-from lantern.predictions import FieldReply, PredictionTable, Row
+from lantern.tables import FieldReply, PredictionTable, Row
 
 A, B, C = [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]
 

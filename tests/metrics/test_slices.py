@@ -5,7 +5,7 @@ import pytest
 
 from lantern.corpora.types import Dialogue, Utterance
 from lantern.metrics.slices import SLICES, normalised, slice_report
-from lantern.predictions import PredictionTable, Row
+from lantern.tables import PredictionTable, Row
 
 
 def corpus() -> dict[str, Dialogue]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lantern.config import ModelConfig
+from lantern.config.schema import ModelConfig
 from lantern.errors import UserError
 from lantern.models.batch import Batch
 from lantern.models.module import drop_modalities

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lantern.refine.ledger import Ledger
+from lantern.refine.ledger.ledger import Ledger
 
 KEY = "sk-planted-0123456789abcdef"
 
@@ -27,4 +27,4 @@ def ledger(tmp_path: Path) -> Ledger:
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted key where backends look for theirs, and next to no delay before an attempt is repeated."""
     monkeypatch.setenv("LANTERN_TEST_KEY", KEY)
-    monkeypatch.setattr("lantern.refine.engine_run.backoff", lambda attempt: 0.01)
+    monkeypatch.setattr("lantern.refine.engine.run.backoff", lambda attempt: 0.01)

@@ -9,11 +9,11 @@ import torch
 
 from lantern.corpora.data import CorpusDataModule
 from lantern.corpora.folder import Corpus
-from lantern.corpora.sample import generate_sample
+from lantern.corpora.sample.generator import generate_sample
 from lantern.models.module import MultiTaskModule
-from lantern.predictions import FieldReply, PredictionTable, Row
 from lantern.refine.callback import LLMRefinement, PredictionCollector, score, uniform_mean
-from lantern.refine.refiner import RefineStats
+from lantern.refine.questions import RefineStats
+from lantern.tables import FieldReply, PredictionTable, Row
 
 
 @pytest.fixture(scope="module")

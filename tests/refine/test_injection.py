@@ -10,14 +10,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lantern.config import compose
+from lantern.config.compose import compose
 from lantern.corpora.types import Utterance
-from lantern.refine.backend_config import BackendConfig, make_request
-from lantern.refine.errors_of import CONTENT
+from lantern.refine.backends.config import BackendConfig, make_request
+from lantern.refine.failures import CONTENT
 from lantern.refine.prompt import Prompt, Turn, quote
 from lantern.refine.reply import Parsed, asked, classes_of, parse_letters, parse_reply
 from lantern.refine.types import Failure, Reply, Request
-from tests.refine.test_refiner import LABELS
+from tests.refine.test_questions import LABELS
 
 CONFIG = BackendConfig(name="t", model="openai/m")
 PROMPTS = {name: Prompt(compose([]).prompt, LABELS, (1.0, 5.0), name) for name in ("json", "logprobs")}

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lantern.config import compose
+from lantern.config.compose import compose
 from lantern.corpora.types import LabelSet
 from lantern.errors import UserError
-from lantern.refine.backend import LiteLLMBackend
-from lantern.refine.backend_config import BackendConfig
-from lantern.refine.embedded import bind
+from lantern.refine.backends.config import BackendConfig
+from lantern.refine.backends.embedded import bind
+from lantern.refine.backends.litellm_backend import LiteLLMBackend
+from lantern.refine.backends.simulated import SimulatedConfig, simulate
 from lantern.refine.prompt import Prompt
-from lantern.refine.refiner import RefineConfig, Refiner
+from lantern.refine.questions import RefineConfig, Refiner
 from lantern.refine.reply import Parsed, asked, classes_of, parse_letters
-from lantern.refine.simulate import SimulatedConfig, simulate
 from lantern.refine.types import Failure, Outcome, Reply, Request
 from tests.refine.test_prompt import turn
-from tests.refine.test_refiner import LABELS, ScriptedEngine, dialogues, table_of
+from tests.refine.test_questions import LABELS, ScriptedEngine, dialogues, table_of
 
 THREE = ("happy", "sad", "angry")
 

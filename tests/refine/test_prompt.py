@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from lantern.config import compose
+from lantern.config.compose import compose
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
-from lantern.refine.plan import expected_reply
+from lantern.refine.estimate import expected_reply
 from lantern.refine.prompt import Prompt, PromptConfig, Turn, quote, turns_of
 from lantern.refine.reply import asked
 from lantern.refine.types import Request

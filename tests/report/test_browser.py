@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from lantern.predictions import FieldReply, PredictionTable, Row
-from lantern.report.comparison import compare_runs
 from lantern.report.html import page as whole_page
 from lantern.report.html import report_html
-from lantern.report.load import find_runs
 from lantern.report.reader import Shown, reader_data
+from lantern.results.comparison import compare_runs
+from lantern.results.load import find_runs
+from lantern.tables import FieldReply, PredictionTable, Row
 from tests.report.browser import Page, browser
-from tests.report.made_runs import write_run
+from tests.results.made_runs import write_run
 
 LONG = ("happiness-or-contentment", "sadness", "neutral", "anger_and_outrage", "excitement", "frustration")
 HOSTILE = (

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lantern.predictions import PredictionTable
 from lantern.report.conversation import conversation_html
-from lantern.report.load import read_run
+from lantern.results.load import read_run
+from lantern.tables import PredictionTable
 from tests.report.browser import Page, browser
-from tests.report.made_runs import write_run
+from tests.results.made_runs import write_run
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lantern.predictions import FieldReply, PredictionTable, Row
 from lantern.report.reader import ALPHABET, NOTHING, ReaderData, Shown, embedded_json, reader_data
-from tests.report.made_runs import made_table
+from lantern.tables import FieldReply, PredictionTable, Row
+from tests.results.made_runs import made_table
 
 SIX = ("a", "b", "c", "d", "e", "f")
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from lantern.corpora.sample import generate_sample
+from lantern.corpora.sample.generator import generate_sample
 from lantern.report import sections
-from lantern.report.comparison import compare_runs
-from lantern.report.load import Run, find_runs
-from lantern.report.texts import texts_of
-from tests.report.made_runs import write_run
+from lantern.results.comparison import compare_runs
+from lantern.results.load import Run, find_runs
+from lantern.results.texts import texts_of
+from tests.results.made_runs import write_run
 
 
 def part(name: str, vanilla: float, weighted: float, interval: tuple[float, float] | None) -> dict[str, Any]:

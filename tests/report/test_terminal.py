@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from lantern.predictions import PredictionTable
-from lantern.report.results import methods, split_result
 from lantern.report.terminal import print_sweep
+from lantern.results.scores import methods, split_result
+from lantern.tables import PredictionTable
 from lantern.weighting.simulation import World, draw
 
 NAMES = ("weighting.use_dimensions=false", "prompt.dimensions=false weighting.use_dimensions=false")

@@ -20,13 +20,14 @@ import yaml
 
 from experiments.run import main
 from experiments.trials import expand
-from lantern.config import TrackingConfig, compose
+from lantern.config.compose import compose
+from lantern.config.schema import TrackingConfig
 from lantern.errors import UserError
-from lantern.report.load import read_run
-from lantern.report.summary import FACTS, SUMMARY_KEYS, facts, flat_summary
 from lantern.report.tracking import append_csv, wandb_sweep
 from lantern.report.wandb_sink import _mode, reachable
-from tests.report.made_runs import write_run
+from lantern.results.load import read_run
+from lantern.results.summary import FACTS, SUMMARY_KEYS, facts, flat_summary
+from tests.results.made_runs import write_run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Tiny = Callable[..., list[str]]
@@ -171,8 +172,8 @@ def test_a_server_that_refuses_costs_no_result(tmp_path: Path, monkeypatch: pyte
     address = f"http://127.0.0.1:{server.server_port}"
     folder = write_run(tmp_path, "gru", "gpt-4o", 0, turns=40)
     code = (
-        "import sys; from pathlib import Path; from lantern.config import compose;"
-        "from lantern.report.load import read_run;"
+        "import sys; from pathlib import Path; from lantern.config.compose import compose;"
+        "from lantern.results.load import read_run;"
         "from lantern.report.wandb_sink import send_run; folder = Path(sys.argv[1]);"
         "config = compose(['tracking=wandb', 'tracking.online=true']);"
         "print(send_run(config, read_run(folder).result, folder))"
@@ -203,7 +204,7 @@ def inspect(path: Path, *options: str) -> str:
 def test_an_offline_sweep_is_read_back_by_wandbs_own_command(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lantern.corpora.sample import generate_sample
+    from lantern.corpora.sample.generator import generate_sample
 
     monkeypatch.setenv("WANDB_API_KEY", "planted-wandb-key-0123456789abcdef01234567")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-secret-value")

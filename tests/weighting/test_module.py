@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lantern.errors import UserError
-from lantern.predictions import FieldReply, PredictionTable
+from lantern.tables import FieldReply, PredictionTable
 from lantern.weighting.baselines import FieldMean, LogisticStacking, SingleBand, TemperatureScaling
 from lantern.weighting.features import WeightingInputs, agreement, build_inputs, window_of
 from lantern.weighting.module import AttentionWeighting

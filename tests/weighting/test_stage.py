@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lantern.errors import UserError
-from lantern.predictions import PredictionTable
+from lantern.tables import PredictionTable
 from lantern.weighting import stage
 from lantern.weighting.config import WEIGHTINGS, WeightingConfig
 from lantern.weighting.features import WeightingInputs

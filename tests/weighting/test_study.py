@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.run import main
-from lantern.predictions import PredictionTable
+from lantern.tables import PredictionTable
 from lantern.weighting import study as module
 from lantern.weighting.config import StudyConfig, WeightingConfig
 from lantern.weighting.simulation import World, draw

@@ -1,0 +1,118 @@
+"""How a configuration is composed, checked, written and read back. Imports neither torch, lightning nor litellm."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lantern.config.groups import CONFIG_DIR
+from lantern.config.overrides import check_backbone_keys, check_form, check_override, one_line, quoted_url
+from lantern.config.schema import RunConfig, split_backbone
+from lantern.errors import UserError
+from lantern.refine.failures import redact
+
+_SECRET = re.compile(r"(^|[_-])(api[_-]?key|token|secret|password|authorization|cookie)$", re.IGNORECASE)
+_URL_SECRET = re.compile(r"://[^/?#]*@|[?&][^=&]*(key|token|secret|sig|password)=", re.IGNORECASE)
+
+
+def compose(overrides: list[str]) -> RunConfig:
+    """The configuration that *overrides* (``group=choice``, ``section.key=value``) make of ``configs/run.yaml``.
+
+    Raises:
+        UserError: unknown group choice, unknown key or wrong type, with the valid ones.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    overrides = [quoted_url(override) for override in overrides]
+    for override in overrides:
+        check_form(override)
+        check_override(override, RunConfig)
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    options = [o for o in overrides if o.lstrip("+~").startswith("backbone.")]
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            if options:
+                chosen = hydra_compose("run", overrides=[o for o in overrides if o not in options])
+                check_backbone_keys(options, [str(key) for key in chosen.backbone])
+            node = hydra_compose("run", overrides=overrides)
+        config = OmegaConf.to_object(node)
+    except AssertionError:  # Hydra's, for a key of a section that is null
+        absent = {"study.": "experiment=simulate", "llm.simulated.": "llm=simulated"}
+        for override in overrides:
+            for section, source in absent.items():
+                if override.lstrip("+").startswith(section):
+                    raise UserError(f"{override}: only with {source}") from None
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(one_line(error)) from None
+    assert isinstance(config, RunConfig)
+    split_backbone(config.backbone)
+    if config.refine.samples > 1 and config.llm.temperature == 0 and config.llm.simulated is None:
+        raise UserError(
+            f"refine.samples={config.refine.samples}: all samples are the same at llm.temperature=0; set it"
+        )
+    for key, value in _leaves(to_plain(config)):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key}={value} is not a finite number; where a limit may be absent it is null")
+        literal = isinstance(value, str) and (redact(value) != value or _URL_SECRET.search(value))
+        if value is not None and (_SECRET.search(key.rsplit(".", 1)[-1]) or (key.startswith("llm.") and literal)):
+            raise UserError(
+                f"{key} holds a literal secret; put it in an environment variable and name that in llm.api_key_env"
+            )
+    return config
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A configuration as plain dicts, lists and scalars."""
+    from dataclasses import asdict
+
+    return asdict(config)
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved configuration as YAML; it holds names of key variables, never keys."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration that :func:`dump` wrote to *path*.
+
+    Raises:
+        UserError: no such file, or keys and types of another version.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        node = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
+        config = OmegaConf.to_object(node)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: this is not a finished run") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: not a configuration of this version ({one_line(error)})") from None
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _leaves(value, f"{path}.{number}")
+    else:
+        yield path, node

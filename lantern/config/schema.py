@@ -1,0 +1,250 @@
+"""The typed configuration of a run. Imports neither torch, lightning nor litellm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lantern.corpora.protocols.config import ProtocolConfig
+from lantern.errors import UserError, did_you_mean
+from lantern.refine.backends.config import BackendConfig
+from lantern.refine.backends.simulated import SimulatedConfig
+from lantern.refine.prompt import PromptConfig
+from lantern.refine.questions import RefineConfig
+from lantern.weighting.config import StudyConfig, WeightingConfig
+
+MOST_THREADS = 1024
+
+
+@dataclass
+class CorpusConfig:
+    """Which dialogues."""
+
+    name: str = "???"
+    path: str | None = None
+    """Corpus folder written by ``experiments.import_corpus``; null: made by the generator (``sample`` only)."""
+    dialogues: int = 60
+    """Dialogues to generate (``sample`` only)."""
+    seed: int = 0
+    """Seed of the generator (``sample`` only)."""
+    limit_dialogues: int | None = None
+    """Use only the first so many dialogues, in the proportions of the splits. null: all."""
+    modalities: list[str] | None = None
+    """Use only these of the corpus's modalities (text, audio, visual). null: all it has."""
+    allow_external_llm: bool = False
+    """Send text of a corpus whose licence forbids redistribution to a remote LLM all the same."""
+
+    def __post_init__(self) -> None:
+        if self.modalities is not None and len(set(self.modalities)) != max(1, len(self.modalities)):
+            told = "names one twice" if self.modalities else "names none"
+            raise UserError(f"corpus.modalities=[{','.join(self.modalities)}] {told}; null takes all the corpus has")
+
+
+@dataclass
+class ModelConfig:
+    """What the vanilla model learns."""
+
+    dimensions: bool = True
+    """A head for valence, arousal and dominance; off by itself where the corpus has no scores."""
+    dimension_loss: str = "ccc"
+    """``ccc`` (1 - concordance over the batch) or ``mse``."""
+    dimension_weight: float = 1.0
+    """Lambda of the dimension loss."""
+    class_weights: str = "inverse"
+    """``inverse``: inverse class frequency of the training split; ``none``."""
+    modality_dropout: float = 0.0
+    """Probability with which a training dialogue loses each modality (one always stays): for a model that is to work
+    where modalities are missing."""
+
+    def __post_init__(self) -> None:
+        _choice("model.dimension_loss", self.dimension_loss, ("ccc", "mse"))
+        _choice("model.class_weights", self.class_weights, ("inverse", "none"))
+        if self.dimension_weight < 0:
+            raise UserError(f"model.dimension_weight={self.dimension_weight} must not be negative")
+        if not 0 <= self.modality_dropout < 1:
+            raise UserError(f"model.modality_dropout={self.modality_dropout} must be at least 0 and below 1")
+
+
+@dataclass
+class OofConfig:
+    """Cross-fitting: the vanilla models whose held-out predictions the weighting is fitted on.
+
+    The model of a fold takes its best epoch by the same dev dialogues as the main one, never by those it holds out:
+    predictions that chose their own epoch would be too good.
+    """
+
+    folds: int = 5
+    """Groups of training dialogues; not used where the training dialogues come from 2 to 8 recording sessions, which
+    are the folds then."""
+    test_model: str = "full"
+    """Who predicts the test dialogues: ``full``, one model trained on all training dialogues, or ``mean``, the mean of
+    the folds' models."""
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise UserError(f"oof.folds={self.folds} must be at least 2")
+        _choice("oof.test_model", self.test_model, ("full", "mean"))
+
+
+@dataclass
+class TrainerConfig:
+    """How and where the vanilla model is trained."""
+
+    accelerator: str = "cpu"
+    devices: int = 1
+    """Processes on each machine; several share the dialogues of a step."""
+    nodes: int = 1
+    """Machines. With several, srun or torchrun starts the command on each."""
+    precision: str = "32-true"
+    epochs: int | None = None
+    """null: the backbone's own number."""
+    patience: int | None = None
+    """Stop after so many epochs without a better dev weighted F1. null: never."""
+    gradient_clip: float | None = None
+    """Clip gradients by norm. null: off, as published."""
+    threads: int | None = None
+    """CPU threads. null: all cores of this process."""
+    deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "nodes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"trainer.{name}={getattr(self, name)} must be at least 1")
+        for name in ("epochs", "patience", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"trainer.{name}={value} must be at least 1, or null")
+        _choice("trainer.accelerator", self.accelerator, ("cpu", "gpu"))
+        _choice("trainer.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise UserError(f"trainer.threads={self.threads} must be at most {MOST_THREADS}")
+        if self.gradient_clip is not None and self.gradient_clip <= 0:
+            raise UserError(f"trainer.gradient_clip={self.gradient_clip} must be above 0, or null for none")
+
+    @property
+    def processes(self) -> int:
+        """That train one model together."""
+        return self.devices * self.nodes
+
+
+@dataclass
+class TrackingConfig:
+    """A sink besides the run folder."""
+
+    name: str = "none"
+    """``none``; ``csv``: a line in ``results.csv`` beside the run folders; ``wandb``."""
+    project: str | None = None
+    """null: one project per corpus and label set."""
+    online: bool = False
+    """false: W&B writes to the run folder only; true: to its server, with your own login, where it answers."""
+    group: str | None = None
+    """W&B's group of the run, such as the name of a sweep. null: backbone and LLM."""
+
+    def __post_init__(self) -> None:
+        _choice("tracking.name", self.name, ("none", "csv", "wandb"))
+
+
+@dataclass
+class LLMConfig(BackendConfig):
+    """A backend, one file under ``configs/llm/``."""
+
+    simulated: SimulatedConfig | None = None
+    """Only for ``llm=simulated``."""
+
+
+@dataclass
+class TrainingDefaults:
+    """The keys that every file under ``configs/backbone/`` has besides the backbone's own options."""
+
+    name: str = "???"
+    init_from: str | None = None
+    """Weights to start from: safetensors or a plain state dict."""
+    epochs: int = 30
+    batch_size: int = 16
+    """Dialogues per step."""
+    lr: float = 1e-4
+    weight_decay: float = 0.0
+    """Coupled L2, as in Adam."""
+    scheduler: str = "none"
+    """``none``, or ``plateau``: a tenth of the rate after 10 epochs without a better dev loss."""
+
+    def __post_init__(self) -> None:
+        _choice("backbone.scheduler", self.scheduler, ("none", "plateau"))
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"backbone.{name}={getattr(self, name)} must be at least 1")
+        if not 0 < self.lr < math.inf:
+            raise UserError(f"backbone.lr={self.lr} must be above 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"backbone.weight_decay={self.weight_decay} must be 0 or more")
+
+
+@dataclass
+class RunConfig:
+    """Everything that decides a run."""
+
+    seed: int = 0
+    runs: str = "runs"
+    """Folder of run folders, shared stages and the ledger."""
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    """:class:`TrainingDefaults` and the backbone's own options, told apart by :func:`split_backbone`."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    weighting: WeightingConfig = field(default_factory=WeightingConfig)
+    oof: OofConfig = field(default_factory=OofConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    variants: list[str] = field(default_factory=list)
+    """Of an experiment: runs that differ in these overrides (several, with blanks between, in one line); a sweep."""
+    study: StudyConfig | None = None
+    """Set by ``experiment=simulate``: the simulation study is done instead of a run."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed} must be 0 to {2**32 - 1}, which NumPy takes")
+        if not self.runs.strip():
+            raise UserError(f"runs={self.runs!r} must name a folder, such as runs=runs")
+        if self.protocol.selection == "paper-style" and self.weighting.fit_on == "dev" and self.refine.enabled:
+            raise UserError(
+                "weighting.fit_on=dev with protocol.selection=paper-style would fit the weighting on the test "
+                "dialogues; take weighting.fit_on=oof"
+            )
+        if self.trainer.processes > 1 and self.refine.enabled and self.refine.when != "end":
+            raise UserError(
+                f"refine.when={self.refine.when} asks the LLM inside the training, whose {self.trainer.processes} "
+                "processes would wait for it and time out; take refine.when=end or trainer.devices=1"
+            )
+        if self.oof.test_model == "mean" and not (self.refine.enabled and self.weighting.fit_on == "oof"):
+            reason = f"weighting.fit_on={self.weighting.fit_on}" if self.refine.enabled else "refine.enabled=false"
+            raise UserError(f"oof.test_model=mean needs the models of the folds, and {reason} trains none")
+
+    @property
+    def ledger(self) -> str:
+        """The ledger's file, or the URL of its database."""
+        return str(Path(self.runs) / "ledger.sqlite") if self.refine.ledger is None else self.refine.ledger
+
+
+def _choice(key: str, value: str, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise UserError(f"{key}={value} is not one of {', '.join(valid)}.{did_you_mean(value, list(valid))}")
+
+
+def split_backbone(node: dict[str, Any]) -> tuple[TrainingDefaults, dict[str, Any]]:
+    """Training defaults and the backbone's own options of a ``backbone`` node."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    names = {f.name for f in fields(TrainingDefaults)}
+    common = {k: v for k, v in node.items() if k in names}
+    try:
+        defaults = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainingDefaults), common))
+    except OmegaConfBaseException as error:
+        raise UserError(f"backbone.{error.full_key}: {str(error).splitlines()[0]}") from None
+    assert isinstance(defaults, TrainingDefaults)
+    return defaults, {k: v for k, v in node.items() if k not in names}

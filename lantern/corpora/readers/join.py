@@ -1,0 +1,183 @@
+"""Features of a published pickle put on the full transcript of a corpus folder, turn by turn."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lantern.corpora.folder import Corpus
+from lantern.corpora.readers.pickled import Imported, count_checks, meld_csv_id
+from lantern.corpora.readers.published import PublishedDialogue, PublishedFeatures
+from lantern.errors import UserError
+
+_WORD = re.compile(r"\w+")
+
+
+def with_turn_ids(imported: Imported, ids: PublishedFeatures) -> Imported:
+    """*imported*, whose layout has no turn ids, with those of the same turns in *ids*.
+
+    A turn is known by its dialogue and its place among the turns whose class is in the label set. Every dialogue must
+    have as many of them, with the same labels.
+
+    Raises:
+        UserError: *ids* has no turn ids either, lacks a dialogue, or differs from *imported* in one.
+    """
+    known = {d.id: d for d in ids.dialogues}
+    dialogues = []
+    for dialogue in imported.published.dialogues:
+        other = known.get(dialogue.id)
+        if other is None or other.turns is None:
+            what = "no turn ids" if other else f"no dialogue {dialogue.id!r}"
+            raise UserError(f"--ids: {ids.layout.title} ({ids.source}) has {what}")
+        kept = [n for n, label in enumerate(other.labels) if label < len(imported.labels)]
+        mine, theirs = list(dialogue.labels), [other.labels[n] for n in kept]
+        if mine != theirs:
+            raise UserError(f"--ids: {_difference(dialogue.id, mine, theirs, 'the file with the ids')}")
+        dialogues.append(replace(dialogue, turns=tuple(other.turns[n] for n in kept)))
+    published = replace(
+        imported.published,
+        dialogues=tuple(dialogues),
+        notes=(*imported.published.notes, f"turn ids from {ids.layout.title} ({ids.source})"),
+    )
+    return replace(imported, published=published)
+
+
+def join(corpus: Corpus, imported: Imported) -> Corpus:
+    """*corpus* with the pickle's features; its transcript, labels and scores stay, turns without features are masked.
+
+    Turns are matched by id. Where the pickle has none, or MELD's mere numbers, they are matched by dialogue and place,
+    and only if every dialogue has as many turns of the label set's classes, with the same labels. The pickle's lists
+    become the splits.
+
+    Raises:
+        UserError: turns or dialogues that *corpus* does not have, or a match by place that is not exact.
+    """
+    published = imported.published
+    if not published.cards:
+        raise UserError(f"{published.layout.title} ({published.source}) has no features to join")
+    names = _dialogue_names(corpus, published)
+    rows = _rows(corpus, imported, names)
+    notes = [f"features of {len(rows):,} of {len(corpus.utterances):,} turns from {published.source}", *published.notes]
+    notes += _compared(corpus, imported, rows)
+    splits = {part: tuple(names[i] for i in ids) for part, ids in published.splits.items()}
+    left = len(corpus.dialogues) - len({i for ids in splits.values() for i in ids})
+    if left:
+        notes.append(f"{left} dialogues are in none of the pickle's lists")
+    joined = replace(
+        corpus,
+        splits=splits,
+        source=f"{corpus.source}; features: {published.layout.title} ({published.source})",
+        notes=(*corpus.notes, *notes),
+        checks=(*corpus.checks, *count_checks(imported)),
+        path=None,
+        manifest_sha256="",
+    )
+    present = np.zeros(len(corpus.utterances), dtype=bool)
+    present[rows] = True
+    for modality, card in published.cards.items():
+        values = np.zeros((len(present), card.dims), dtype=np.float32)
+        values[rows] = np.concatenate([d.features[modality] for d in published.dialogues])
+        joined = joined.with_features(modality, values, card, present)
+    return joined
+
+
+def _dialogue_names(corpus: Corpus, published: PublishedFeatures) -> dict[str, str]:
+    """Ids in the corpus by ids in the pickle; MELD's pickles number the dialogues of the CSV files through."""
+    names = {}
+    for dialogue in published.dialogues:
+        name = dialogue.id
+        if name not in corpus.by_id and published.layout.corpus == "meld":
+            name = meld_csv_id(name) or name
+        names[dialogue.id] = name
+    _refuse_unknown(corpus, [i for i, name in names.items() if name not in corpus.by_id], "dialogues")
+    return names
+
+
+def _rows(corpus: Corpus, imported: Imported, names: dict[str, str]) -> np.ndarray:
+    """The row of every turn of the pickle, in its order."""
+    dialogues = imported.published.dialogues
+    index = {u.id: row for row, u in enumerate(corpus.utterances)}
+    given = [turn for d in dialogues for turn in d.turns or ()]
+    by_id = bool(given) and (imported.published.layout.corpus == "iemocap" or all(turn in index for turn in given))
+    if not by_id:
+        return np.concatenate([_places(corpus, imported, d, names[d.id]) for d in dialogues])
+    _refuse_unknown(corpus, [turn for turn in given if turn not in index], "turns")
+    twice = [turn for turn, count in Counter(given).items() if count > 1]
+    if twice:
+        raise UserError(f"{imported.published.source}: turn {twice[0]!r} occurs twice")
+    for dialogue in dialogues:
+        rows = corpus.rows[names[dialogue.id]]
+        strayed = [turn for turn in dialogue.turns or () if not rows.start <= index[turn] < rows.stop]
+        if strayed:
+            raise UserError(
+                f"turn {strayed[0]!r} is in dialogue {dialogue.id!r} of the pickle, in another of the corpus"
+            )
+    return np.array([index[turn] for turn in given])
+
+
+def _places(corpus: Corpus, imported: Imported, dialogue: PublishedDialogue, name: str) -> np.ndarray:
+    """Rows of the turns of one dialogue by place among those of the pickle's classes."""
+    rows = corpus.rows[name]
+    classes = imported.labels.classes
+    labels = [_class(corpus, row) for row in range(rows.start, rows.stop)]
+    kept = [row for row, label in zip(range(rows.start, rows.stop), labels) if label in classes]
+    mine, theirs = [classes[label] for label in dialogue.labels], [label for label in labels if label in classes]
+    if mine != theirs:
+        hint = ""
+        if imported.published.layout.corpus == "iemocap":
+            hint = (
+                "; import the release with --label-set iemocap-6-legacy, whose labels are the pickles', or give a "
+                "pickle that has turn ids with --ids"
+            )
+        raise UserError(f"no turn ids, and {_difference(dialogue.id, mine, theirs, 'the corpus')}{hint}")
+    return np.array(kept)
+
+
+def _difference(dialogue: str, mine: Sequence[object], theirs: Sequence[object], where: str) -> str:
+    if len(mine) != len(theirs):
+        return f"dialogue {dialogue!r} has {len(mine)} turns in the pickle and {len(theirs)} of its classes in {where}"
+    place = next(n for n, (one, other) in enumerate(zip(mine, theirs)) if one != other)
+    return f"turn {place} of dialogue {dialogue!r} is {mine[place]} in the pickle and {theirs[place]} in {where}"
+
+
+def _refuse_unknown(corpus: Corpus, unknown: list[str], what: str) -> None:
+    if unknown:
+        named = ", ".join(map(repr, unknown[:3]))
+        raise UserError(
+            f"{len(unknown)} {what} of the pickle are not in {corpus.path or corpus.name}: {named}"
+            f"{' and others' if len(unknown) > 3 else ''}"
+        )
+
+
+def _class(corpus: Corpus, row: int) -> str | None:
+    label = corpus.utterances[row].label
+    return None if label is None else corpus.label_set.classes[label]
+
+
+def _compared(corpus: Corpus, imported: Imported, rows: np.ndarray) -> list[str]:
+    """What the pickle says otherwise of the same turns; the corpus's word stands."""
+    dialogues, classes = imported.published.dialogues, imported.labels.classes
+    labels = [classes[label] for d in dialogues for label in d.labels]
+    pairs = Counter((label, _class(corpus, row) or "unlabelled") for label, row in zip(labels, rows.tolist()))
+    differing = {pair: count for pair, count in pairs.items() if pair[0] != pair[1]}
+    notes = []
+    if differing:
+        told = ", ".join(f"{count} {one} here, {other} there" for (one, other), count in sorted(differing.items()))
+        notes.append(f"{sum(differing.values())} labels differ between pickle and corpus, the corpus's stand: {told}")
+    sentences = [_words(text) for d in dialogues for text in d.sentences]
+    texts = sum(one != _words(corpus.utterances[row].text) for one, row in zip(sentences, rows.tolist()))
+    if texts:
+        notes.append(f"{texts} texts differ between pickle and corpus in more than spelling, the corpus's stand")
+    labelled = {row for row, u in enumerate(corpus.utterances) if u.label is not None}
+    bare = len(labelled - set(rows.tolist()))
+    if bare:
+        notes.append(f"{bare} labelled turns have no features; they count all the same")
+    return notes
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())

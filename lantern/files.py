@@ -1,0 +1,102 @@
+"""Files written whole or not at all, locks between processes, digests."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lantern.errors import UserError
+
+
+def digest(inputs: Any) -> str:
+    """First 16 hex digits of the SHA-256 of the canonical JSON of *inputs*."""
+    text = json.dumps(inputs, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_place(key: str, path: Path, folder: bool) -> None:
+    """Refuse a *path* at which no *folder*, or no file, could be written; makes nothing."""
+    wrong = None
+    try:
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if there == path and folder != path.is_dir():
+            wrong = "is a file; name a folder" if folder else "is a folder; name a file"
+        elif there != path and not there.is_dir():
+            wrong = f"cannot be made: {there} is a file"
+        elif not os.access(there, os.W_OK):
+            wrong = f"cannot be written: {there} is read-only for you"
+    except (OSError, ValueError) as error:
+        wrong = f"cannot be used ({getattr(error, 'strerror', None) or error})"
+    if wrong is not None:
+        raise UserError(f"{key}={path} {wrong}")
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A file to write in place of *path*, which takes its name once it is whole and on disk.
+
+    A reader sees the old file or the whole new one; on an error the old one stays and nothing else is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write *value* atomically; NaN is refused."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def append_line(path: Path, entry: dict[str, Any], number: str | None = None) -> int:
+    """Append *entry* to *path* as a JSON line, one process at a time; returns how many lines stood there before.
+
+    *number*: the key under which the entry tells that, too.
+    """
+    with path.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        before = sum(1 for _ in file)
+        file.write(json.dumps(entry if number is None else {**entry, number: before}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return before
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the lock file *path*; it is free again when the process ends, however it ends.
+
+    *waiting* is called once where another process holds it.
+
+    Raises:
+        UserError: the folder cannot be written, or its file system has no locks.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise UserError(f"runs: cannot write to {path.parent} ({error.strerror})") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is not None:
+                waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(f"runs: the file system of {path.parent} has no file locks ({error.strerror})") from None
+        yield

@@ -1,0 +1,119 @@
+"""From refined tables to the numbers of a run."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger
+
+from lantern.config.schema import RunConfig
+from lantern.corpora.folder import Corpus
+from lantern.corpora.protocols.overlaps import PAPER_STYLE, training_texts
+from lantern.environment import versions
+from lantern.errors import UserError
+from lantern.metrics.slices import slice_report
+from lantern.pipeline.preflight import Prepared
+from lantern.refine.questions import RefineStats, summary
+from lantern.results.scores import methods, split_result
+from lantern.tables import PredictionTable
+from lantern.weighting.stage import apply_weighting, compare_baselines, fit_weighting
+
+
+def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineStats) -> dict[str, Any]:
+    """Fit the weighting on the out-of-fold or the dev table, merge both tables in place, compute every number."""
+    config, corpus, refined = ready.config, ready.corpus, ready.backend is not None
+    weighting: dict[str, Any] | None = None
+    baselines: dict[str, Any] = {}
+    if refined:
+        range_, fit_on = corpus.score_range, config.weighting.fit_on
+        fitted = fit_weighting(
+            config.weighting,
+            tables[fit_on],
+            seed=config.seed,
+            score_range=range_,
+            folder=ready.folder / "checkpoints",
+            trainer={"logger": CSVLogger(ready.folder, name="", version="weighting"), "log_every_n_steps": 1},
+        )
+        baselines = compare_baselines(
+            tables[fit_on],
+            tables["test"],
+            config=config.weighting,
+            seed=config.seed,
+            score_range=range_,
+            fitted=fitted,
+        )
+        weights: dict[str, Any] = {}
+        for name in tables:
+            tables[name], weights = apply_weighting(fitted, tables[name])
+        weighting = {"name": config.weighting.name, "fit_on": fit_on, **fitted.report, "weights": weights}
+        if fit_on == "oof":
+            weighting |= {"models": len(ready.vanilla_stages) - 1, "test_model": config.oof.test_model}
+    test = tables["test"]
+    if not test.labelled.any():
+        raise UserError(
+            f"no utterance of the test dialogues of corpus {corpus.name!r} is labelled: nothing to evaluate"
+        )
+    merged = methods(test, baselines)
+    slices = slice_report(test, merged, corpus.by_id, training_texts(corpus, ready.split), config.seed)
+    return {
+        "title": f"{corpus.name}, {config.backbone['name']}, {config.llm.name if refined else 'no LLM'}"
+        + (", paper-style" if config.protocol.selection == "paper-style" else ""),
+        "folder": str(ready.folder),
+        "key": ready.key,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+        "seed": config.seed,
+        "corpus": {
+            "name": corpus.name,
+            "label_set": corpus.label_set.name,
+            "fingerprint": corpus.fingerprint,
+            "made_up": corpus.made_up,
+        },
+        "protocol": dict(ready.protocol),
+        "prompt": {"name": config.prompt.name, "version": config.prompt.version, "digest": config.prompt.digest},
+        "llm": {"name": config.llm.name, "model": config.llm.model, **summary(stats)} if refined else None,
+        "weighting": weighting,
+        "test": {**split_result(test, merged, config.seed), "slices": slices},
+        # The weighting was fitted on this table: only its vanilla numbers mean anything.
+        **{
+            name: split_result(table, {"vanilla": table.vanilla}, config.seed)
+            for name, table in tables.items()
+            if name != "test" and table.labelled.any()
+        },
+        "notes": notes(config, corpus, stats),
+    }
+
+
+def notes(config: RunConfig, corpus: Corpus, stats: RefineStats) -> list[str]:
+    """What a reader of the numbers must know."""
+    found = []
+    if config.protocol.selection == "paper-style":
+        found.append(f"{PAPER_STYLE}: compare these numbers with printed ones that were chosen so, with nothing else")
+    if corpus.made_up:
+        found.append("the corpus is made up by a generator: these numbers say nothing about people")
+    if corpus.contaminated:
+        found.append(corpus.contaminated)
+    if config.refine.enabled and config.llm.simulated is not None:
+        found.append("the LLM is simulated from the gold labels: these numbers say nothing about any LLM")
+    labelled_on = [name for name, card in corpus.cards.items() if card.fitted_on == "train-labels"]
+    if labelled_on:
+        also = ""
+        if config.refine.enabled and config.weighting.fit_on == "oof":
+            also = ", the out-of-fold ones that the weighting is fitted on too: it may trust the vanilla model too much"
+        found.append(
+            f"{', '.join(labelled_on)} features were fitted on training labels: predictions on training dialogues "
+            f"are over-confident{also}"
+        )
+    if config.refine.enabled and config.refine.limit_dialogues is not None:
+        found.append(
+            f"only the first {config.refine.limit_dialogues} dialogues of {config.weighting.fit_on} and test were "
+            "refined and scored"
+        )
+    budget = stats.failures.get("budget", 0)
+    if budget:
+        found.append(
+            f"refine.max_cost={config.refine.max_cost:g} stopped the LLM after {stats.fields - budget} of "
+            f"{stats.fields} fields; what was bought is kept, and a higher max_cost goes on from there"
+        )
+    return found

@@ -1,0 +1,149 @@
+"""A finished run at work on conversations of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lantern.config.compose import read_config
+from lantern.config.schema import RunConfig
+from lantern.corpora.card import CorpusCard
+from lantern.corpora.data import DialogueDataset, collate
+from lantern.corpora.folder import Corpus
+from lantern.corpora.types import Dialogue
+from lantern.errors import UserError
+from lantern.features.extractors.minilm import MiniLM, card
+from lantern.models.module import MultiTaskModule
+from lantern.refine.callback import PredictionCollector
+from lantern.tables import PredictionTable
+from lantern.weighting.stage import CHECKPOINT, FittedWeighting, apply_weighting
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class LoadedRun:
+    """The vanilla model and the weighting of a run folder; needs neither its corpus nor its LLM."""
+
+    folder: Path
+    config: RunConfig
+    corpus: CorpusCard
+    module: MultiTaskModule
+    weighting: FittedWeighting | None
+    """None for a run without an LLM."""
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {dims}-d" for name, dims in self.modalities.items())
+        return f"LoadedRun({str(self.folder)!r}, {self.config.backbone['name']} on {sizes})"
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """Feature size per modality that the model was trained on."""
+        return dict(self.module.hparams["sizes"]["dims"])
+
+    def predict(
+        self,
+        dialogues: Dialogue | Sequence[Dialogue],
+        features: Mapping[str, np.ndarray] | None = None,
+        ask: Callable[[PredictionTable], object] | None = None,
+    ) -> PredictionTable:
+        """Predictions table of *dialogues*, a row per turn; labels are not looked at.
+
+        Text features are computed when the run's were MiniLM's. A modality that is neither computed nor given is
+        refused, or taken as missing by a model that was trained with ``model.modality_dropout``.
+
+        Args:
+            dialogues: one or several.
+            features: per modality float ``[N, D]``, a row per turn over all *dialogues*.
+            ask: refines the table in place; the run's weighting then merges it.
+
+        Raises:
+            UserError: a modality is missing or has another size, more speakers than the model knows, no turns.
+        """
+        chosen = (dialogues,) if isinstance(dialogues, Dialogue) else tuple(dialogues)
+        self._check_speakers(chosen)
+        corpus = self._with_features(chosen, dict(features or {}))
+        table = self._vanilla(corpus)
+        if ask is not None:
+            ask(table)
+            if self.weighting is not None:
+                table, _ = apply_weighting(self.weighting, table)
+        return table
+
+    def _check_speakers(self, dialogues: Sequence[Dialogue]) -> None:
+        most = int(self.module.hparams["sizes"]["speakers"])
+        for dialogue in dialogues:
+            if len(dialogue.speakers) > most:
+                raise UserError(
+                    f"conversation {dialogue.id!r} has {len(dialogue.speakers)} speakers; the model of {self.folder} "
+                    f"was trained on dialogues of at most {most}"
+                )
+
+    def _with_features(self, dialogues: Sequence[Dialogue], given: dict[str, np.ndarray]) -> Corpus:
+        corpus = Corpus("own", self.corpus.label_set, tuple(dialogues), {}, score_range=self.corpus.score_range)
+        turns = len(corpus.utterances)
+        if not turns:
+            raise UserError("there are no turns to predict")
+        for name in given:
+            if name not in self.modalities:
+                raise UserError(f"the run uses {', '.join(self.modalities)}, not {name}")
+        for name, dims in self.modalities.items():
+            feature_card = self.corpus.features[name]
+            computable = name == "text" and feature_card.extractor == card(0).extractor
+            if name in given:
+                values = np.asarray(given[name], dtype=np.float32)
+                if values.shape != (turns, dims):
+                    raise UserError(f"{name} features have shape {list(values.shape)}, expected {[turns, dims]}")
+                corpus = corpus.with_features(name, values, feature_card)
+            elif computable:
+                corpus = corpus.with_features(name, MiniLM().encode([u.text for u in corpus.utterances]), feature_card)
+            elif self.config.model.modality_dropout > 0 and (len(self.modalities) > 1):
+                nothing = np.zeros((turns, dims), np.float32)
+                corpus = corpus.with_features(name, nothing, feature_card, np.zeros(turns, dtype=bool))
+            else:
+                raise UserError(
+                    f"the model of {self.folder} wants {name} features by {feature_card.extractor}, which the "
+                    f"transcript does not have; use a run with corpus.modalities=[text] on MiniLM features, or train "
+                    "with model.modality_dropout=0.3 to allow missing modalities"
+                )
+        if not any(mask.any() for mask in corpus.present.values()):
+            raise UserError(f"no modality of the model of {self.folder} can be had from the transcript")
+        return corpus
+
+    def _vanilla(self, corpus: Corpus) -> PredictionTable:
+        collector = PredictionCollector(corpus.by_id, corpus.label_set, corpus.score_range)
+        data = DialogueDataset(corpus, [d.id for d in corpus.dialogues], list(self.modalities))
+        with torch.inference_mode():
+            for item in data:
+                batch = collate([item])
+                collector.add([item.dialogue], [len(item.ids)], self.module.predict_step(batch, 0))
+        return collector.table("own")
+
+
+def load(folder: str | Path) -> LoadedRun:
+    """The run in *folder*, ready to predict.
+
+    Raises:
+        UserError: not a finished run, or one of another version.
+    """
+    folder = Path(folder)
+    if not (folder / "metrics.json").is_file():
+        raise UserError(f"{folder} is not a finished run: it has no metrics.json")
+    config = read_config(folder / "config.yaml")
+    checkpoint = folder / "checkpoints" / "best.ckpt"
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint} is missing: type the command of that run again, it trains nothing twice")
+    try:
+        module = MultiTaskModule.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001  torch and Lightning raise what they like for a file that is not theirs
+        raise UserError(f"{checkpoint} is not a checkpoint of this version ({type(error).__name__})") from None
+    corpus, sizes = CorpusCard.load(folder / "corpus.json"), module.hparams["sizes"]
+    if not set(sizes["dims"]) <= set(corpus.features) or sizes["classes"] != len(corpus.label_set):
+        raise UserError(
+            f"{folder / 'corpus.json'} and {checkpoint} are of different runs: type the run's command again"
+        )
+    fitted = folder / "checkpoints" / CHECKPOINT
+    weighting = FittedWeighting.load(fitted) if fitted.is_file() else None
+    return LoadedRun(folder, config, corpus, module.eval(), weighting)

@@ -1,0 +1,202 @@
+"""Everything of a run that can be looked at before anything is started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lantern.config.compose import to_plain
+from lantern.config.schema import RunConfig, split_backbone
+from lantern.corpora.folder import Corpus, load_corpus, no_corpus
+from lantern.corpora.protocols.overlaps import protocol_report
+from lantern.corpora.protocols.splits import Split, folds, resolve_split
+from lantern.corpora.sample.generator import generate_sample
+from lantern.errors import UserError
+from lantern.files import check_place, digest
+from lantern.pipeline import train as stages
+from lantern.pipeline.store import StageStore
+from lantern.refine.backends.batches import BatchDoor
+from lantern.refine.backends.litellm_backend import LiteLLMBackend
+from lantern.refine.backends.simulated import SimulatedBackend
+from lantern.refine.ledger.ledger import Ledger
+from lantern.refine.ledger.location import is_url
+from lantern.report.tracking import check_tracking
+
+
+@dataclass(frozen=True, slots=True)
+class VanillaStage:
+    """One vanilla model that a run needs."""
+
+    title: str
+    split: Split
+    """``train`` and ``dev`` of this model; ``test`` are the dialogues it predicts."""
+    inputs: dict[str, Any]
+    """What it depends on: the address of its stage."""
+    done: bool
+    """It was trained before and will be reused."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run whose inputs have all been looked at; nothing has been started."""
+
+    config: RunConfig
+    corpus: Corpus
+    split: Split
+    backend: Any
+    """Who is asked; None when nobody is."""
+    folder: Path
+
+    @property
+    def store(self) -> StageStore:
+        """The stages that all runs in ``runs`` share."""
+        return StageStore(Path(self.config.runs) / "stages")
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of everything that the result depends on; stands in the result."""
+        return digest(
+            {
+                "version": 1,
+                "run": self.folder.name,  # which ends in the digest of the configuration
+                "corpus": self.corpus.fingerprint,
+                "test": list(self.split.test),
+                "stages": [stage.inputs for stage in self.vanilla_stages],
+            }
+        )
+
+    def finished(self) -> dict[str, Any] | None:
+        """The result of this run where it is whole and came from the same inputs, else None.
+
+        A result with failed fields is not whole: they may succeed now.
+        """
+        try:
+            result = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+            whole = result["key"] == self.key and (result["llm"] is None or not result["llm"]["failed_fields"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return result if whole and (self.folder / "predictions.test.jsonl").is_file() else None
+
+    @cached_property
+    def protocol(self) -> dict[str, Any]:
+        """Names, counts and overlaps of the split, as they stand in the result."""
+        return protocol_report(self.corpus, self.split, self.config.protocol)
+
+    @cached_property
+    def asked(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the dialogues that the LLM is asked about, by split; empty when nobody is asked.
+
+        ``oof`` are training dialogues, predicted by models that did not train on them.
+        """
+        if self.backend is None:
+            return {}
+        config, limit = self.config, self.config.refine.limit_dialogues
+        fitted = (
+            {"oof": self.split.train[:limit]} if config.weighting.fit_on == "oof" else {"dev": self.split.dev[:limit]}
+        )
+        return {**fitted, "test": self.split.test[:limit]}
+
+    @cached_property
+    def vanilla_stages(self) -> list[VanillaStage]:
+        """The vanilla model of all training dialogues, then those of the folds that are needed."""
+        config, split = self.config, self.split
+        name = config.backbone["name"]
+        found = [self._vanilla_stage(f"train {name} on {len(split.train)} dialogues", split, in_training=True)]
+        needed = set(self.asked.get("oof", ()))
+        whole = config.oof.test_model == "mean"
+        pairs = folds(self.corpus, split.train, config.oof.folds, config.seed) if needed else []
+        for number, (fit, held) in enumerate(pairs, 1):
+            if whole or needed & set(held):
+                title = f"train {name} without fold {number} of {len(pairs)}, on {len(fit)} dialogues"
+                found.append(self._vanilla_stage(title, Split(fit, split.dev, held)))
+        return found
+
+    def _vanilla_stage(self, title: str, split: Split, in_training: bool = False) -> VanillaStage:
+        inputs = stages.train_inputs(self.config, self.corpus, split, in_training)
+        return VanillaStage(title, split, inputs, self.store.done("train", inputs))
+
+
+def preflight_all(configs: Sequence[RunConfig], check_backend: bool = True) -> list[Prepared]:
+    """:func:`preflight` of the runs of a sweep, which share the corpora that they have in common."""
+    corpora: dict[str, Corpus] = {}
+    found = []
+    for config in configs:
+        key = digest(asdict(config.corpus))
+        if key not in corpora:
+            corpora[key] = read_corpus(config)
+        found.append(preflight(config, check_backend, corpora[key]))
+    return found
+
+
+def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | None = None) -> Prepared:
+    """Load the corpus and check everything that can be checked before training starts.
+
+    With ``check_backend=False`` the LLM's key and server are not asked for: enough for a plan. *corpus*: what
+    :func:`read_corpus` gives for this configuration, where it has been read already.
+
+    Raises:
+        UserError: a missing corpus, backbone option, key, modality or consent.
+    """
+    defaults, _ = split_backbone(config.backbone)
+    corpus = corpus or read_corpus(config)
+    split = resolve_split(corpus, config.protocol, config.seed)
+    for part in ("train", "dev", "test"):
+        ids = getattr(split, part)
+        if all(u.label is None for i in ids for u in corpus.by_id[i].utterances):
+            raise UserError(f"corpus {corpus.name!r}: no utterance of the {len(ids)} {part} dialogues is labelled")
+    backend = None
+    if config.refine.enabled:
+        backend = backend_of(config)
+        if config.llm.remote and corpus.redistribution == "forbidden" and not config.corpus.allow_external_llm:
+            raise UserError(
+                f"corpus {corpus.name!r} may not be passed on and llm={config.llm.name} is a remote service; "
+                "set corpus.allow_external_llm=true if your licence allows it, or take a local LLM"
+            )
+        if config.refine.batch:
+            if config.llm.simulated is not None:
+                raise UserError("refine.batch=true: llm=simulated has no batch interface")
+            BatchDoor(backend)  # refuses providers without one
+            if config.refine.when != "end":
+                raise UserError(f"refine.batch=true cannot wait inside a training; refine.when={config.refine.when}")
+        if check_backend:
+            backend.check_ready()
+    if check_backend:
+        stages.check_device(config)
+        check_tracking(config)
+        check_place("runs", Path(config.runs), folder=True)
+        if not is_url(config.ledger):
+            check_place("refine.ledger", Path(config.ledger), folder=False)
+        elif backend is not None:
+            Ledger(config.ledger).close()  # a server that cannot be reached is told before the training
+    llm = config.llm.name if config.refine.enabled else "none"
+    identity = to_plain(config)
+    for key in ("runs", "tracking"):
+        identity.pop(key)
+    identity["refine"].pop("ledger")
+    name = f"{corpus.name}-{defaults.name}-{llm}-seed{config.seed}-{digest(identity)[:8]}"
+    ready = Prepared(config, corpus, split, backend, Path(config.runs) / name)
+    assert ready.vanilla_stages  # built now, so that what is wrong with the backbone or the folds is told now
+    return ready
+
+
+def backend_of(config: RunConfig) -> Any:
+    """The backend that ``config.llm`` describes."""
+    return SimulatedBackend(config.llm) if config.llm.simulated else LiteLLMBackend(config.llm)
+
+
+def read_corpus(config: RunConfig) -> Corpus:
+    """The corpus of a configuration, limited as it says."""
+    wanted = config.corpus
+    if wanted.path is None:
+        if wanted.name != "sample":
+            raise UserError(f"corpus={wanted.name} needs corpus.path=<folder written by experiments.import_corpus>")
+        corpus = generate_sample(seed=wanted.seed, dialogues=wanted.dialogues)
+    else:
+        if not (Path(wanted.path) / "corpus.json").is_file():
+            raise no_corpus(f"corpus.path={wanted.path}", Path(wanted.path))
+        corpus = load_corpus(Path(wanted.path))
+    return corpus if wanted.limit_dialogues is None else corpus.limit(wanted.limit_dialogues)

@@ -1,0 +1,151 @@
+"""A provider's batch interface through litellm: files in, files out, half the price, up to a day."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lantern.errors import UserError
+from lantern.refine.backends.litellm_backend import LiteLLMBackend, load_litellm
+from lantern.refine.failures import BackendFailure, failure_of
+from lantern.refine.types import Failure, Outcome, Request
+
+PROVIDERS = ("openai", "azure", "hosted_vllm", "litellm_proxy", "vertex_ai", "xai")
+"""Providers whose batches litellm can submit, list and fetch."""
+ENDED = ("completed", "failed", "expired", "cancelled")
+ENDPOINT = "/v1/chat/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchState:
+    """Where one batch stands."""
+
+    id: str
+    status: str
+    """``validating``, ``in_progress``, ``finalizing``, or one of :data:`ENDED`."""
+    done: int
+    failed: int
+    output_file: str | None
+    error_file: str | None
+    message: str
+    """Why it failed; empty otherwise."""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will come of it."""
+        return self.status in ENDED
+
+
+class BatchDoor:
+    """The four calls that a batch takes, each at most ``llm.timeout`` seconds.
+
+    Raises:
+        UserError: the provider has no batches, or refuses what every later call would meet too.
+        BackendFailure: a call failed; says whether another attempt makes sense.
+    """
+
+    def __init__(self, backend: LiteLLMBackend) -> None:
+        self.backend, self.config = backend, backend.config
+        self.provider = self.config.model.partition("/")[0]
+        if self.provider not in PROVIDERS or self.config.embedded is not None:
+            raise UserError(
+                f"refine.batch=true: {self.config.model} has no batch interface that can be used; providers that have "
+                f"one: {', '.join(PROVIDERS)}"
+            )
+
+    async def submit(self, requests: Sequence[Request], name: str) -> str:
+        """Send *requests* as one batch that carries *name*; its id."""
+        lines = [{"custom_id": r.key, "method": "POST", "url": ENDPOINT, "body": _body(r)} for r in requests]
+        content = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
+        litellm = load_litellm()
+        file = await self._call(litellm.acreate_file, file=(f"{name}.jsonl", content), purpose="batch")
+        batch = await self._call(
+            litellm.acreate_batch,
+            completion_window="24h",
+            endpoint=ENDPOINT,
+            input_file_id=file.id,
+            metadata={"lantern": name},
+        )
+        return str(batch.id)
+
+    async def find(self, name: str) -> str | None:
+        """The id of the batch that carries *name*, if the provider has it."""
+        after: str | None = None
+        for _ in range(20):
+            page = await self._call(load_litellm().alist_batches, after=after, limit=100)
+            listed = list(_get(page, "data") or [])
+            for batch in listed:
+                if (_get(batch, "metadata") or {}).get("lantern") == name:
+                    return str(_get(batch, "id"))
+            if not listed or not _get(page, "has_more"):
+                return None
+            after = str(_get(listed[-1], "id"))
+        return None
+
+    async def state(self, batch: str) -> BatchState:
+        """Where *batch* stands."""
+        found = await self._call(load_litellm().aretrieve_batch, batch_id=batch)
+        counts = _get(found, "request_counts")
+        errors = _get(_get(found, "errors"), "data") or []
+        return BatchState(
+            id=batch,
+            status=str(found.status),
+            done=int(_get(counts, "completed") or 0),
+            failed=int(_get(counts, "failed") or 0),
+            output_file=_get(found, "output_file_id"),
+            error_file=_get(found, "error_file_id"),
+            message="; ".join(str(_get(error, "message")) for error in errors)[:300],
+        )
+
+    async def fetch(self, file: str, requests: dict[str, Request]) -> dict[str, Outcome]:
+        """Outcomes in an output or error *file*, by key; lines that answer to none of *requests* are left out."""
+        answer = await self._call(load_litellm().afile_content, file_id=file)
+        found: dict[str, Outcome] = {}
+        for line in answer.content.decode("utf-8", "replace").splitlines():
+            try:
+                value = json.loads(line)
+                key = value["custom_id"]
+            except (ValueError, KeyError, TypeError):
+                continue
+            if key in requests:
+                found[key] = self._outcome(value, requests[key])
+        return found
+
+    def _outcome(self, value: dict[str, Any], request: Request) -> Outcome:
+        response = value.get("response") or {}
+        status, body = response.get("status_code"), response.get("body")
+        if value.get("error") or status != 200 or not isinstance(body, dict):
+            error = value.get("error") or (body or {}).get("error") or {}
+            text = error.get("message") if isinstance(error, dict) else error
+            return self.backend.failed_line(str(text or "no body"), status)
+        try:
+            return self.backend.reply_from(body, request)
+        except BackendFailure as failed:
+            return failed.failure
+
+    async def _call(self, function: Any, **arguments: Any) -> Any:
+        given = {**self.backend.connection(), "custom_llm_provider": self.provider, **arguments}
+        caught: Exception | None = None
+        try:
+            return await asyncio.wait_for(function(**given), self.config.timeout)
+        except Exception as error:  # noqa: BLE001  every provider has its own; failure_of sorts them
+            caught = error
+        failed = failure_of(caught, self.backend.secrets())
+        caught = None
+        if isinstance(failed.failure, Failure) and failed.failure.kind == "timeout" and failed.failure.status is None:
+            failed.failure = Failure("timeout", f"no reply within {self.config.timeout:g} s")
+        raise failed
+
+
+def _body(request: Request) -> dict[str, Any]:
+    sampling = dict(request.sampling)
+    extra = sampling.pop("extra_body", {})
+    body = {"model": request.model, "messages": [dict(m) for m in request.messages], **sampling, **extra}
+    return body if request.response_format is None else {**body, "response_format": request.response_format}
+
+
+def _get(owner: Any, name: str) -> Any:
+    return owner.get(name) if isinstance(owner, dict) else getattr(owner, name, None)

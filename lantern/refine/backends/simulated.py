@@ -1,0 +1,126 @@
+"""A backend that answers without network from gold labels plus stated noise. For tests and studies only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lantern.errors import UserError
+from lantern.refine.reply import letters
+from lantern.refine.types import Reply, Request, Usage
+
+if TYPE_CHECKING:
+    from lantern.refine.backends.config import BackendConfig
+
+
+@dataclass
+class SimulatedConfig:
+    """How good the simulated LLM is; every table that used it says so."""
+
+    skill: float = 2.0
+    """Added to the gold class's logit in the best band with full context; 0 makes the LLM useless."""
+    noise: float = 1.0
+    """Standard deviation of the noise on every logit."""
+    band_decay: float = 0.5
+    """Skill is multiplied by ``band_decay ** band``: newer utterances are seen with less right context lost."""
+    context_exponent: float = 0.5
+    """Skill is multiplied by ``(cut length / full width) ** context_exponent``."""
+    trust: float = 0.0
+    """Share of the vanilla log-probabilities that the simulated LLM copies; 1 starts from the vanilla prediction."""
+    failure_rate: float = 0.0
+    """Share of replies that are cut off."""
+
+    def __post_init__(self) -> None:
+        if self.noise < 0 or not 0 <= self.failure_rate <= 1:
+            raise UserError(
+                f"llm.simulated needs noise >= 0 and failure_rate in [0, 1], got {self.noise} and {self.failure_rate}"
+            )
+
+
+class SimulatedBackend:
+    """Same calling convention as the real backend; the answer is a pure function of the request's key."""
+
+    def __init__(self, config: BackendConfig) -> None:
+        self.config = config
+
+    def check_ready(self) -> None:
+        """Always ready."""
+
+    async def call(self, request: Request, timeout: float) -> Reply:
+        """Draw the reply that ``request.oracle`` describes (see :func:`oracle`)."""
+        return simulate(request)
+
+
+def oracle(
+    config: SimulatedConfig,
+    classes: tuple[str, ...],
+    labels: list[int | None],
+    bands: list[int],
+    context: float,
+    priors: list[list[float]],
+    seed: int,
+) -> dict[str, object]:
+    """Everything the simulated LLM answers from, as plain JSON (it becomes part of the request's key).
+
+    *context* is the share of the full window that the field shows; *priors* are those of the prompt.
+    """
+    return {
+        "classes": list(classes),
+        "labels": labels,
+        "bands": bands,
+        "context": round(context, 6),
+        "priors": [[round(p, 4) for p in row] for row in priors],
+        "seed": seed,
+        **{name: getattr(config, name) for name in SimulatedConfig.__dataclass_fields__},
+    }
+
+
+def simulate(request: Request) -> Reply:
+    """The simulated reply to *request*, in the same JSON a real LLM is asked for."""
+    given = request.oracle
+    if given is None:
+        raise ValueError("a simulated request needs its oracle")
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(request.key.encode()).digest()[:8], "big"))
+    classes: list[str] = given["classes"]
+    labels, bands = given["labels"], given["bands"]
+    priors = np.log(np.clip(np.array(given["priors"], dtype=float), 1e-4, 1.0))
+    context = given["context"] ** given["context_exponent"]
+    logits = given["trust"] * priors + given["noise"] * rng.standard_normal((len(labels), len(classes)))
+    for row, (label, band) in enumerate(zip(labels, bands)):
+        if label is not None:
+            logits[row, label] += given["skill"] * context * given["band_decay"] ** band
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = weights / weights.sum(axis=1, keepdims=True)
+    text = json.dumps(
+        {str(n): {c: round(float(p), 4) for c, p in zip(classes, row)} for n, row in enumerate(probabilities, 1)}
+    )
+    cut = rng.random() < given["failure_rate"]
+    logprobs = None
+    if request.sampling.get("logprobs"):
+        text, logprobs = _letters(probabilities)
+    usage = Usage(input=sum(len(m["content"]) for m in request.messages) // 4, output=len(text) // 4)
+    return Reply(
+        text=text[: len(text) // 2] if cut else text,
+        finish_reason="length" if cut else "stop",
+        usage=usage,
+        cost=0.0,
+        model="simulated",
+        logprobs=None if cut else logprobs,
+    )
+
+
+def _letters(probabilities: np.ndarray) -> tuple[str, list[dict[str, Any]]]:
+    """The reply by letters, ``[n, C]`` probabilities as those of its tokens."""
+    names = letters(["?"] * probabilities.shape[1])
+    tokens: list[dict[str, Any]] = []
+    for number, row in enumerate(probabilities, 1):
+        logs = np.log(row)
+        top = [{"token": f" {name}", "logprob": float(value)} for name, value in zip(names, logs, strict=True)]
+        tokens.append({"token": f"{number}:", "logprob": 0.0, "top_logprobs": []})
+        tokens.append({**top[int(row.argmax())], "top_logprobs": top})
+        tokens.append({"token": "\n", "logprob": 0.0, "top_logprobs": []})
+    return "".join(token["token"] for token in tokens), tokens

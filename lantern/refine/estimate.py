@@ -1,0 +1,155 @@
+"""What a set of questions would send and cost. Sends nothing; no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lantern.refine.ledger.ledger import Ledger
+from lantern.refine.reply import asked, classes_of
+from lantern.refine.types import Price, Request, Usage
+
+if TYPE_CHECKING:
+    from lantern.refine.backends.config import BackendConfig
+
+ASSUMED_LATENCY = 3.0
+"""Seconds a call, where the ledger has measured none."""
+CACHED_FROM = 1024
+"""Tokens of a common start from which providers serve it from their prompt cache."""
+
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """Counts tokens, by the model's own tokenizer where that is at hand."""
+
+    name: str
+    prompt: Callable[[Messages], int]
+    text: Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What asking would take; all numbers are of the calls that still have to be made, unless said otherwise."""
+
+    prompts: int
+    """Distinct prompts, those in the ledger included."""
+    answered: int
+    """Of them in the ledger already."""
+    input: int
+    output: int
+    cached_input: int
+    """Of *input*, what a provider with a prompt cache will most likely serve from it."""
+    cost: float | None
+    """Dollars when no reply needs a repair turn; None when the price is not known."""
+    cost_with_repairs: float | None
+    """Dollars when every reply needs one."""
+    seconds: float
+    latency: float
+    measured: bool
+    """Whether *latency* is the mean of this model's calls in the ledger."""
+    tokenizer: str
+
+    @property
+    def calls(self) -> int:
+        """Calls to be made when no reply needs a repair turn."""
+        return self.prompts - self.answered
+
+
+def tokenizer_of(config: BackendConfig, simulated: bool) -> Tokenizer:
+    """The tokenizer of an embedded model, else litellm's for *config*'s model, which is exact for OpenAI's."""
+    if simulated:
+        return Tokenizer("four characters a token", lambda m: sum(len(x["content"]) for x in m) // 4, _quarter)
+    if config.embedded is not None:
+        from lantern.refine.backends import embedded
+
+        model = config.embedded
+        return Tokenizer(
+            "the model's own tokenizer",
+            lambda m: embedded.count_tokens(model, m),
+            lambda t: embedded.count_text(model, t),
+        )
+    from lantern.refine.backends.litellm_backend import load_litellm
+
+    litellm = load_litellm()
+    own = config.model.startswith(("openai/", "azure/"))
+    name = "its own tokenizer" if own else "an estimate with OpenAI's tokenizer"
+
+    def prompt(messages: Messages) -> int:
+        return int(litellm.token_counter(model=config.model, messages=[dict(m) for m in messages]))
+
+    return Tokenizer(name, prompt, lambda t: int(litellm.token_counter(model=config.model, text=t)))
+
+
+def _quarter(text: str) -> int:
+    return len(text) // 4
+
+
+def estimate(
+    requests: Sequence[Request],
+    config: BackendConfig,
+    price: Price | None,
+    tokenizer: Tokenizer,
+    ledger: Ledger | None,
+) -> Estimate:
+    """What asking *requests* would take; those that *ledger* has answers to cost nothing."""
+    distinct = {request.key: request for request in requests}
+    known = set() if ledger is None else set(ledger.get_many(list(distinct)))
+    todo = [request for key, request in distinct.items() if key not in known]
+    compact = config.embedded is not None
+    static: dict[str, int] = {}
+    replies: dict[tuple[int, tuple[str, ...]], int] = {}
+    given = output = cached = 0
+    for request in todo:
+        given += tokenizer.prompt(request.messages)
+        start = request.messages[0]["content"]
+        if start not in static:
+            static[start] = tokenizer.prompt(request.messages[:1])
+        elif static[start] >= CACHED_FROM:
+            cached += static[start]
+        shape = asked(request), () if "logprobs" in request.sampling else classes_of(request)
+        if shape not in replies:
+            replies[shape] = tokenizer.text(expected_reply(*shape, compact))
+        output += replies[shape]
+    cost = repaired = None
+    if price is not None:
+        cost = price.cost(Usage(given, cached, output))
+        # The repair turn sends everything again, with the reply that could not be used.
+        repaired = cost + price.cost(Usage(given + output, cached, output))
+    latency = None if ledger is None else ledger.latency(config.model)
+    seconds = _seconds(len(todo), given + output, latency or ASSUMED_LATENCY, config)
+    return Estimate(
+        prompts=len(distinct),
+        answered=len(known),
+        input=given,
+        output=output,
+        cached_input=cached,
+        cost=cost,
+        cost_with_repairs=repaired,
+        seconds=seconds,
+        latency=latency or ASSUMED_LATENCY,
+        measured=latency is not None,
+        tokenizer=tokenizer.name,
+    )
+
+
+def expected_reply(count: int, classes: tuple[str, ...], compact: bool) -> str:
+    """A reply about *count* utterances as it will probably be written; letters where no *classes* are given."""
+    if not classes:
+        return "\n".join(f"{n}: A" for n in range(1, count + 1))
+    vector = dict.fromkeys(classes, 0.15)
+    separators = (",", ":") if compact else None
+    return json.dumps({str(n): vector for n in range(1, count + 1)}, ensure_ascii=False, separators=separators)
+
+
+def _seconds(calls: int, tokens: int, latency: float, config: BackendConfig) -> float:
+    together = 1 if config.embedded is not None else config.concurrency
+    found = calls * latency / together
+    if config.requests_per_minute:
+        found = max(found, 60 * calls / config.requests_per_minute)
+    if config.tokens_per_minute:
+        found = max(found, 60 * tokens / config.tokens_per_minute)
+    return found

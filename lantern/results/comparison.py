@@ -1,0 +1,239 @@
+"""Groups of runs side by side: which may stand in one table, and what stands in its rows. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from lantern.metrics.paired import Difference, mean_sd
+from lantern.results.folds import fold_notes, fold_of, pool_folds
+from lantern.results.groups import Group, corrected
+from lantern.results.load import Run
+from lantern.results.scores import WEIGHTED
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table: the runs of one setting, a seed each; the folds of a seed are one run."""
+
+    group: Group
+    runs: list[Run]
+    p_value: float | None
+    """Of the accuracy difference, corrected after Holm over the rows of the table; None without a difference."""
+
+    @property
+    def name(self) -> str:
+        """What tells the row from the others of its table."""
+        return self.group.name
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the runs."""
+        return sorted(run.seed for run in self.runs)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the folds of the row have to say; empty without any."""
+        return fold_notes(self.group.results)
+
+    def spread(self, method: str, metric: str) -> dict[str, Any] | None:
+        """Mean and sd over the seeds of a metric of a method; None when a run lacks it."""
+        return self.group.spread(method, metric)
+
+    def difference(self, metric: str) -> Difference | None:
+        """Weighted minus vanilla with its interval."""
+        found = self.group.difference
+        return None if found is None else found[metric]
+
+    @property
+    def gain(self) -> float | None:
+        """Points of accuracy, mean over seeds."""
+        found = self.group.gain("accuracy")
+        return None if found is None else 100 * found["mean"]
+
+    @cached_property
+    def cost(self) -> float | None:
+        """Dollars that the replies of one run cost, mean over seeds; None where no LLM or a price is not known."""
+        costs = [(run.result.get("llm") or {}).get("cost") for run in self.runs]
+        known = [float(cost) for cost in costs if cost is not None]
+        return float(mean_sd(known)["mean"]) if len(known) == len(costs) else None
+
+    @property
+    def cost_per_point(self) -> float | None:
+        """Dollars per point of accuracy gained; None without a gain or a price."""
+        if self.cost is None or self.gain is None or self.gain <= 0:
+            return None
+        return self.cost / self.gain
+
+    def llm_sum(self, key: str) -> int | None:
+        """Sum of a count over the runs; None for runs without an LLM."""
+        found = [run.result["llm"].get(key) for run in self.runs if run.result.get("llm")]
+        known = [int(value) for value in found if value is not None]
+        return sum(known) if known else None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One table: runs of one corpus, label set, protocol and test part."""
+
+    title: str
+    lines: list[Line]
+    paper_style: bool
+    """Epochs were chosen on the test dialogues."""
+    reason: str
+    """What tells it from the other tables; empty when there is one only."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs of the table, row by row; pooled folds are one."""
+        return [run for line in self.lines for run in line.runs]
+
+    @property
+    def folders(self) -> list[Run]:
+        """All runs of the table as they were made, folds apart."""
+        return [part for run in self.runs for part in run.parts or (run,)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the folds of the rows have to say, a line each."""
+        return [f"{line.name}: {note}" for line in self.lines for note in line.notes]
+
+
+def compare_runs(runs: Sequence[Run]) -> list[Comparison]:
+    """Tables of *runs*; what was not measured on the same utterances in the same way stands in tables of its own.
+
+    A table holds runs of one corpus (by fingerprint), label set, protocol, selection and test utterances. Its rows are
+    runs whose settings differ in the seed alone. Runs of ``protocol=loso`` that differ in the fold alone are pooled.
+    """
+    found: dict[tuple[Any, ...], dict[str, list[Run]]] = {}
+    for run in _pooled(runs):
+        groups = found.setdefault(_table_key(run), {})
+        groups.setdefault(_setting(run), []).append(run)
+    split: list[tuple[tuple[Any, ...], list[tuple[list[Run], Group]]]] = []
+    for key, identities in found.items():
+        parts: dict[str, list[tuple[list[Run], Group]]] = {}
+        for members in identities.values():
+            members.sort(key=lambda run: run.seed)
+            group = Group("", [run.result for run in members])
+            parts.setdefault(group.tables[0].rows, []).append((members, group))
+        split += [((*key, rows), members) for rows, members in parts.items()]
+    for _, named in split:
+        for (_, group), name in zip(named, _names([runs for runs, _ in named]), strict=True):
+            group.name = name
+    split.sort(key=lambda part: part[0][_KEYS.index("selection")] == "paper-style")
+    return [_comparison(key, members, [other for other, _ in split]) for key, members in split]
+
+
+def _pooled(runs: Sequence[Run]) -> list[Run]:
+    """*runs*, those that are folds of one setting and seed put together."""
+    whole = [run for run in runs if fold_of(run.result) is None]
+    settings: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        if fold_of(run.result) is not None:
+            corpus = run.result["corpus"]
+            key = (_setting(run), str(corpus.get("fingerprint")), corpus["label_set"])
+            settings.setdefault(key, []).append(run)
+    for same in settings.values():
+        of = {id(run.result): run for run in same}
+        for result, results in pool_folds([run.result for run in same]):
+            parts = tuple(of[id(one)] for one in results)
+            whole.append(Run(parts[0].folder, result, parts[0].config, parts if len(parts) > 1 else ()))
+    return whole
+
+
+def _setting(run: Run) -> str:
+    """What the runs of a row have in common: everything but the seed and the fold."""
+    own = dict(run.identity)
+    if own.get("protocol.name") == "loso":
+        own.pop("protocol.fold", None)
+    return repr(sorted(own.items()))
+
+
+def _table_key(run: Run) -> tuple[Any, ...]:
+    corpus, protocol = run.result["corpus"], run.result["protocol"]
+    return (
+        corpus["name"],
+        corpus["label_set"],
+        str(corpus.get("fingerprint", "unknown")),
+        protocol["name"],
+        protocol.get("selection", "dev"),
+        tuple(protocol.get(part) for part in ("train", "dev", "test")),
+    )
+
+
+_KEYS = ("corpus", "label set", "corpus fingerprint", "protocol", "selection", "split sizes", "test utterances")
+
+
+def _comparison(
+    key: tuple[Any, ...], members: list[tuple[list[Run], Group]], keys: list[tuple[Any, ...]]
+) -> Comparison:
+    p_values = corrected([group for _, group in members])
+    lines = [Line(group, runs, p_values.get(group.name)) for runs, group in members]
+    differs = [name for place, name in enumerate(_KEYS) if len({other[place] for other in keys}) > 1]
+    paper = key[4] == "paper-style"
+    test = lines[0].runs[0].result["test"]
+    title = f"{key[0]}, {key[1]}, protocol {key[3]}{', paper-style' if paper else ''}"
+    if "dialogues" in test:
+        many = f"{test['dialogues']} dialogue{'' if test['dialogues'] == 1 else 's'}"
+        title += f", {test['labelled']:,} labelled test utterances in {many}"
+    parts = [f"{name} {_told(key[_KEYS.index(name)])}" for name in differs if name not in ("corpus", "label set")]
+    order = {"none": 0}
+    lines.sort(key=lambda line: (line.runs[0].backbone, order.get(line.runs[0].llm, 1), line.name))
+    return Comparison(title, lines, paper, "; ".join(parts))
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "/".join("?" if part is None else str(part) for part in value)
+    return f"{value[:8]}…" if len(value) in (16, 64) else str(value)
+
+
+def _names(groups: list[list[Run]]) -> list[str]:
+    """Short names: backbone, LLM, and the settings in which groups with the same two differ."""
+    names = []
+    for group in groups:
+        first = group[0]
+        pair = f"{first.backbone}, no LLM" if first.llm == "none" else f"{first.backbone} + {first.llm}"
+        same = [g[0].identity for g in groups if (g[0].backbone, g[0].llm) == (first.backbone, first.llm)]
+        names.append(" ".join([pair, *_settings(first.identity, same)]))
+    return names
+
+
+def _settings(own: dict[str, Any], same: list[dict[str, Any]]) -> list[str]:
+    """What tells *own* from the other settings in *same*.
+
+    A setting that an older run does not know yet is named only where nothing else tells two groups apart.
+    """
+    keys = sorted({key for identity in same for key in identity})
+    known = [key for key in keys if len({repr(identity[key]) for identity in same if key in identity}) > 1]
+    if any(key in _TOLD for key in known):
+        known = [key for key in known if not key.startswith("prompt.") or key in _TOLD]
+    found = [f"{key}={_plain(own[key])}" for key in known if key in own]
+    others = [identity for identity in same if identity is not own]
+    if any([identity.get(key) for key in known] == [own.get(key) for key in known] for identity in others):
+        missing = [key for key in keys if key not in own]
+        found += (
+            [f"without {missing[0]}" + (f" and {len(missing) - 1} newer settings" if missing[1:] else "")]
+            if missing
+            else []
+        )
+    return found
+
+
+_TOLD = ("prompt.name", "prompt.priors", "prompt.dimensions", "prompt.words", "prompt.names", "prompt.version")
+"""Settings of a prompt that explain its digest."""
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def methods_of(lines: Sequence[Line]) -> list[str]:
+    """Names of the methods that any row has, vanilla first and the runs' own merge last."""
+    found = {name for line in lines for run in line.runs for name in run.result["test"]["methods"]}
+    bands = sorted(name for name in found if name.startswith("band") and name != "band")
+    order = ["vanilla", "temperature", *bands, "mean", "band", "stacking", "attention", WEIGHTED]
+    return [name for name in order if name in found]

@@ -1,0 +1,156 @@
+"""How far a run is, kept in its folder for whoever looks: a table of the sweep, another machine, the day after."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lantern.errors import UserError
+
+if TYPE_CHECKING:
+    from lantern.pipeline.train import Reporter
+    from lantern.refine.types import Progress
+
+FILE, LOCK = "progress.json", "lock"
+_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """State of one run."""
+
+    state: str
+    """``waiting`` (nothing was done yet), ``running``, ``done``, ``failed`` or ``interrupted``."""
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    """Epochs or prompts of the stage; 0 where it does not count."""
+    calls: int = 0
+    cost: float = 0.0
+    """Dollars that the calls of this run have cost."""
+    eta: float | None = None
+    """Seconds to the end of the stage, None while unknown."""
+    started: float = 0.0
+    updated: float = 0.0
+    error: str | None = None
+
+
+def read_state(folder: Path) -> RunState:
+    """The state of the run in *folder*, whoever is or was at it; a run whose process is gone is ``interrupted``."""
+    try:
+        given = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        state = RunState(**{f.name: given[f.name] for f in fields(RunState) if f.name in given})
+    except (OSError, ValueError, TypeError):
+        return RunState("waiting")
+    return replace(state, state="interrupted") if state.state == "running" and not _held(folder / LOCK) else state
+
+
+def record_failure(folder: Path, error: Exception) -> None:
+    """Note in *folder* that its run failed before it could note anything itself."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    _write(folder, RunState("failed", started=time.time(), updated=time.time(), error=_told(error)))
+
+
+@contextmanager
+def recorded(folder: Path, reporter: Reporter | None) -> Iterator[Recorder]:
+    """A reporter that passes everything on to *reporter* and keeps the state of the run in *folder* up to its end."""
+    recorder = Recorder(folder, reporter)
+    try:
+        yield recorder
+    except KeyboardInterrupt:
+        recorder.end("interrupted")
+        raise
+    except BaseException as error:
+        recorder.end("failed", _told(error))
+        raise
+    recorder.end("done")
+
+
+class Recorder:
+    """A reporter that writes ``progress.json``, at most twice a second, and passes on."""
+
+    def __init__(self, folder: Path, reporter: Reporter | None) -> None:
+        self.folder, self.reporter = folder, reporter
+        self._state = RunState("running", started=time.time())
+        self._before = (0, 0.0)
+        self._asked = (0, 0.0)
+        self._put(soon=True)
+
+    def stage(self, title: str) -> None:
+        """A new stage begins."""
+        self._before = (self._before[0] + self._asked[0], self._before[1] + self._asked[1])
+        self._asked = (0, 0.0)
+        self._put(soon=True, stage=title, done=0, total=0, eta=None)
+        if self.reporter is not None:
+            self.reporter.stage(title)
+
+    def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        """An epoch ended."""
+        self._put(done=epoch, total=epochs)
+        if self.reporter is not None:
+            self.reporter.training(epoch, epochs, metrics)
+
+    def asking(self, progress: Progress) -> None:
+        """The LLM stage moved on."""
+        self._asked = (progress.calls, progress.cost)
+        calls, cost = self._before
+        self._put(
+            done=progress.done,
+            total=progress.total,
+            calls=calls + progress.calls,
+            cost=cost + progress.cost,
+            eta=progress.eta,
+        )
+        if self.reporter is not None:
+            self.reporter.asking(progress)
+
+    def note(self, text: str) -> None:
+        """One line about the current stage."""
+        if self.reporter is not None:
+            self.reporter.note(text)
+
+    def end(self, state: str, error: str | None = None) -> None:
+        """The run is over."""
+        self._put(soon=True, state=state, error=error, eta=None)
+
+    def _put(self, soon: bool = False, **changes: object) -> None:
+        now, last = time.time(), self._state.updated
+        self._state = replace(self._state, **changes)  # type: ignore[arg-type]
+        if soon or now - last >= _SECONDS:
+            self._state = replace(self._state, updated=now)
+            _write(self.folder, self._state)
+
+
+def _write(folder: Path, state: RunState) -> None:
+    # Not flushed to disk: after a power cut the result counts, not how far a run was.
+    partial = folder / f"{FILE}.partial{os.getpid()}"
+    try:
+        partial.write_text(json.dumps(asdict(state)), encoding="utf-8")
+        partial.replace(folder / FILE)
+    except OSError:
+        partial.unlink(missing_ok=True)  # a full disk is told by what matters
+
+
+def _told(error: BaseException) -> str:
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error} (see run.log)"
+    return " ".join(text.split())
+
+
+def _held(lock: Path) -> bool:
+    """Whether some process holds the run's lock."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,65 @@
+"""The numbers of one run, computed once over each split from the stored predictions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lantern.metrics.classification import classification_report
+from lantern.metrics.dimensions import table_dimension_report
+from lantern.metrics.llm_effect import llm_effect
+from lantern.metrics.paired import compare, holm
+from lantern.tables import PredictionTable
+
+WEIGHTED = "weighted"
+"""Name of the run's own merge among the methods of a result."""
+
+
+def methods(table: PredictionTable, baselines: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Probabilities ``[N, C]`` of every method that is reported, the run's own merge last."""
+    found = {"vanilla": table.vanilla, **baselines}
+    if table.rows and table.rows[0].merged is not None:
+        found[WEIGHTED] = np.array([row.merged for row in table.rows])
+    return found
+
+
+def split_result(table: PredictionTable, probabilities: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
+    """Metrics of every method on one split, paired tests against vanilla, and what the LLM did.
+
+    ``holm`` under a test is the p-value of its accuracy difference, corrected for the ``family`` of tests made here:
+    methods that predict the same classes (the run's own merge is one of the baselines) are one test, and one that
+    leaves every vanilla class alone is none.
+
+    Raises:
+        ValueError: no row of the table is labelled.
+    """
+    labels, classes = table.labels, table.classes
+    dialogues = np.array([row.dialogue for row in table.rows])
+    result: dict[str, Any] = {
+        "rows": len(table),
+        "labelled": int(table.labelled.sum()),
+        "dialogues": len(set(dialogues.tolist())),
+        "methods": {name: classification_report(p, labels, classes) for name, p in probabilities.items()},
+        "dimensions": table_dimension_report(table),
+        "against_vanilla": {},
+        "llm": llm_effect(table) if table.coverage else None,
+    }
+    base = probabilities["vanilla"].argmax(axis=1)
+    tests: dict[bytes, dict[str, Any]] = {}
+    family: dict[str, float] = {}
+    for name, merged in probabilities.items():
+        if name in ("vanilla", "temperature"):  # a temperature changes no class
+            continue
+        chosen = merged.argmax(axis=1)
+        key = chosen.tobytes()
+        if key not in tests:
+            tests[key] = compare(base, chosen, labels, dialogues, len(classes), seed=seed)
+            if key != base.tobytes():
+                family[name] = tests[key]["accuracy"]["p_value"]
+        result["against_vanilla"][name] = tests[key]
+    corrected = holm(family)
+    for name, test in result["against_vanilla"].items():
+        test.setdefault("holm", corrected.get(name, 1.0))
+        test["family"] = len(family)
+    return result

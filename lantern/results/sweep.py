@@ -1,0 +1,107 @@
+"""Which runs belong together as a sweep; kept under ``<runs>/sweeps/<id>``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lantern.config.groups import GROUPS
+from lantern.errors import UserError
+from lantern.files import digest, write_json
+from lantern.results.progress import RunState, read_state
+
+MANIFEST = "sweep.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run of a sweep."""
+
+    overrides: tuple[str, ...]
+    folder: Path
+    """The run folder, which other sweeps may share."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs of one command."""
+
+    folder: Path
+    trials: tuple[Trial, ...]
+
+    @property
+    def name(self) -> str:
+        """Its id, the same for the same set of runs."""
+        return self.folder.name
+
+    def save(self) -> None:
+        """Write the manifest; one that is there already keeps its date.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        if (self.folder / MANIFEST).is_file():
+            return
+        listed = [{"overrides": list(trial.overrides), "run": trial.folder.name} for trial in self.trials]
+        try:
+            write_json(self.folder / MANIFEST, {"created": time.time(), "trials": listed})
+        except OSError as error:
+            raise UserError(f"runs: cannot write to {self.folder} ({error.strerror})") from None
+
+    def states(self) -> list[RunState]:
+        """How far each trial is."""
+        return [read_state(trial.folder) for trial in self.trials]
+
+    def titles(self) -> list[str]:
+        """A short name for each trial: the overrides that not all of them share."""
+        return titles([trial.overrides for trial in self.trials])
+
+
+def titles(trials: Sequence[Sequence[str]]) -> list[str]:
+    """Short names of *trials*: what not all of them share; ``backbone=sdt`` is told well enough by ``sdt``."""
+    common = set.intersection(*(set(trial) for trial in trials)) if trials else set()
+    found = []
+    for trial in trials:
+        parts = [part.partition("=") for part in trial if part not in common]
+        found.append(" ".join(value if key in GROUPS else f"{key}={value}" for key, _, value in parts) or "all")
+    return found
+
+
+def sweep_of(runs: Path, trials: Sequence[Trial]) -> Sweep:
+    """The sweep of *trials* under *runs*; nothing is written."""
+    name = f"sweep-{digest(sorted({trial.folder.name for trial in trials}))[:8]}"
+    return Sweep(runs / "sweeps" / name, tuple(trials))
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """The sweep in *folder*.
+
+    Raises:
+        UserError: it is none, or its manifest is damaged.
+    """
+    path = folder / MANIFEST
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))["trials"]
+        runs = folder.parent.parent
+        return Sweep(folder, tuple(Trial(tuple(one["overrides"]), runs / one["run"]) for one in listed))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not the folder of a sweep: it has no {MANIFEST}") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged; type the sweep's command again to write it anew") from None
+
+
+def find_sweep(place: Path) -> Sweep:
+    """The sweep in *place*: its folder, or the folder of runs, whose latest sweep is meant.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (place / MANIFEST).is_file():
+        return read_sweep(place)
+    found = sorted((place / "sweeps").glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise UserError(f"{place}: no sweep there; name a folder of runs or runs/sweeps/<id>")
+    return read_sweep(found[-1].parent)

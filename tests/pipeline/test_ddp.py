@@ -1,0 +1,71 @@
+"""Several processes train one model together; everything else is done by one of them, outside their group."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lantern.config.compose import compose
+from lantern.corpora.data import EpochSampler
+from lantern.errors import UserError
+from lantern.pipeline.train import follower
+from tests.pipeline.test_run import ROOT
+
+Tiny = Callable[..., list[str]]
+
+
+def run(start: list[str], arguments: list[str]) -> str:
+    command = [sys.executable, "-m", *start, "experiments.run", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_spawned_processes_and_torchrun_train_the_same_model_once(tiny: Tiny, tmp_path: Path) -> None:
+    found = []
+    torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    for name, start in (("spawned", []), ("torchrun", torchrun)):
+        out = run(start, tiny("trainer.devices=2", "trainer.threads=1", "backbone.epochs=2", f"runs={tmp_path}/{name}"))
+        assert out.count("test split") == 1  # the second process is silent
+        (folder,) = (tmp_path / name).glob("sample-*")
+        curves = (folder / "training" / "metrics.csv").read_text(encoding="utf-8")
+        table = (folder / "predictions.test.jsonl").read_text(encoding="utf-8")
+        assert json.loads((folder / "metrics.json").read_text())["llm"]["calls"] > 0
+        assert len((tmp_path / name / "stages" / "log.jsonl").read_text().splitlines()) == 1
+        assert len((tmp_path / name / "test_reads.jsonl").read_text().splitlines()) == 1
+        found.append((folder.name, curves, table))
+    assert found[0] == found[1]
+
+
+def test_together_the_processes_see_each_dialogue_in_the_order_of_one() -> None:
+    alone = list(EpochSampler(7, seed=3))
+    parts = [list(EpochSampler(7, seed=3, rank=rank, processes=2)) for rank in (0, 1)]
+    assert [len(part) for part in parts] == [4, 4] == [len(EpochSampler(7, 3, rank, 2)) for rank in (0, 1)]
+    merged = [index for pair in zip(*parts) for index in pair]
+    assert merged == [*alone, alone[0]]
+
+
+def test_who_follows(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = compose(tiny("trainer.devices=2"))
+    assert not follower(pair)
+    assert not follower(compose(tiny()))
+    with pytest.raises(UserError, match=r"trainer.nodes=2: start the command with srun or torchrun"):
+        follower(compose(tiny("trainer.nodes=2")))
+    for key, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("GROUP_RANK", "0")
+    assert follower(pair)
+    monkeypatch.setenv("RANK", "0")
+    assert not follower(pair)
+    with pytest.raises(UserError, match="2 processes were started"):
+        follower(compose(tiny("trainer.devices=3")))
+
+
+def test_no_llm_is_asked_inside_a_group(tiny: Tiny) -> None:
+    with pytest.raises(UserError, match=r"refine.when=best asks the LLM inside the training"):
+        compose(tiny("trainer.devices=2", "refine.when=best"))

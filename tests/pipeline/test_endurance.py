@@ -1,0 +1,58 @@
+"""Small variants of ``benchmarks.endurance``: a run under faults, interrupted, and with a damaged ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks import endurance
+from lantern.config.compose import compose
+from lantern.errors import UserError
+from lantern.pipeline.preflight import preflight
+from lantern.pipeline.run import run
+from lantern.refine.ledger.ledger import Ledger
+from tests.pipeline.test_run import Recorder
+
+Tiny = Callable[..., list[str]]
+
+
+def test_a_run_under_faults_accounts_for_every_utterance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    endurance.faults(tmp_path, dialogues=15, timeout=1)
+    assert "entries accounted for" in capsys.readouterr().out
+
+
+def test_ctrl_c_while_the_llm_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    endurance.ctrl_c(tmp_path, dialogues=15)
+    assert "exit 130" in capsys.readouterr().out
+
+
+def test_a_damaged_ledger_stops_the_run_and_stays_as_it_was(tiny: Tiny, tmp_path: Path) -> None:
+    ready, path = preflight(compose(tiny("backbone.epochs=1"))), tmp_path / "runs" / "ledger.sqlite"
+    first = run(ready, Recorder())
+    raw = path.read_bytes()
+    at = raw.index(b'{"1": {"happy": 0.') + 18
+    path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
+    damaged = path.read_bytes()
+    with pytest.raises(UserError, match=r"is damaged.*nothing was changed"):
+        run(ready, Recorder())
+    assert path.read_bytes() == damaged
+    path.write_bytes(raw)
+    again = run(ready, Recorder())
+    assert (again["llm"]["calls"], again["test"]) == (0, first["test"])
+
+
+def test_the_run_says_how_far_its_money_went(tmp_path: Path) -> None:
+    with endurance.server(tmp_path, 0.0) as asked:
+        price = ["llm.free=false", "llm.price_input=1", "llm.price_output=1"]
+        given = endurance.run_arguments(tmp_path, asked.url, "corpus.dialogues=15", "refine.max_cost=0.01", *price)
+        result = run(preflight(compose(given)), Recorder())
+        paid = len(asked.answered)
+    llm = result["llm"]
+    assert 0 < llm["cost"] <= 0.01
+    assert llm["failures"] == {"budget": llm["fields"] - paid}
+    note = next(note for note in result["notes"] if "max_cost" in note)
+    assert note.startswith(f"refine.max_cost=0.01 stopped the LLM after {paid} of {llm['fields']} fields")
+    with Ledger(tmp_path / "runs" / "ledger.sqlite") as ledger:
+        assert ledger.stats().answers == paid

@@ -1,0 +1,209 @@
+"""The plan agrees with what the run then does, and itself does nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments.plan import main
+from lantern.config.compose import compose
+from lantern.corpora.sample.generator import generate_sample
+from lantern.errors import UserError
+from lantern.pipeline.plan import plan
+from lantern.pipeline.preflight import preflight
+from lantern.pipeline.run import run
+from lantern.refine.backends.config import BackendConfig, make_request
+from lantern.refine.backends.litellm_backend import LiteLLMBackend
+from lantern.refine.engine.engine import Engine
+from lantern.refine.estimate import ASSUMED_LATENCY, Tokenizer, estimate, expected_reply, tokenizer_of
+from lantern.refine.ledger.ledger import Ledger
+from lantern.refine.prompt import Prompt
+from lantern.refine.questions import Refiner
+from lantern.refine.reply import Parsed, parse_reply
+from lantern.refine.types import Price, Reply
+from lantern.tables import PredictionTable, Row
+from tests.pipeline.test_run import Recorder
+from tests.refine.engine.test_engine import Fake, questions
+
+Tiny = Callable[..., list[str]]
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.mark.parametrize("more", [(), ("weighting.fit_on=oof",), ("refine.limit_dialogues=2", "refine.samples=2")])
+def test_a_plan_agrees_with_the_run(tiny: Tiny, tmp_path: Path, more: tuple[str, ...]) -> None:
+    overrides = tiny("backbone.epochs=1", *more)
+    before = plan([preflight(compose(overrides), check_backend=False)])
+    assert before.asking is not None
+    assert not before.exact
+    assert not (tmp_path / "runs").exists()
+    result = run(preflight(compose(overrides)), Recorder())
+    llm = result["llm"]
+    assert before.asking.calls == before.asking.prompts == llm["prompts"] == llm["calls"]
+    assert before.fields == llm["fields"]
+    assert before.asking.input == pytest.approx(llm["input_tokens"], rel=0.05)
+    assert before.asking.output == pytest.approx(llm["output_tokens"], rel=0.1)
+    after = plan([preflight(compose(overrides), check_backend=False)])
+    assert after.asking is not None
+    assert after.exact
+    assert (after.to_train, after.asking.calls, after.asking.input) == (0, 0, 0)
+    assert after.asking.answered == llm["prompts"]
+    assert after.to_reuse == before.to_train
+
+
+def test_a_sweep_counts_what_its_runs_share_once(tiny: Tiny) -> None:
+    def planned(*trials: tuple[str, ...]) -> tuple[int, int]:
+        found = plan([preflight(compose(tiny(*trial)), check_backend=False) for trial in trials])
+        assert found.asking is not None
+        return found.to_train, found.asking.calls
+
+    models, calls = planned(())
+    assert planned((), ("weighting=band",)) == (models, calls)
+    assert planned(("seed=0",), ("seed=1",)) == (2 * models, 2 * calls)
+
+
+def test_it_needs_no_key_and_sends_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
+    # A proxy that nobody serves: whatever goes out fails and would be told.
+    environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    given = [*tiny(), "llm=gpt-4o", "refine.max_cost=0.01"]
+    command = [sys.executable, "-m", "experiments.plan", *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "gpt-4o, 1 run" in done.stdout
+    assert "($2.5 in and $10 out per million tokens)" in done.stdout
+    assert "refine.max_cost=0.01 would stop it on the way" in done.stdout
+    assert "<dialogue>" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_embedded_models_own_tokenizer_is_exact(tiny: Tiny) -> None:
+    overrides = [o for o in tiny("backbone.epochs=1", "refine.limit_dialogues=1") if o != "llm=simulated"]
+    overrides += ["llm=smollm2", "llm.elicitation=logprobs"]
+    before = plan([preflight(compose(overrides), check_backend=False)])
+    llm = run(preflight(compose(overrides)), Recorder())["llm"]
+    assert before.asking is not None
+    assert before.asking.tokenizer == "the model's own tokenizer"
+    assert before.asking.calls == llm["calls"]
+    assert before.asking.input == pytest.approx(llm["input_tokens"], rel=0.05)
+    assert before.asking.output == pytest.approx(llm["output_tokens"], rel=0.05)
+
+
+def test_what_cannot_be_planned_or_paid_is_told(tiny: Tiny) -> None:
+    with pytest.raises(UserError, match="nothing to plan"):
+        main(["experiment=simulate"])
+    with pytest.raises(UserError, match="unknown option --config"):
+        main(["--config"])
+    assert plan([preflight(compose(tiny("refine.enabled=false")))]).asking is None
+    unknown = LiteLLMBackend(BackendConfig(name="x", model="openai/nobody-knows", api_key_env="X"))
+    unknown.prepare()
+    with pytest.raises(UserError, match=r"price of openai/nobody-knows is not known; give llm\.price_input"):
+        unknown.check_price()
+    LiteLLMBackend(BackendConfig(name="x", model="openai/nobody-knows", free=True)).check_price()
+
+
+def test_after_an_interruption_only_the_rest_is_planned(tiny: Tiny) -> None:
+    overrides = tiny("backbone.epochs=1")
+    with pytest.raises(KeyboardInterrupt):
+        run(preflight(compose(overrides)), Recorder(stop_at_stage="refine test"))
+    found = plan([preflight(compose(overrides), check_backend=False)])
+    assert found.asking is not None
+    assert (found.to_reuse, found.exact) == (1, False), "the test split has not been predicted"
+    llm = run(preflight(compose(overrides)), Recorder())["llm"]
+    assert 0 < found.asking.calls == llm["calls"] < found.asking.prompts == llm["prompts"]
+
+
+def test_the_embedded_models_json_is_foreseen(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    config, corpus = compose(["llm=smollm2", "refine.stride=1"]), generate_sample(dialogues=5)
+    dialogue, classes = corpus.dialogues[0], corpus.label_set.classes
+    rows = [Row(dialogue.id, u.id, n, u.speaker, u.label, None, [1 / 6] * 6) for n, u in enumerate(dialogue.utterances)]
+    prompt = Prompt(config.prompt, corpus.label_set, None)
+    refiner = Refiner(corpus.by_id, prompt, config.refine, config.llm)
+    requests = [question.requests[0] for question in refiner.questions(PredictionTable(classes, rows, "dev"))[:3]]
+    found = estimate(requests, config.llm, None, tokenizer_of(config.llm, simulated=False), ledger)
+    replies = Engine(LiteLLMBackend(config.llm), ledger, judge=refiner.judge).run(requests)
+    usage = [outcome[0].usage for outcome in replies if isinstance(outcome[0], Reply)]
+    assert found.calls == len(usage) == 3
+    assert found.input == pytest.approx(sum(u.input for u in usage), rel=0.05)
+    assert found.output == pytest.approx(sum(u.output for u in usage), rel=0.05)
+
+
+def test_prices_and_limits() -> None:
+    backend = Fake(model="openai/gpt-4o", free=False, requests_per_minute=6.0, concurrency=2)
+    asked = [*questions(backend, 9), *questions(backend, 9)]
+    counted = tokenizer_of(backend.config, simulated=True)
+    found = estimate(asked, backend.config, Price(1.0, 2.0), counted, None)
+    assert (found.prompts, found.calls, found.measured) == (9, 9, False)
+    assert found.seconds == 90, "six a minute"
+    assert found.cost == pytest.approx((found.input + 2 * found.output) / 1e6)
+    assert found.cost_with_repairs == pytest.approx(found.cost + (found.input + 3 * found.output) / 1e6)
+    assert estimate(asked, backend.config, None, counted, None).cost is None
+
+
+def test_the_slowest_limit_decides_how_long_it_takes() -> None:
+    counted = Tokenizer("one each", lambda m: 100, lambda text: 0)
+
+    def seconds(**limits: float) -> float:
+        backend = Fake(concurrency=2, **limits)
+        return estimate(questions(backend, 8), backend.config, None, counted, None).seconds
+
+    assert seconds() == 8 * ASSUMED_LATENCY / 2
+    assert seconds(requests_per_minute=6000, tokens_per_minute=1e6) == 8 * ASSUMED_LATENCY / 2
+    assert seconds(requests_per_minute=6, tokens_per_minute=1e6) == 80
+    assert seconds(requests_per_minute=6, tokens_per_minute=100) == 480
+
+
+def test_only_what_is_not_answered_costs_and_a_repair_sends_everything_again(tmp_path: Path) -> None:
+    backend, counted = Fake(), Tokenizer("letters", lambda m: sum(len(x["content"]) for x in m), len)
+    messages = [
+        [
+            {"role": "system", "content": "- happy: glad\n- sad: low"},
+            {"role": "user", "content": f'<dialogue>\n1. A: "{n}"\n2. B: "no"\n</dialogue>\nGo.'},
+        ]
+        for n in range(5)
+    ]
+    asked = [make_request(backend.config, pair, None, 50) for pair in messages]
+    given = sum(len(x["content"]) for x in messages[0])
+    written = len(expected_reply(2, ("happy", "sad"), compact=False))
+    ledger = Ledger(tmp_path / "l.sqlite")
+    for known in range(3):
+        left = 5 - known
+        found = estimate(asked, backend.config, Price(1.0, 10.0), counted, ledger)
+        assert (found.prompts, found.answered, found.calls) == (5, known, left)
+        assert (found.input, found.output) == (left * given, left * written)
+        assert found.cost == pytest.approx(left * (given + 10 * written) / 1e6)
+        # The repair turn sends the prompt and the reply that could not be used, and gets one as long.
+        assert found.cost_with_repairs == pytest.approx(found.cost + left * (given + written + 10 * written) / 1e6)
+        ledger.store_answer(asked[known], Reply("{}", "stop"))
+
+
+def test_the_common_start_of_long_prompts_is_cheap() -> None:
+    backend = Fake()
+    counted = tokenizer_of(backend.config, simulated=True)
+
+    def cached(length: int) -> int:
+        start = {"role": "system", "content": "x" * 4 * length}
+        asked = [replace(request, messages=(start, *request.messages)) for request in questions(backend, 5)]
+        return estimate(asked, backend.config, None, counted, None).cached_input
+
+    assert cached(1023) == 0
+    assert cached(1024) == 4 * 1024
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_the_expected_reply_is_one(compact: bool) -> None:
+    text = expected_reply(3, ("happy", "sad"), compact)
+    assert isinstance(parse_reply(Reply(text, "stop"), 3, ("happy", "sad")), Parsed)
+
+
+def test_questions_in_training_are_said_to_be_left_out(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    for when, told in (("end", False), ("best", True)):
+        main(tiny(f"refine.when={when}"))
+        assert (f"refine.when={when}" in capsys.readouterr().out) == told

@@ -1,0 +1,122 @@
+"""A finished run predicts conversations that it has never seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.predict import main
+from lantern.config.compose import compose, read_config
+from lantern.corpora.readers.transcripts import read_transcript
+from lantern.corpora.sample.generator import generate_sample
+from lantern.corpora.types import Dialogue, Utterance
+from lantern.errors import UserError
+from lantern.features.extractors.minilm import MiniLM, card
+from lantern.pipeline.predict import load
+from lantern.pipeline.preflight import preflight
+from lantern.pipeline.run import run
+from lantern.tables import PredictionTable
+from tests.pipeline.test_run import Recorder
+
+CHAT = "Ann: we won, I cannot believe it!\nBob: that is wonderful [really]\nAnn: and now I am so tired\n"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on MiniLM text and made-up audio, which it can do without."""
+    at = tmp_path_factory.mktemp("predict")
+    sample = generate_sample(dialogues=12)
+    texts = [u.text for u in sample.utterances]
+    whole = replace(sample, features={}, present={}, cards={}).with_features(
+        "text", MiniLM().encode(texts), card(len(texts))
+    )
+    whole = whole.with_features("audio", sample.features["audio"], sample.cards["audio"])
+    whole.save(at / "corpus")
+    overrides = ["backbone=gru", "backbone.hidden=16", "backbone.epochs=2", "llm=simulated", "weighting.fit_on=dev"]
+    overrides += [f"corpus.path={at}/corpus", "corpus.name=own", f"runs={at}/runs", "model.modality_dropout=0.3"]
+    return Path(run(preflight(compose(overrides)), Recorder())["folder"])
+
+
+def test_predictions_are_those_of_the_run_itself(finished: Path) -> None:
+    loaded = load(finished)
+    assert loaded.config == read_config(finished / "config.yaml")
+    assert loaded.modalities == {"text": 384, "audio": 32}
+    test = PredictionTable.load(finished / "predictions.test.jsonl")
+    corpus = preflight(loaded.config).corpus
+    name = test.rows[0].dialogue
+    audio = corpus.features["audio"][corpus.rows[name]]
+    text = corpus.features["text"][corpus.rows[name]]
+    found = loaded.predict(corpus.by_id[name], {"text": text, "audio": audio})
+    expected = [row.vanilla for row in test.rows if row.dialogue == name]
+    assert np.allclose(found.vanilla, expected, atol=1e-5)
+    # Text features are computed where none are given.
+    again = loaded.predict(corpus.by_id[name], {"audio": audio})
+    assert np.allclose(again.vanilla, expected, atol=1e-4)
+
+
+def test_the_command_writes_a_table(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "chat.txt").write_text(CHAT)
+    assert main([str(tmp_path / "chat.txt"), "--run", str(finished), "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "we won, I cannot believe it!" in out
+    assert "[really]" in out
+    assert "valence" in out
+    frame = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert list(frame.speaker) == ["Ann", "Bob", "Ann"]
+    assert np.allclose(frame.filter(like="p(").sum(axis=1), 1, atol=1e-3)
+    assert len(PredictionTable.load(tmp_path / "out" / "predictions.jsonl")) == 3
+    page = (tmp_path / "out" / "predictions.html").read_text()
+    assert "that is wonderful [really]" in page
+    assert str(tmp_path / "out" / "predictions.html") in "".join(out.split())
+
+
+def test_files_go_where_they_can_be_found(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("chat.txt").write_text(CHAT)
+    assert main(["chat.txt", "--run", str(finished)]) == 0
+    assert {path.name for path in Path("predicted/chat").iterdir()} == {
+        f"predictions.{s}" for s in ("html", "csv", "jsonl")
+    }
+    with pytest.raises(UserError, match=r"--out=chat\.txt/here cannot be made: .*chat\.txt is a file"):
+        main(["chat.txt", "--run", str(finished), "--out", "chat.txt/here"])
+    with pytest.raises(UserError, match="answers from gold labels"):
+        main(["chat.txt", "--run", str(finished), "--out", "new", "--llm", "simulated"])
+    assert not Path("new").exists()
+
+
+def test_what_cannot_be_predicted_is_told(finished: Path, tmp_path: Path) -> None:
+    loaded = load(finished)
+    (tmp_path / "chat.txt").write_text(CHAT)
+    (dialogue,) = read_transcript(tmp_path / "chat.txt")
+    crowd = Dialogue("crowd", tuple(Utterance(str(n), f"speaker {n}", "hello") for n in range(9)))
+    for given, features, told in (
+        (crowd, None, "has 9 speakers"),
+        ([], None, "no turns"),
+        (dialogue, {"smell": np.zeros((3, 2))}, "not smell"),
+        (dialogue, {"audio": np.zeros((2, 32))}, r"expected \[3, 32\]"),
+    ):
+        with pytest.raises(UserError, match=told):
+            loaded.predict(given, features)
+    strict = replace(loaded, config=replace(loaded.config, model=replace(loaded.config.model, modality_dropout=0.0)))
+    with pytest.raises(UserError, match="wants audio features"):
+        strict.predict(dialogue)
+    for arguments, told in (
+        (["--run", str(tmp_path)], "not a finished run"),
+        (["--run", str(finished), "--llm", "simulated"], "answers from gold labels"),
+        (["--run", str(finished), "--llm", "gpt-5o"], "Did you mean"),
+    ):
+        with pytest.raises(UserError, match=told):
+            main([str(tmp_path / "chat.txt"), *arguments])
+    for name, content in (("corpus.json", "{}"), ("config.yaml", "sed: 3\n"), ("checkpoints/best.ckpt", "x")):
+        path = finished / name
+        before = path.read_bytes()
+        path.write_text(content)
+        with pytest.raises(UserError, match=name.split("/")[-1].replace(".", r"\.")):
+            load(finished)
+        path.write_bytes(before)

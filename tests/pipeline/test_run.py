@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from experiments.run import main
+from lantern.config.compose import compose
+from lantern.errors import UserError
+from lantern.pipeline.preflight import preflight
+from lantern.pipeline.run import run
+from lantern.refine.types import Progress
+from lantern.tables import PredictionTable
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+Tiny = Callable[..., list[str]]
+
+
+class Recorder:
+    """A reporter that remembers, and can interrupt as Ctrl-C does."""
+
+    def __init__(self, stop_at_epoch: int | None = None, stop_at_stage: str | None = None) -> None:
+        self.stop_at_epoch, self.stop_at_stage = stop_at_epoch, stop_at_stage
+        self.stages: list[str] = []
+        self.epochs: list[int] = []
+        self.notes: list[str] = []
+        self.progress: list[Progress] = []
+
+    def stage(self, title: str) -> None:
+        self.stages.append(title)
+        if self.stop_at_stage is not None and title.startswith(self.stop_at_stage):
+            raise KeyboardInterrupt
+
+    def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        self.epochs.append(epoch)
+        if epoch == self.stop_at_epoch:
+            raise KeyboardInterrupt
+
+    def asking(self, progress: Progress) -> None:
+        self.progress.append(progress)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def go(overrides: list[str], reporter: Recorder | None = None) -> dict[str, Any]:
+    return run(preflight(compose(overrides)), reporter or Recorder())
+
+
+def test_a_run_leaves_everything(tiny: Tiny) -> None:
+    result = go(tiny())
+    folder = Path(result["folder"])
+    assert json.loads((folder / "metrics.json").read_text(encoding="utf-8")) == json.loads(json.dumps(result))
+    methods = result["test"]["methods"]
+    assert {"vanilla", "mean", "weighted", "band0", "band1", "stacking"} <= set(methods)
+    assert result["llm"]["calls"] == result["llm"]["prompts"] == result["llm"]["fields"]
+    assert any("simulated" in note for note in result["notes"])
+    assert any("made up" in note for note in result["notes"])
+    frame = pd.read_json(folder / "predictions.test.jsonl", lines=True)
+    assert len(frame) == result["test"]["rows"]
+    table = PredictionTable.load(folder / "predictions.test.jsonl")
+    assert all(row.merged is not None and sum(row.merged) == pytest.approx(1) for row in table.rows)
+    assert all(row.weights is None or sum(row.weights) == pytest.approx(1) for row in table.rows)
+    for checkpoint in (folder / "checkpoints").glob("*.ckpt"):
+        torch.load(checkpoint, weights_only=True)
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
+    assert (folder / "config.yaml").is_file()
+    assert list((folder / "training").glob("metrics.csv"))
+    reads = [json.loads(line) for line in (folder.parent / "test_reads.jsonl").read_text().splitlines()]
+    assert reads[0]["reads_before"] == 0
+
+
+def test_the_same_command_again_trains_nothing_and_asks_nothing(tiny: Tiny) -> None:
+    first = go(tiny())
+    again = Recorder()
+    second = go(tiny(), again)
+    assert second["llm"]["calls"] == 0
+    assert again.epochs == []
+    assert second["test"] == first["test"]
+    assert second["weighting"] == first["weighting"]
+
+
+def test_a_run_goes_on_after_ctrl_c_in_training(tiny: Tiny, tmp_path: Path) -> None:
+    whole = go(tiny(f"runs={tmp_path}/other", f"refine.ledger={tmp_path}/other/l.sqlite"))
+    with pytest.raises(KeyboardInterrupt):
+        go(tiny(), Recorder(stop_at_epoch=3))
+    resumed = Recorder()
+    result = go(tiny(), resumed)
+    assert resumed.epochs[0] > 1
+    assert resumed.epochs[-1] == 4
+    assert result["test"] == whole["test"]
+
+
+@pytest.mark.parametrize(("stage", "left"), [("refine dev", "all"), ("refine test", "some"), ("weight", "none")])
+def test_a_run_goes_on_after_ctrl_c_in_a_later_stage(tiny: Tiny, stage: str, left: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        go(tiny(), Recorder(stop_at_stage=stage))
+    resumed = Recorder()
+    result = go(tiny(), resumed)
+    assert resumed.epochs == []
+    calls, prompts = result["llm"]["calls"], result["llm"]["prompts"]
+    assert {"all": calls == prompts, "some": 0 < calls < prompts, "none": calls == 0}[left]
+
+
+def test_ctrl_c_is_told_and_ends_with_130(tiny: Tiny) -> None:
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from experiments.console import ConsoleReporter, command; from experiments.run import main;"
+        "import os;"
+        "ConsoleReporter.training = lambda self, e, n, m: os.kill(os.getpid(), signal.SIGINT) if e == 2 else None;"
+        "command(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *tiny()], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip() == "interrupted; the same command goes on where it stopped"
+
+
+def test_failures_are_counted_and_masked(tiny: Tiny) -> None:
+    result = go(tiny("llm.simulated.failure_rate=1.0", "refine.repair=false"))
+    assert result["llm"]["failures"] == {"cut_off": result["llm"]["fields"]}
+    methods = result["test"]["methods"]
+    assert methods["weighted"] == methods["vanilla"]
+
+
+def test_without_an_llm(tiny: Tiny) -> None:
+    result = go(tiny("refine.enabled=false", "refine.limit_dialogues=1"))
+    assert result["llm"] is None
+    assert set(result["test"]["methods"]) == {"vanilla"}
+    assert result["test"]["dialogues"] == result["protocol"]["test"] > 1
+    assert not any("refined" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize("when", ["best", "every_n"])
+def test_the_callback_in_training(tiny: Tiny, when: str) -> None:
+    recorder = Recorder()
+    result = go(tiny(f"refine.when={when}", "refine.every_n=2"), recorder)
+    csv = pd.read_csv(Path(result["folder"]) / "training" / "metrics.csv")
+    logged = csv["refine/weighted_f1"].notna().sum()
+    assert logged == (2 if when == "every_n" else logged)
+    assert logged >= 1
+    assert result["llm"]["calls"] <= result["llm"]["prompts"]
+
+
+@pytest.mark.parametrize("backbone", ["corect_small", "sdt_small"])
+@pytest.mark.parametrize("modalities", ["[text]", "[visual,text]"])
+def test_backbones_run_on_any_modalities_and_without_scores(tiny: Tiny, backbone: str, modalities: str) -> None:
+    overrides = [o for o in tiny() if not o.startswith("backbone")]
+    small = ["text_feedforward=16", "hidden=14"] if backbone == "corect_small" else ["hidden=16"]
+    extra = [f"backbone={backbone}", "backbone.epochs=1", "model.dimensions=false", f"corpus.modalities={modalities}"]
+    result = go([*overrides, *extra, *(f"backbone.{o}" for o in small)])
+    assert result["test"]["dimensions"] is None
+    table = PredictionTable.load(Path(result["folder"]) / "predictions.test.jsonl")
+    assert table.rows[0].predicted_scores is None
+
+
+def test_consent_is_needed_for_a_corpus_that_may_not_be_passed_on(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    from lantern.corpora.sample.generator import generate_sample
+
+    dataclasses.replace(generate_sample(dialogues=10), redistribution="forbidden").save(tmp_path / "c")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
+    remote = tiny(f"corpus.path={tmp_path}/c", "llm=gpt-4o")
+    with pytest.raises(UserError, match="allow_external_llm=true"):
+        preflight(compose(remote))
+    preflight(compose([*remote, "corpus.allow_external_llm=true"]))
+    preflight(compose(tiny(f"corpus.path={tmp_path}/c")))
+
+
+def test_a_sweep_prints_the_mean_over_seeds(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", *tiny("seed=0,1", "backbone.epochs=2")]) == 0
+    out = capsys.readouterr().out
+    assert "1/2" in out
+    assert "sweep: test split" in out
+    assert " ± " in out
+
+
+def test_wandb_offline_holds_the_summary_and_no_key(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "planted-wandb-key-0123456789abcdef01234567")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-secret-value")
+    result = go(tiny("tracking=wandb", "backbone.epochs=1"))
+    (record,) = Path(result["folder"]).rglob("*.wandb")
+    end = time.monotonic() + 20  # W&B's own process writes it, in its own time
+    while b"test/weighted/accuracy" not in record.read_bytes():
+        assert time.monotonic() < end, record.read_bytes()[:200]
+        time.sleep(0.05)
+    files = [p for p in Path(result["folder"]).rglob("*") if p.is_file()]
+    for path in [*files, tmp_path / "runs" / "ledger.sqlite"]:
+        content = path.read_bytes()
+        assert b"planted-wandb-key" not in content, path
+        assert b"sk-planted-secret" not in content, path

@@ -1,0 +1,295 @@
+"""Batches: half the price, collected by whoever comes next, submitted and paid once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lantern.errors import UserError
+from lantern.refine.backends.config import BackendConfig, make_request
+from lantern.refine.backends.litellm_backend import LiteLLMBackend
+from lantern.refine.engine.batch import ATTEMPTS, BatchEngine
+from lantern.refine.failures import BackendFailure
+from lantern.refine.ledger.ledger import Ledger
+from lantern.refine.reply import Parsed, parse_letters, parse_reply
+from lantern.refine.types import Failure, Outcome, Progress, Reply, Request
+from tests.llm_batches import Batches
+from tests.llm_server import LLMServer
+
+ROOT = Path(__file__).parents[3]
+SCHEMA = {"type": "object", "properties": {"1": {"type": "object", "properties": {"happy": {}, "sad": {}}}}}
+
+
+def question(config: BackendConfig, number: int, replicate: int = 0) -> Request:
+    messages = [
+        {"role": "system", "content": "- happy: x\n- sad: y"},
+        {"role": "user", "content": f'<dialogue>\n1. A: "{number}"\n</dialogue>\nGo.'},
+    ]
+    return make_request(config, messages, SCHEMA, 50, replicate)
+
+
+def judge(request: Request, reply: Reply) -> Failure | None:
+    found = parse_reply(reply, 1, ("happy", "sad"))
+    return found if isinstance(found, Failure) else None
+
+
+def engine(server: LLMServer, path: str, **more: Any) -> BatchEngine:
+    config = BackendConfig(
+        name="t", model="openai/m", api_base=server.url, remote=False, price_input=1.0, price_output=2.0, retries=1
+    )
+    return BatchEngine(LiteLLMBackend(config), Ledger(path), judge=judge, poll=0.02, **more)
+
+
+@pytest.fixture
+def path(place: str) -> Iterator[str]:
+    yield place
+    with Ledger(place) as ledger:
+        assert ledger.batches() == []
+        assert ledger.stats().claims == 0
+
+
+def test_a_batch_fills_the_ledger_at_half_the_price(path: str) -> None:
+    with LLMServer() as server:
+        asking = engine(server, path)
+        requests = [question(asking.backend.config, n % 5) for n in range(10)]
+        found = asking.run(requests)
+        assert len(server.batches.batches) == 1
+        assert all(isinstance(history[0], Reply) for history in found)
+        assert found[0] == found[5]
+        assert asking.calls == 5
+        (one,) = found[0]
+        assert isinstance(one, Reply)
+        assert one.cost == pytest.approx(0.5 * (one.usage.input * 1.0 + one.usage.output * 2.0) / 1e6)
+        again = engine(server, path)
+        assert again.run(requests) == found
+        assert again.calls == 0
+        assert len(server.batches.batches) == 1
+        sent = next(iter(server.batches.files.values())).decode()
+        assert sent.count('"custom_id"') == 5
+        assert '"response_format"' in sent
+
+
+def test_repair_turns_are_a_second_batch(path: str) -> None:
+    def script(prompt: str, attempt: int) -> str:
+        return "bad_numbers" if '"1"' in prompt and "again" not in prompt else "right"
+
+    def follow_up(request: Request, outcome: Outcome) -> Request | None:
+        if not isinstance(outcome, Failure):
+            return None
+        more = [*request.messages, {"role": "user", "content": "again\n1. "}]
+        return make_request(asking.backend.config, more, SCHEMA, 50)
+
+    with LLMServer(script) as server:
+        asking = engine(server, path)
+        found = asking.run([question(asking.backend.config, n) for n in range(3)], follow_up)
+    assert [len(history) for history in found] == [1, 2, 1]
+    assert isinstance(found[1][0], Failure)
+    assert found[1][0].kind == "bad_numbers"
+    assert isinstance(found[1][1], Reply)
+    assert len(server.batches.batches) == 2
+
+
+def test_lines_that_fail_are_typed_and_asked_again_by_the_next_run(path: str) -> None:
+    def script(prompt: str, attempt: int) -> str:
+        return "500" if '"2"' in prompt and attempt == 0 else "right"
+
+    with LLMServer(script) as server:
+        asking = engine(server, path)
+        requests = [question(asking.backend.config, n) for n in range(4)]
+        found = asking.run(requests)
+        failed = found[2][0]
+        assert isinstance(failed, Failure)
+        assert (failed.kind, failed.status) == ("server_error", 500)
+        again = engine(server, path)
+        assert all(isinstance(history[0], Reply) for history in again.run(requests))
+        assert again.calls == 1
+
+
+def test_lines_have_the_kinds_of_single_calls(path: str) -> None:
+    behaviours = ["policy", "context", "quota", "429", "cut_off", "right"]
+    kinds = ["refusal", "context_length", "quota", "rate_limit", "cut_off", ""]
+    with LLMServer(behaviours) as server:
+        asking = engine(server, path)
+        requests = [question(asking.backend.config, n) for n in range(6)]
+        found = asking.run(requests)
+        assert [outcome.kind if isinstance(outcome, Failure) else "" for (outcome,) in found] == kinds
+        again = engine(server, path)
+        again.run(requests)
+        assert again.calls == 3, "a refusal and a paid reply that was cut off are settled"
+
+
+def test_ctrl_c_says_that_the_batch_goes_on(path: str) -> None:
+    def progress(now: Progress) -> None:
+        if asking.calls:
+            raise KeyboardInterrupt
+
+    with LLMServer() as server:
+        asking = engine(server, path, progress=progress)
+        requests = [question(asking.backend.config, n) for n in range(3)]
+        with pytest.raises(KeyboardInterrupt, match="the batch goes on at the provider, the same command collects it"):
+            asking.run(requests)
+        again = engine(server, path)
+        assert all(isinstance(history[0], Reply) for history in again.run(requests))
+        assert (again.calls, len(server.batches.batches)) == (0, 1)
+
+
+def test_token_probabilities_come_through(path: str) -> None:
+    with LLMServer() as server:
+        asking = engine(server, path)
+        messages = [
+            {"role": "system", "content": "- happy (A): x\n- sad (B): y"},
+            {"role": "user", "content": '<dialogue>\n1. A: "hm"\n</dialogue>\nGo.'},
+        ]
+        request = make_request(asking.backend.config, messages, None, 50, logprobs=20)
+        asking.judge = lambda request, reply: None
+        ((found,),) = asking.run([request])
+        assert isinstance(found, Reply)
+        parsed = parse_letters(found, 1, ("happy", "sad"))
+        assert isinstance(parsed, Parsed)
+        assert parsed.sums == pytest.approx([0.9])
+
+
+def test_an_expired_batch_keeps_what_came(path: str) -> None:
+    with LLMServer(batches=Batches(status="expired", unanswered=2)) as server:
+        asking = engine(server, path)
+        found = asking.run([question(asking.backend.config, n) for n in range(5)])
+    kinds = [outcome.kind if isinstance(outcome, Failure) else "" for (outcome,) in found]
+    assert kinds == ["", "", "", "cancelled", "cancelled"]
+
+
+def test_a_refused_batch_is_told_and_forgotten(path: str) -> None:
+    with LLMServer(batches=Batches(status="failed")) as server:
+        asking = engine(server, path)
+        with pytest.raises(UserError, match="refused batch batch_0: line 1: not good"):
+            asking.run([question(asking.backend.config, 0)])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("killed"), BackendFailure(Failure("timeout", "killed"), True)])
+def test_a_submission_of_unknown_outcome_is_found_not_repeated(path: str, error: Exception) -> None:
+    with LLMServer() as server:
+        asking = engine(server, path)
+        requests = [question(asking.backend.config, n) for n in range(3)]
+        original = asking.door.submit
+
+        async def lost(*arguments: Any) -> str:
+            await original(*arguments)
+            raise error
+
+        asking.door.submit = lost  # type: ignore[method-assign]
+        with pytest.raises((RuntimeError, UserError), match="killed"):
+            asking.run(requests)
+        assert len(server.batches.batches) == 1
+        found = engine(server, path).run(requests)
+        assert all(isinstance(history[0], Reply) for history in found)
+        assert len(server.batches.batches) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "retryable", "looks"), [("auth", False, 1), ("quota", True, 1), ("server_error", True, ATTEMPTS)]
+)
+def test_a_look_that_fails_is_repeated_while_it_may_succeed(
+    path: str, kind: str, retryable: bool, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lantern.refine.engine.batch.backoff", lambda attempt: 0.001)
+    with LLMServer() as server:
+        asking, seen = engine(server, path), []
+        requests = [question(asking.backend.config, 0)]
+
+        async def state(batch: str) -> Any:
+            seen.append(batch)
+            raise BackendFailure(Failure(kind, "told so"), retryable)
+
+        asking.door.state = state  # type: ignore[method-assign]
+        with pytest.raises(UserError, match=f"answered {kind}: told so; batches on their way are kept"):
+            asking.run(requests)
+        assert len(seen) == looks
+        again = engine(server, path)
+        assert isinstance(again.run(requests)[0][0], Reply)
+        assert (again.calls, len(server.batches.batches)) == (0, 1)
+
+
+def test_a_submission_that_never_arrived_is_made_again(path: str) -> None:
+    with LLMServer() as server:
+        asking = engine(server, path)
+        server.lose_batches = True
+        with pytest.raises(UserError, match="the batch interface answered"):
+            asking.run([question(asking.backend.config, 0)])
+        server.batches.batches.clear()
+        server.lose_batches = False
+        (history,) = engine(server, path).run([question(asking.backend.config, 0)])
+        assert isinstance(history[0], Reply)
+
+
+def test_one_run_collects_what_another_submitted(path: str) -> None:
+    with LLMServer(batches=Batches(looks=1)) as server:
+        first = engine(server, path)
+        requests = [question(first.backend.config, n) for n in range(6)]
+        first.backend.prepare()
+        with first._alone():
+            first._submit(requests)
+        found = engine(server, path).run(requests[:2])
+        assert all(isinstance(history[0], Reply) for history in found)
+        assert len(server.batches.batches) == 1
+        # The four that nobody has asked for yet were paid for and are kept.
+        assert Ledger(path).stats().answers == 6
+
+
+def test_the_budget_holds_before_anything_is_sent(path: str) -> None:
+    with LLMServer() as server:
+        asking = engine(server, path, max_cost=0.0002)
+        found = asking.run([question(asking.backend.config, n) for n in range(5)])
+        kinds = [outcome.kind if isinstance(outcome, Failure) else "" for (outcome,) in found]
+        assert 0 < kinds.count("budget") < 5
+        assert len(server.answered) == kinds.count("")
+
+
+def test_providers_without_batches_are_refused(tmp_path: Path) -> None:
+    # Here, and not above: the processes of this file would all wait for torch.
+    from lantern.config.compose import compose
+    from lantern.pipeline.preflight import preflight
+
+    with pytest.raises(UserError, match="mistral/x has no batch interface"):
+        BatchEngine(LiteLLMBackend(BackendConfig(name="x", model="mistral/x")), Ledger(tmp_path / "l"), judge=judge)
+    for overrides, told in (
+        (["llm=smollm2"], "no batch interface"),
+        (["llm=simulated"], "llm=simulated has no batch interface"),
+        (["llm=vllm", "refine.when=best"], "inside a training"),
+    ):
+        with pytest.raises(UserError, match=told):
+            preflight(compose([*overrides, "refine.batch=true"]))
+
+
+RUN = """
+import sys
+from tests.refine.engine.test_batch import engine, question
+class Server: url = sys.argv[1]
+asking = engine(Server, sys.argv[2])
+asking.poll = 0.1
+asking.run([question(asking.backend.config, n) for n in range(50)])
+print(asking.calls)
+"""
+
+
+def test_a_killed_process_leaves_its_batch_to_the_next(path: str) -> None:
+    with LLMServer(batches=Batches(looks=10_000)) as server:
+        command = [sys.executable, "-c", RUN, server.url, path]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        while not any(batch["looks"] > 1 for batch in server.batches.batches.values()):
+            assert process.poll() is None
+            signal.sigtimedwait([], 0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert server.answered == []
+        server.batches.looks = 1
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "0"
+        assert len(server.batches.batches) == 1
+        assert len(server.answered) == 50
+    assert Ledger(path).stats().answers == 50

@@ -1,0 +1,188 @@
+"""The engine over real HTTP and in real processes: killed, interrupted, sharing a ledger, with faults."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lantern.errors import UserError
+from lantern.refine.backends.config import BackendConfig
+from lantern.refine.backends.litellm_backend import LiteLLMBackend
+from lantern.refine.engine.engine import Engine
+from lantern.refine.ledger import rows as rows
+from lantern.refine.ledger.ledger import Ledger
+from lantern.refine.types import Reply
+from tests.llm_server import LLMServer
+from tests.refine.engine.test_engine import Fake, engine, questions
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.usefixtures("fast")
+
+
+@pytest.fixture
+def shared(place: str) -> Ledger:
+    """A ledger of either kind."""
+    return Ledger(place)
+
+
+CLIENT = """
+import os, sys, json
+sys.path.insert(0, {root!r})
+from lantern.refine.backends.litellm_backend import LiteLLMBackend
+from lantern.refine.backends.config import BackendConfig, make_request
+from lantern.refine.engine.engine import Engine
+from lantern.refine.ledger.ledger import Ledger
+from lantern.refine.types import Reply
+config = BackendConfig(name="t", model="openai/m", api_base={url!r}, api_key_env="LANTERN_TEST_KEY", concurrency=8,
+                       remote=False, retries=8, timeout=20)
+requests = [make_request(config, [{{"role": "user", "content": f"1. q{{n}}"}}], None, 50) for n in range({count})]
+engine = Engine(LiteLLMBackend(config), Ledger({ledger!r}), judge=lambda q, r: None)
+print("go", flush=True)
+try:
+    found = engine.run(requests)
+except KeyboardInterrupt:
+    print("interrupted", engine.calls, flush=True)
+    sys.exit(130)
+texts = [o[0].text if isinstance(o[0], Reply) else o[0].kind for o in found]
+print(json.dumps([engine.calls, "litellm" in sys.modules, texts]))
+"""
+
+
+def client(url: str, ledger: Ledger, count: int) -> subprocess.Popen[str]:
+    code = CLIENT.format(root=str(ROOT), url=url, count=count, ledger=ledger.location)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+
+def result(process: subprocess.Popen[str]) -> tuple[int, bool, list[str]]:
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert err == "", "nothing belongs on the terminal"
+    return tuple(json.loads(out.splitlines()[-1]))
+
+
+def here(url: str, ledger: Ledger) -> Engine:
+    """What a client is, in this process, where litellm need not be imported again."""
+    given = BackendConfig(
+        name="t", model="openai/m", api_base=url, api_key_env="LANTERN_TEST_KEY", concurrency=8, remote=False
+    )
+    return engine(LiteLLMBackend(given), ledger, judge=lambda q, r: None)
+
+
+def test_two_processes_pay_once_and_a_third_nothing(shared: Ledger) -> None:
+    with LLMServer(latency=0.03) as server:
+        results = [result(p) for p in [client(server.url, shared, 80) for _ in range(2)]]
+        assert Counter(server.answered) == {f"1. q{n}": 1 for n in range(80)}
+        assert results[0][2] == results[1][2]
+        assert sum(calls for calls, _, _ in results) == 80
+        third = result(client(server.url, shared, 80))
+    assert third == (0, False, results[0][2]), "a cached run never imports litellm"
+
+
+def test_killed_runs_resume(ledger: Ledger, tmp_path: Path) -> None:
+    with LLMServer(latency=0.1) as server:
+        for kill_at in (10, 30):
+            process = client(server.url, ledger, 60)
+            while len(server.answered) < kill_at:
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.kill()
+            process.communicate()
+        last = here(server.url, ledger)
+        texts = [o[0].text for o in last.run(questions(last.backend, 60))]
+    assert last.calls < 60
+    assert ledger.verify() == 60
+    assert set(server.answered) == {f"1. q{n}" for n in range(60)}
+    assert len(server.answered) <= 60 + 2 * 8, "at most what was in flight at the two kills"
+    with LLMServer() as calm:
+        whole = here(calm.url, Ledger(tmp_path / "other"))
+        assert [o[0].text for o in whole.run(questions(whole.backend, 60))] == texts
+
+
+def test_ctrl_c_lands_what_is_in_flight(ledger: Ledger) -> None:
+    with LLMServer(latency=0.5) as server:
+        process = client(server.url, ledger, 100)
+        while len(server.asked) < 12:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == 130, err
+        assert "Traceback" not in err
+        assert len(server.asked) < 30
+        stats = ledger.stats()
+        assert stats.answers == len(server.answered), "all that was paid is kept"
+        assert f"interrupted {len(server.asked)}" in out
+        assert stats.claims == 0
+
+
+def test_second_ctrl_c_abandons(ledger: Ledger) -> None:
+    with LLMServer(["hang"]) as server:
+        process = client(server.url, ledger, 100)
+        while len(server.asked) < 8:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert time.monotonic() - start < 9, "without the second one it would wait for 10 s"
+    assert rows.new_owner()
+    assert ledger.claim(questions(Fake(), 1)[0].key, rows.new_owner()), "a dead process holds no claims"
+
+
+def test_mixed_faults_end_well_and_hold_no_secret(
+    ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    faults = ["429", "429_after", "500", "503", "html", "truncated", "empty_body", "no_choices", "null", "drop"]
+    faults += ["reset", "echo_key", "leak", "refusal", "cut_off", "prose", "bad_numbers"]
+    shares = {"right": 0.7, **dict.fromkeys(faults, 0.3 / len(faults))}
+    with LLMServer(shares, retry_after=0.1) as server:
+        given = BackendConfig(
+            name="t",
+            model="openai/m",
+            free=True,
+            api_base=server.url,
+            api_key_env="LANTERN_TEST_KEY",
+            concurrency=8,
+            retries=6,
+        )
+        runner = engine(LiteLLMBackend(given), ledger)
+        with caplog.at_level("DEBUG"):
+            found = runner.run(questions(runner.backend, 150))
+        assert all(isinstance(o[0], Reply) for o in found)
+        assert runner.calls == len(server.asked)
+    stats = ledger.stats()
+    assert stats.answers == 150
+    assert stats.failed_attempts == runner.calls - 150
+    told = capfd.readouterr()
+    assert told.out + told.err == ""
+    assert "planted" not in caplog.text
+    ledger.close()
+    for file in tmp_path.iterdir():
+        assert b"planted" not in file.read_bytes()
+
+
+def test_a_remote_service_of_unknown_price_is_refused(ledger: Ledger) -> None:
+    with LLMServer() as server:
+        given = BackendConfig(name="t", model="openai/unheard-of", api_base=server.url, api_key_env="LANTERN_TEST_KEY")
+        runner = engine(LiteLLMBackend(given), ledger)
+        with pytest.raises(UserError, match=r"llm=t: the price .* llm\.price_input .* llm\.free=true"):
+            runner.run(questions(runner.backend, 3))
+        assert server.asked == []
+        stated = engine(LiteLLMBackend(replace(given, price_input=1.0, price_output=2.0)), ledger)
+        (outcomes,) = stated.run(questions(stated.backend, 1))
+        assert len(server.asked) == 1
+    assert isinstance(outcomes[0], Reply)
+    usage = outcomes[0].usage
+    assert outcomes[0].cost == pytest.approx((usage.input + 2 * usage.output) / 1e6)

@@ -1,0 +1,196 @@
+"""A bundle lets others redo a result without an LLM, and holds no word of what was said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.ledger import main
+from lantern.config.compose import compose
+from lantern.errors import UserError
+from lantern.pipeline import preflight as prepare
+from lantern.pipeline.preflight import preflight
+from lantern.pipeline.run import run
+from lantern.refine.ledger.bundle import export_bundle, import_bundle
+from lantern.refine.ledger.ledger import Ledger
+from lantern.refine.reply import asked, classes_of
+from lantern.refine.types import Failure, Reply, Request, Usage
+from tests.pipeline.test_run import Recorder
+
+Tiny = Callable[..., list[str]]
+
+
+class Chatty:
+    """Quotes the dialogue in every third first reply, refuses the repair of some, and else answers with numbers."""
+
+    def __init__(self, config: Any, forbidden: bool = False) -> None:
+        self.config, self.forbidden = config, forbidden
+
+    def check_ready(self) -> None: ...
+
+    async def call(self, request: Request, timeout: float) -> Reply:
+        assert not self.forbidden, "the LLM was asked"
+        number = int(request.key[:8], 16)
+        usage = Usage(100, 10, 20)
+        if len(request.messages) == 2 and number % 3 == 0:
+            return Reply(f"They say: {request.messages[1]['content']}", "stop", usage, 0.01, model="chatty")
+        if len(request.messages) == 4 and number % 2 == 0:
+            return Reply("I'm sorry, I cannot do that.", "stop", usage, 0.01, model="chatty")
+        rng = np.random.default_rng(number)
+        names = classes_of(request)
+        vectors = {str(n + 1): dict(zip(names, rng.random(len(names)).tolist())) for n in range(asked(request))}
+        return Reply(f"Here: {json.dumps(vectors)}", "stop", usage, 0.01, model="chatty")
+
+
+@pytest.fixture
+def chatty(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    def install(forbidden: bool) -> None:
+        monkeypatch.setattr(prepare, "backend_of", lambda config: Chatty(config.llm, forbidden))
+
+    return install
+
+
+def go(overrides: list[str]) -> dict[str, Any]:
+    return run(preflight(compose([*overrides, "llm=vllm", "llm.free=true"])), Recorder())
+
+
+def test_results_come_back_from_a_bundle_without_an_llm(
+    tiny: Tiny, tmp_path: Path, chatty: Callable[[bool], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    chatty(False)
+    first = go(tiny("backbone.epochs=1"))
+    assert first["llm"]["repaired"] > 0
+    assert first["llm"]["failures"].get("refusal", 0) > 0
+    bundle, ledger = tmp_path / "answers.jsonl", tmp_path / "runs" / "ledger.sqlite"
+    assert main(["export", str(bundle), "--ledger", str(ledger)]) == 0
+    assert main(["import", str(bundle), "--ledger", str(tmp_path / "new.sqlite")]) == 0
+    assert "answers left out" not in capsys.readouterr().out
+    chatty(True)
+    again = go(tiny("backbone.epochs=1", f"refine.ledger={tmp_path}/new.sqlite"))
+    assert again["llm"]["calls"] == 0
+    assert again["test"] == first["test"]
+    assert again["weighting"] == first["weighting"]
+    for name in ("failures", "repaired", "cost", "input_tokens", "output_tokens"):
+        assert again["llm"][name] == first["llm"][name]
+    corpus = preflight(compose(tiny())).corpus
+    text = bundle.read_text()
+    assert not [u.text for u in corpus.utterances if len(u.text) > 3 and u.text in text]
+    assert not any(word in text for word in ("sorry", "They say", "Here:", "<dialogue>"))
+    assert Ledger(tmp_path / "new.sqlite").verify() > 0
+    assert main(["import", str(bundle), "--ledger", str(tmp_path / "new.sqlite")]) == 0
+    assert "0 answers and 0 failures are new" in capsys.readouterr().out
+
+
+def test_what_holds_no_probabilities_stays_at_home(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    system = {"role": "system", "content": "Emotions:\n- happy: glad\n- sad: low"}
+    user = {"role": "user", "content": '<dialogue>\n1. A: "x"\n</dialogue>\nGo.'}
+    good = Request("p", "m", None, (system, user), {})
+    ledger.store_answer(good, Reply('{"1": {"happy": 0.123456789, "sad": 0.5}} secret words', "stop"))
+    ledger.store_answer(Request("p", "m", None, (user,), {}), Reply('{"1": {"happy": 1, "sad": 0}}', "stop"))
+    other = Request("p", "n", None, (system, user), {})
+    ledger.store_failure(other, Failure("refusal", "secret", 200, Reply("secret", "stop")), settled=True)
+    moved = export_bundle(ledger, tmp_path / "b.jsonl")
+    assert (moved.answers, moved.failures, moved.left) == (1, 1, 1)
+    assert "secret" not in (tmp_path / "b.jsonl").read_text()
+    target = Ledger(tmp_path / "t.sqlite")
+    import_bundle(target, tmp_path / "b.jsonl")
+    found = target.get(good.key)
+    assert isinstance(found, Reply)
+    assert json.loads(found.text) == {"1": {"happy": 0.123456789, "sad": 0.5}}
+    failed = target.get(other.key)
+    assert isinstance(failed, Failure)
+    assert (failed.kind, failed.status, failed.message) == ("refusal", 200, "")
+    assert target.outcomes() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "is not a bundle"),
+        ("[1]\n", "is not a bundle"),
+        ('{"format": "lantern-bundle", "version": 2}\n', "version 2"),
+        ('{"format": "lantern-bundle", "version": 1}\nnope\n', "line 2: not a bundle row"),
+        ('{"format": "lantern-bundle", "version": 1}\n{"key": "a", "backend": "x"}\n', "line 2: not a bundle row"),
+    ],
+)
+def test_a_bad_bundle_changes_nothing(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "b").write_text(content)
+    ledger = Ledger(tmp_path / "l.sqlite")
+    with pytest.raises(UserError, match=told):
+        import_bundle(ledger, tmp_path / "b")
+    assert ledger.stats().answers == 0
+    with pytest.raises(UserError, match="cannot be read"):
+        import_bundle(ledger, tmp_path / "none")
+
+
+@pytest.fixture
+def filled(place: str) -> str:
+    with Ledger(place) as ledger:
+        for n, (model, created) in enumerate((("m_1", 1e9), ("m_1", 2e9), ("mx1", 1e9))):
+            asked_of = Request("openai", model, None, ({"role": "user", "content": str(n)},), {})
+            ledger.store_answer(
+                asked_of, Reply("x", "stop", Usage(7, 2, 3), 0.5, model=f"{model}-2026", created=created)
+            )
+        refused = Request("openai", "m_1", None, ({"role": "user", "content": "f"},), {})
+        ledger.store_failure(refused, Failure("refusal", "no", None, Reply("no", "stop")), settled=True)
+    return place
+
+
+def test_stats_verify_and_retry(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ["--ledger", filled]
+    assert main(["stats", *at]) == 0
+    out = capsys.readouterr().out
+    assert "answers         3, from 2001-09-09 to 2033-05-18" in out
+    assert "m_1-2026: 2" in out
+    assert "refusal 1" in out
+    assert "21 in (6 of them from the provider's cache), 9 out" in out
+    assert "$1.5000, and 1 replies of unknown price" in out
+    assert main(["verify", *at]) == 0
+    assert "3 answers, every one is what was stored" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"no failure 'refusl'\. Did you mean 'refusal'"):
+        main(["retry-failed", "--kinds", "refusl", *at])
+    assert main(["retry-failed", "--kinds", "cut_off", *at]) == 0  # there is none, and that is no mistake
+    assert "0 failures will be asked again" in capsys.readouterr().out
+    assert main(["retry-failed", "--kinds", "refusal", *at]) == 0
+    assert Ledger(filled).stats().settled_failures == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (["--failures"], (3, 0)),
+        (["--model", "openai/m_1"], (1, 1)),
+        (["--model", "mx1-2026"], (2, 1)),
+        (["--answers-older-than", "1000"], (1, 1)),
+        (["--answers-older-than", "1000", "--model", "openai/m_1"], (2, 1)),
+    ],
+)
+def test_prune_asks_first(
+    filled: str, options: list[str], left: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prune", *options, "--ledger", filled]) == 0
+    assert "nothing was deleted" in capsys.readouterr().out
+    assert Ledger(filled).stats().answers == 3
+    assert main(["prune", *options, "--yes", "--ledger", filled]) == 0
+    stats = Ledger(filled).stats()
+    assert (stats.answers, sum(stats.failures.values())) == left
+
+
+def test_mistakes(filled: str, tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    at = ["--ledger", filled]
+    for arguments, told in (
+        (["stats", "--ledger", "/none"], "--ledger=/none: no such file"),
+        (["prune", *at], "prune what"),
+        (["prune", "--answers-older-than", "-1", *at], "must be 0 or more"),
+        (["export", f"{tmp_path}/there", *at], "exists"),
+        (["burn", *at], "invalid choice"),
+    ):
+        with pytest.raises(UserError, match=told):
+            main(arguments)
