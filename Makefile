@@ -1,7 +1,7 @@
 # make run: the whole method on made-up dialogues. make test: the tests. Both set up .venv first; later runs skip that.
 PYTHON ?= python3
 BIN := .venv/bin
-# The CPU build is installed only where no torch is there: put your own CUDA torch into .venv beforehand and it stays.
+# The CPU build of torch is installed only where there is none: a CUDA torch put into .venv before stays.
 TORCH ?= torch==2.13.0
 
 .PHONY: run test lint setup clean
@@ -19,7 +19,7 @@ lint: .venv/.ready-test
 
 setup: .venv/.ready-test
 
-.venv/.ready-base: setup.cfg constraints.txt
+.venv/.ready-base: setup.py setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install -q '$(TORCH)'
 	$(BIN)/pip install -q -c constraints.txt -e .

@@ -21,10 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from lantern.config.compose import compose
 from lantern.corpora.sample.generator import generate_sample
@@ -34,7 +37,7 @@ from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.ledger.location import is_url
 from lantern.refine.prompt import Prompt
 from lantern.refine.questions import Refiner
-from lantern.tables import PredictionTable, Row
+from lantern.tables import KINDS, PredictionTable, Row
 from tests.postgres_server import PostgresServer, binaries
 
 ROOT = Path(__file__).parents[1]
@@ -90,12 +93,12 @@ def ask(url: str, ledger: str | Path, prompts: int, out: Path) -> None:
             drawn = [rng.random() for _ in classes]
             vector = [value / sum(drawn) for value in drawn]
             rows.append(Row(dialogue.id, turn.id, index, turn.speaker, turn.label, None, vector))
-        if len(refiner.questions(PredictionTable(classes, rows, "dev"))) >= prompts:
+        if len(refiner.questions(PredictionTable.from_rows(classes, rows, "dev"))) >= prompts:
             break
-    table = PredictionTable(classes, rows, "dev")
+    table = PredictionTable.from_rows(classes, rows, "dev")
     with Ledger(ledger) as opened:
-        stats = refiner.refine(table, Engine(LiteLLMBackend(config.llm), opened, judge=refiner.judge))
-    table.save(out)
+        refined, stats = refiner.refine(table, Engine(LiteLLMBackend(config.llm), opened))
+    refined.save(out)
     print(json.dumps({"prompts": stats.prompts, "calls": stats.calls, "failed": stats.failed_fields}))
 
 
@@ -118,8 +121,8 @@ def _must(holds: bool, what: str) -> None:
 def kills(folder: Path, prompts: int = 500, times: int = 10) -> None:
     """Ten refinements killed once, and one killed ten times."""
     with server(folder, 0.05) as asked:
-        calm = _ended(_asking(asked.url, folder / "calm.sqlite", prompts, folder / "calm.jsonl"))
-        whole = (folder / "calm.jsonl").read_bytes()
+        calm = _ended(_asking(asked.url, folder / "calm.sqlite", prompts, folder / "calm.parquet"))
+        whole = (folder / "calm.parquet").read_bytes()
         count = calm["prompts"]
         _must(len(asked.answered) == count == calm["calls"], "an undisturbed run asks every prompt once")
         moments = random.Random(time.time_ns())
@@ -128,7 +131,7 @@ def kills(folder: Path, prompts: int = 500, times: int = 10) -> None:
             for trial in range(times // per_ledger):
                 ledger, before = folder / f"{per_ledger}.{trial}.sqlite", len(asked.answered)
                 for kill in range(per_ledger):
-                    process = _asking(asked.url, ledger, prompts, folder / "part.jsonl")
+                    process = _asking(asked.url, ledger, prompts, folder / "part.parquet")
                     done = len(asked.answered) - before
                     share = 1 / (per_ledger - kill + 1) if per_ledger > 1 else 1.0
                     until = done + moments.randrange(1, max(2, int((count - done) * share)))
@@ -136,13 +139,13 @@ def kills(folder: Path, prompts: int = 500, times: int = 10) -> None:
                         time.sleep(0.001)
                     process.kill()
                     process.communicate()
-                _ended(_asking(asked.url, ledger, prompts, folder / "again.jsonl"))
+                _ended(_asking(asked.url, ledger, prompts, folder / "again.parquet"))
                 with Ledger(ledger) as opened:
                     stored = opened.verify()
                 extra.append(len(asked.answered) - before - stored)
                 _must(stored == count, f"{stored} rows for {count} prompts")
                 _must(0 <= extra[-1] <= TOGETHER * per_ledger, f"{extra[-1]} calls were paid twice")
-                _must((folder / "again.jsonl").read_bytes() == whole, "another result than the undisturbed run's")
+                _must((folder / "again.parquet").read_bytes() == whole, "another result than the undisturbed run's")
             print(f"kills: {name}: {count} rows each, results identical, answered beyond the rows: {extra}")
 
 
@@ -154,7 +157,7 @@ def together(folder: Path, prompts: int = 500, processes: tuple[int, ...] = (2, 
         cases += [(n, there.database(f"together{n}")) for there in databases for n in processes]
         for number, ledger in cases:
             before = len(asked.answered)
-            outs = [folder / f"{number}.{n}.jsonl" for n in range(number)]
+            outs = [folder / f"{number}.{n}.parquet" for n in range(number)]
             ended = [_ended(process) for process in [_asking(asked.url, ledger, prompts, out) for out in outs]]
             answered = len(asked.answered) - before
             _must(answered == ended[0]["prompts"], f"{answered} calls for {ended[0]['prompts']} prompts")
@@ -210,17 +213,17 @@ def faults(folder: Path, dialogues: int = 60, timeout: int = 2) -> None:
         more = [f"corpus.dialogues={dialogues}", f"llm.timeout={timeout}", f"refine.ledger={folder / 'l.sqlite'}"]
         result = finished(run_arguments(folder, asked.url, *more))
     llm = result["llm"]
-    left: dict[str, int] = {}
+    left: Counter[str] = Counter()
     entries = utterances = 0
     for split in ("dev", "test"):
-        for row in PredictionTable.load(Path(result["folder"]) / f"predictions.{split}.jsonl").rows:
-            utterances += 1
-            _must(len(row.fields) == 2, f"{row.utterance} has {len(row.fields)} fields")
-            for entry in row.fields:
-                entries += 1
-                _must((entry.probabilities is None) == (entry.failure is not None), f"{row.utterance} is not accounted")
-                if entry.failure is not None:
-                    left[entry.failure] = left.get(entry.failure, 0) + 1
+        fields = PredictionTable.load(Path(result["folder"]) / f"predictions.{split}.parquet").fields
+        _must(fields is not None and fields.failures.shape[1] == 2, f"not two fields per utterance of {split}")
+        assert fields is not None
+        utterances += len(fields.mask)
+        entries += fields.mask.size
+        sums = fields.probabilities.sum(axis=2)
+        _must(bool(np.allclose(sums, fields.mask)), f"a field of {split} has neither probabilities nor a failure")
+        left.update(KINDS[code] for code in fields.failures[~fields.mask])
     _must(set(left) == set(llm["failures"]), f"metrics.json counts {llm['failures']}, the tables {left}")
     _must(sum(llm["failures"].values()) == llm["failed_fields"], str(llm))
     with Ledger(folder / "l.sqlite") as ledger:

@@ -29,10 +29,12 @@ from lantern.refine.backends.litellm_backend import LiteLLMBackend, load_litellm
 from lantern.refine.engine.engine import Engine
 from lantern.refine.engine.loop import background_loop
 from lantern.refine.ledger.ledger import Ledger
-from lantern.refine.types import Reply, Request, Usage
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Answer, Reply, Request, Usage
 
 ROOT = Path(__file__).parents[1]
 TOGETHER = 64
+SHAPE = ReplyShape(4, ("happy", "sad"))
 HITS = 20_000
 PER_MINUTE = 600
 
@@ -52,8 +54,9 @@ def server(latency: float, allowance: int | None = None) -> Iterator[str]:
 
 
 def config_of(url: str, **more: Any) -> BackendConfig:
-    """A server of one's own at *url*."""
-    given = {"name": "bench", "model": "hosted_vllm/m", "remote": False, "free": True, "concurrency": TOGETHER}
+    """A server at *url*."""
+    given: dict[str, Any] = {"name": "bench", "model": "hosted_vllm/m", "remote": False, "free": True}
+    given |= {"concurrency": TOGETHER, "structured": "text", "max_tokens": 300}
     return BackendConfig(api_base=url, **{**given, **more})
 
 
@@ -62,8 +65,7 @@ def questions(config: BackendConfig, count: int, tag: str) -> list[Request]:
     system = {"role": "system", "content": "You rate the emotions of every utterance. " * 30}
     turns = "\n".join(f'{n}. A: "made-up words"' for n in range(1, 5))
     return [
-        make_request(config, [system, {"role": "user", "content": f"{tag} {n}\n{turns}"}], None, 300)
-        for n in range(count)
+        make_request(config, [system, {"role": "user", "content": f"{tag} {n}\n{turns}"}], SHAPE) for n in range(count)
     ]
 
 
@@ -79,12 +81,12 @@ class Bench:
     def ours(self, count: int) -> float:
         """Seconds of the engine for *count* questions that the ledger does not know."""
         self.runs += 1
-        engine = Engine(self.backend, self.ledger, judge=lambda request, reply: None)
+        engine = Engine(self.backend, self.ledger)
         asked = questions(self.config, count, f"ours {self.runs}")
         start = time.perf_counter()
-        found = engine.run(asked)
+        outcomes = engine.run(asked)
         took = time.perf_counter() - start
-        failed = [outcome[-1] for outcome in found if not isinstance(outcome[-1], Reply)]
+        failed = [outcome[-1] for outcome in outcomes if not isinstance(outcome[-1], Answer)]
         assert not failed, failed[0]
         return took
 
@@ -139,13 +141,13 @@ def hits(folder: str, rounds: int) -> None:
     """Without a call."""
     config = config_of("http://127.0.0.1:9")
     asked = questions(config, HITS, "known")
-    text = '{"1": {"happy": 0.25, "sad": 0.75}, "2": {"happy": 0.25, "sad": 0.75}}'
+    text = SHAPE.write([[0.25, 0.75]] * SHAPE.count)
     ledger = Ledger(Path(folder) / "known.sqlite")
-    ledger.adopt([(request.key, "{}", Reply(text, "stop", Usage(400, 0, 60), 0.0)) for request in asked])
+    ledger.adopt([(request.key, "hosted_vllm/m", Reply(text, "stop", Usage(400, 0, 60), 0.0)) for request in asked])
     took = []
     for _ in range(rounds):
         start = time.perf_counter()
-        found = Engine(LiteLLMBackend(config), ledger, judge=lambda request, reply: None).run(asked)
+        found = Engine(LiteLLMBackend(config), ledger).run(asked)
         took.append(time.perf_counter() - start)
         assert len(found) == HITS
     print(f"hits: {HITS:,} answers from the ledger in {_spread(took)} s")

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.console import Parser, command, duration
+from experiments.cli.console import Parser, command, duration
 from lantern.config.compose import compose
 from lantern.config.groups import CONFIG_DIR, choices
 from lantern.config.schema import RunConfig

@@ -24,7 +24,7 @@ _LAST_SESSION = {"fea": 10, "sur": 18, "xxx": 520}
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One turn: what stands in its evaluation block and in its transcript line."""
+    """One turn: the contents of its evaluation block and of its transcript line."""
 
     id: str
     text: str = "amber ladder."
@@ -50,11 +50,11 @@ class Said:
 
 
 def write_dialogue(root: Path, name: str, turns: Sequence[Said], transcript: Sequence[str] | None = None) -> None:
-    """Write the two files of dialogue *name*; *transcript* are its lines, those of *turns* when left out."""
+    """Write the two files of dialogue *name*; *transcript* replaces the lines of *turns*."""
     folder = root / f"Session{int(name[3:5])}" / "dialog"
     for part in ("EmoEvaluation", "transcriptions"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    # Evaluations stand in the order of time, transcripts need not.
+    # Evaluations are in the order of time, transcripts need not be.
     blocks = "".join(turn.block for turn in sorted(turns, key=lambda turn: turn.start))
     header = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
     (folder / "EmoEvaluation" / f"{name}.txt").write_text(header + blocks, encoding="latin-1")
@@ -63,7 +63,7 @@ def write_dialogue(root: Path, name: str, turns: Sequence[Said], transcript: Seq
 
 
 def write_full_release(root: Path, seed: int = 0) -> None:
-    """151 dialogues with 10,039 turns, every known count as in the corpus, 48 transcript lines more, stray files."""
+    """151 dialogues with 10,039 turns, every known count as in the corpus, 48 extra transcript lines, stray files."""
     rng = np.random.default_rng(seed)
     kinds = {5: _kinds(rng, last=True)}
     early = _kinds(rng, last=False)
@@ -90,7 +90,7 @@ def write_full_release(root: Path, seed: int = 0) -> None:
 
 
 def _kinds(rng: np.random.Generator, last: bool) -> list[tuple[str, bool]]:
-    """Code of every turn of session 5, or of all others, and whether the published files call it happy all the same."""
+    """Code of every turn of session 5, or of all others, and whether the published files call it happy anyway."""
     official, legacy = COUNTS["iemocap-6"], COUNTS["iemocap-6-legacy"]
     part = "test" if last else "train"
     counts = dict(zip(("hap", "sad", "neu", "ang", "exc", "fru"), official[part]))

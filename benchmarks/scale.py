@@ -20,6 +20,7 @@ from pathlib import Path
 
 from lantern.environment import prepare
 from lantern.refine.backends.simulated import simulate
+from lantern.refine.reply import parse
 from lantern.refine.types import Outcome, Request
 
 TURNS = 14
@@ -66,7 +67,7 @@ class InMemory:
 
     def run(self, requests: Sequence[Request], follow_up: object = None) -> list[list[Outcome]]:
         """A reply to each request."""
-        return [[simulate(request)] for request in requests]
+        return [[parse(simulate(request), request.shape)] for request in requests if request.shape]
 
 
 def measure(folder: Path, backbone: str, threads: int, fit_on: str, most_calls: int | None) -> None:
@@ -77,11 +78,11 @@ def measure(folder: Path, backbone: str, threads: int, fit_on: str, most_calls: 
     from lantern.corpora.protocols.overlaps import training_texts
     from lantern.metrics.slices import slice_report
     from lantern.pipeline import train as stages
+    from lantern.pipeline import vanilla
     from lantern.pipeline.preflight import preflight, read_corpus
-    from lantern.pipeline.refinement import Asker
+    from lantern.pipeline.refinement import Refinement
     from lantern.results.groups import Group
     from lantern.results.scores import methods, split_result
-    from lantern.tables import PredictionTable
     from lantern.weighting.stage import apply_weighting, compare_baselines, fit_weighting
 
     options = [f"backbone={backbone}", "trainer.epochs=1", "llm=simulated", f"runs={folder / 'runs'}"]
@@ -98,28 +99,25 @@ def measure(folder: Path, backbone: str, threads: int, fit_on: str, most_calls: 
         notes.append(f"labelled {many}")
     corpus, split = ready.corpus, ready.split
     # One model in place of a model per fold: as many predictions, a part of the training.
-    asked = (*(split.train if fit_on == "oof" else split.dev), *split.test)
+    refined = (*(split.train if fit_on == "oof" else split.dev), *split.test)
     data = CorpusDataModule(corpus, split.train, split.dev, split.test, batch_size=32)
     with stage(f"train {backbone}, one epoch") as notes, ready.store.open("train", {"scale": turns}) as place:
         start = time.process_time()
-        vanilla = stages.train(config, corpus, data, place, Quiet(), False, [])
+        stages.train(config, corpus, data, place, Quiet(), False, [])
         trained = sum(len(corpus.by_id[i]) for i in split.train)
         notes.append(f"{trained / (time.process_time() - start):,.0f} utterances/s, batches of 32 dialogues")
-    tables: dict[str, PredictionTable] = {}
-    other = split.dev[:1] if fit_on == "oof" else split.train[:1]
-    whole = CorpusDataModule(corpus, other, (), asked, batch_size=32)
-    with stage("predict what is asked about, save") as notes:
-        both, _ = stages.refine(config, corpus, whole, vanilla, "all", None, None)
-        notes.append(f"{len(both):,} rows")
-    del data, whole
-    tested = set(split.test)
-    for name in (fit_on, "test"):
-        rows = [row for row in both.rows if (row.dialogue in tested) == (name == "test")]
-        tables[name] = PredictionTable(both.classes, rows, name)
-    with Asker(config, ready.backend, corpus.by_id, corpus.label_set, corpus.score_range) as asker:
+    with stage("predict what will be refined, save") as notes:
+        chosen = stages.modalities(config, corpus)
+        module = stages.load_module(place.path)
+        both = vanilla.predict_corpus(config, module, corpus, refined, chosen, 32, "all")
+        path = folder / "vanilla.parquet"
+        both.save(path)
+        notes.append(f"{len(both):,} rows, {path.stat().st_size / len(both):,.0f} bytes a row")
+    del data, module
+    with Refinement(config, ready.backend, vanilla.transcripts(corpus)) as llm:
         with stage("prompts") as notes:
             start = time.process_time()
-            questions = asker.refiner.questions(both)
+            questions = llm.refiner.questions(both)
             seconds = time.process_time() - start
             notes.append(f"{len(questions):,} fields, {len(questions) / seconds:,.0f} fields/s")
         with stage("keys") as notes:
@@ -128,27 +126,28 @@ def measure(folder: Path, backbone: str, threads: int, fit_on: str, most_calls: 
             notes.append(f"{len(questions) / (time.process_time() - start):,.0f} keys/s, {len(keys):,} different")
         # The first dialogues, as many as hold most_calls fields.
         share = 1.0 if most_calls is None else min(1.0, most_calls / len(questions))
-        kept = set(asked[: int(share * len(asked))])
-        few = PredictionTable(both.classes, [row for row in both.rows if row.dialogue in kept], "few")
-        del both, questions, keys
+        few = both.keep(refined[: int(share * len(refined))])
+        del questions, keys
         with stage("refine, every prompt asked (simulated)") as notes:
             start = time.process_time()
-            calls = asker.ask(few).calls
+            calls = llm.refine(few)[1].calls
             notes.append(f"{calls:,} calls, {calls / (time.process_time() - start):,.0f}/s")
         with stage("refine, every prompt in the ledger") as notes:
             start = time.process_time()
-            found = asker.ask(few).prompts
-            notes.append(f"{found:,} prompts, {found / (time.process_time() - start):,.0f}/s")
+            whole, stats = llm.refine(few)
+            notes.append(f"{stats.prompts:,} prompts, {stats.prompts / (time.process_time() - start):,.0f}/s")
         if share < 1:
             with stage("refine the rest in memory"):
-                for table in tables.values():
-                    asker.refiner.refine(table, InMemory())
+                whole, _ = llm.refiner.refine(both, InMemory())
+    fitted_on = split.train if fit_on == "oof" else split.dev
+    tables = {name: whole.keep(ids) for name, ids in ((fit_on, fitted_on), ("test", split.test))}
+    del both, few, whole
     size = sum(path.stat().st_size for path in Path(config.runs).glob("ledger.sqlite*"))
     print(f"    ledger {size / 1e6:,.0f} MB, {size / calls:,.0f} bytes an answer", flush=True)
     range_ = corpus.score_range
     with stage("fit the weighting") as notes:
         fitted = fit_weighting(config.weighting, tables[fit_on], seed=0, score_range=range_)
-        notes.append(f"{fitted.report['fitted_on']:,} utterances; {fitted.choice} stands")
+        notes.append(f"{fitted.report['fitted_on']:,} utterances; {fitted.choice} is used")
     with stage("fit and apply the baselines"):
         baselines = compare_baselines(
             tables[fit_on], tables["test"], config=config.weighting, score_range=range_, fitted=fitted
@@ -165,13 +164,13 @@ def measure(folder: Path, backbone: str, threads: int, fit_on: str, most_calls: 
         slices = slice_report(test, merged, corpus.by_id, training_texts(corpus, split), 0)
         notes.append(f"{sum(len(one['parts']) for one in slices)} parts")
     del corpus, ready, merged, baselines
-    path = folder / "predictions.test.jsonl"
+    path = folder / "predictions.test.parquet"
     with stage("save the test table") as notes:
         test.save(path)
         notes.append(f"{path.stat().st_size / len(test):,.0f} bytes a row")
     del tables, test
     with stage("read it for a comparison and resample"):
-        assert Group("all", [{"folder": str(folder)}]).difference is not None
+        assert Group("all", [{"folder": str(folder), "test": result}]).difference is not None
 
 
 def _bytes(folder: Path) -> int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.console import Parser, command
+from experiments.cli.console import Parser, command, screen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,12 +41,11 @@ def main(arguments: list[str]) -> int:
     if given.out is not None:
         check_place("--out", given.out, folder=True)
     prepare(1)  # the matrices are small: a second BLAS thread costs more than it brings
-    from rich.console import Console
 
     from lantern.results.comparison import compare_runs
     from lantern.results.load import find_runs
 
-    console = Console(width=None if os.isatty(1) else 150, highlight=False)
+    console = screen(150)
     found = find_runs(given.runs)
     for line in found.skipped:
         console.print(f"  {line}", style="yellow", markup=False, soft_wrap=True)
@@ -59,21 +57,20 @@ def main(arguments: list[str]) -> int:
 
 
 def _print(console: Console, tables: list[Comparison]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    from lantern.report.text_tables import HEADS, LEGEND, PAPER, cells, heading
+    from lantern.report.text_tables import LEGEND, PAPER, heading
+    from lantern.results.columns import Place, cells, heads
 
-    left_out = ("vanilla wF1", "weighted wF1", "wF1 interval")  # they stand in the files
-    shown = [place for place, head in enumerate(HEADS) if head not in left_out]
+    first, *others = heads(Place.COMPARE)
     for table in tables:
         drawn = Table(title=heading(table), title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
-        for place in shown:
-            number = bool(place)
-            justify = "right" if number else "left"
-            drawn.add_column(HEADS[place], justify=justify, no_wrap=number, overflow="fold")  # type: ignore[arg-type]
+        drawn.add_column(first, overflow="fold")
+        for head in others:
+            drawn.add_column(head, justify="right", no_wrap=True)
         for line in table.lines:
-            row = cells(line)
-            drawn.add_row(*(row[place].replace("[", r"\[") for place in shown))
+            drawn.add_row(*map(escape, cells(line, Place.COMPARE)))
         console.print()
         console.print(drawn)
         for note in table.notes:

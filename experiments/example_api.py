@@ -6,11 +6,11 @@ from pathlib import Path
 
 import lantern
 from experiments import import_corpus
-from experiments.console import command
+from experiments.cli.console import command
 
 
 def main(arguments: list[str]) -> None:
-    """Do it all in the folder that is given, or in ``runs/example``."""
+    """Do it all in the folder that the argument names, or in ``runs/example``."""
     at = Path(arguments[0]) if arguments else Path("runs/example")
 
     # A corpus folder: made-up dialogues, text features by MiniLM.
@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> None:
     table = runs[1].table()
     right = table.vanilla.argmax(axis=1) == table.labels
     print(f"\n{table!r}\nvanilla accuracy {right[table.labelled].mean():.3f}")
-    row = table.rows[0]
-    print(f"{row.utterance}: {row.explanation}\n")
+    row = table.row(0)
+    print(f"{row.utterance}: {row.explain(table.classes)}\n")
 
     # Side by side: what the LLM adds in each.
     for comparison in lantern.compare_runs(runs):
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
         for line in comparison.lines:
             print(f"  {line.name}: {line.gain:+.1f} points of accuracy by the LLM, p = {line.p_value:.2g} after Holm")
 
-    # A conversation of one's own; lantern.read_transcript reads one from a file.
+    # A conversation of your own; lantern.read_transcript reads one from a file.
     turns = [("Ann", "We won, I cannot believe it!"), ("Bob", "That is wonderful."), ("Ann", "And now I am so tired.")]
     own = lantern.Dialogue("own", tuple(lantern.Utterance(str(n), *turn) for n, turn in enumerate(turns)))
     predicted = lantern.load(runs[0].folder).predict(own)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.console import Parser, command
+from experiments.cli.console import Parser, command, screen
 from lantern.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,12 +64,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Extract and tell what came of it."""
+    """Extract and report the result."""
     given = _parser().parse_args(arguments)
     extractor = _extractor(given)
     if given.jobs < 1:
         raise UserError(f"--jobs {given.jobs} must be at least 1")
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from lantern.environment import prepare
@@ -79,21 +79,21 @@ def main(arguments: list[str]) -> int:
     from lantern.features.extract import Plan, add_table, extract_features, utterances
     from lantern.features.types import Recipe
 
-    console = Console(width=None if os.isatty(1) else 120)
+    console = screen()
 
-    def tell(text: str, style: str | None = None) -> None:
+    def say(text: str, style: str | None = None) -> None:
         console.print(f"  {text}", style=style, highlight=False, markup=False)
 
     corpus = load_corpus(given.corpus, features=False)
     if given.arrays and given.arrays.is_file():
         corpus = add_table(corpus, given.modality, given.arrays, given.card, given.overwrite)
-        _tell_card(tell, corpus, given.modality)
+        _print_card(say, corpus, given.modality)
         return 0
     sources = _sources(given, corpus)
     if extractor in ("egemaps", "compare"):
         from lantern.features.extractors.smile import LICENCE
 
-        tell(LICENCE, "yellow")
+        say(LICENCE, "yellow")
     plan = Plan(
         given.modality,
         Recipe(extractor, given.model, given.download),
@@ -108,15 +108,15 @@ def main(arguments: list[str]) -> int:
         task = bar.add_task(f"{given.modality} by {extractor}", total=len(sources.items))
         corpus, made = extract_features(corpus, plan, sources, lambda done, total: bar.update(task, completed=done))
     again = f", {made.reused:,} of them from the interrupted command" if made.reused else ""
-    tell(f"{utterances(len(sources.items))} in {time.monotonic() - start:.0f} s{again}")
+    say(f"{utterances(len(sources.items))} in {time.monotonic() - start:.0f} s{again}")
     for reason, count in sources.missing.items():
-        tell(f"masked: {utterances(count)}: {reason}")
+        say(f"masked: {utterances(count)}: {reason}")
     for number, (identity, reason) in enumerate(made.unusable.items()):
         if number == _SHOWN:
-            tell(f"and {len(made.unusable) - _SHOWN:,} more")
+            say(f"and {len(made.unusable) - _SHOWN:,} more")
             break
-        tell(f"masked: {identity}: {reason}", "yellow")
-    _tell_card(tell, corpus, given.modality)
+        say(f"masked: {identity}: {reason}", "yellow")
+    _print_card(say, corpus, given.modality)
     return 0
 
 
@@ -146,7 +146,7 @@ def _extractor(given: argparse.Namespace) -> str:
 
 
 def _sources(given: argparse.Namespace, corpus: Corpus) -> Sources:
-    from lantern.features.sources import VIDEOS, cut_from_dialogues, per_utterance, texts
+    from lantern.features.sources import VIDEOS, cut_from_dialogues, per_utterance, utterance_texts
 
     if given.wav:
         return per_utterance(corpus, given.wav, (".wav",), "wav")
@@ -156,14 +156,13 @@ def _sources(given: argparse.Namespace, corpus: Corpus) -> Sources:
         return per_utterance(corpus, given.arrays, (".npy",), "array")
     if given.frames:
         return per_utterance(corpus, given.frames, VIDEOS, "frames", frames=True)
-    return texts(corpus)
+    return utterance_texts(corpus)
 
 
-def _tell_card(tell: object, corpus: Corpus, modality: str) -> None:
-    assert callable(tell)
+def _print_card(say: Callable[[str], None], corpus: Corpus, modality: str) -> None:
     card, total = corpus.cards[modality], len(corpus.utterances)
-    tell(f"{modality}: {card.dims}-d for {card.count:,} of {total:,} utterances, {card.extractor}, {card.version}")
-    tell(f"fitted_on {card.fitted_on}, sha256 {card.sha256[:16]}…, in {corpus.path}")
+    say(f"{modality}: {card.dims}-d for {card.count:,} of {total:,} utterances, {card.extractor}, {card.version}")
+    say(f"fitted_on {card.fitted_on}, sha256 {card.sha256[:16]}…, in {corpus.path}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.console import Parser, command
+from experiments.cli.console import Parser, command, screen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,14 +27,13 @@ def _parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Verify the folder, print, write."""
     given = _parser().parse_args(arguments)
-    from rich.console import Console
 
     from experiments.import_corpus import print_summary
     from lantern.corpora.folder import load_corpus
     from lantern.files import check_place
     from lantern.report.corpus_page import write_page
 
-    console = Console(width=None if os.isatty(1) else 120)
+    console = screen()
     corpus = load_corpus(given.corpus)
     folder = given.corpus.resolve()
     out = given.out or folder.with_name(f"{folder.name}.html")
@@ -49,9 +47,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _print_facts(console: Console, corpus: Corpus) -> None:
-    lines = [f"source: {corpus.source or 'not told'}", f"redistribution of the text: {corpus.redistribution}"]
+    lines = [f"source: {corpus.source or 'unknown'}", f"redistribution of the text: {corpus.redistribution}"]
     for name, card in corpus.cards.items():
-        lines.append(f"{name}: {card.extractor}, version {card.version}, layer {card.layer or 'not told'}")
+        lines.append(f"{name}: {card.extractor}, version {card.version}, layer {card.layer or 'unknown'}")
         lines.append(f"  {card.dims}-d, fitted on labels: {card.fitted_on}, sha256 {card.sha256} (verified)")
         lines += [f"  {card.licence}"] if card.licence else []
     for line in lines:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
-from experiments.console import command, duration
-from experiments.trials import asked
+from experiments.cli.command_line import read_command_line
+from experiments.cli.console import command, duration, screen
 from lantern.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,9 +30,10 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0
-    configs = asked(arguments, allowed=()).configs
-    from rich.console import Console
-
+    line = read_command_line(arguments)
+    configs = line.configs
+    if line.search is not None:
+        raise UserError("search: its runs are not known before; plan one of them, or a sweep")
     from lantern.environment import prepare
 
     if configs[0].study is not None:
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     from lantern.pipeline.plan import models, plan
     from lantern.pipeline.preflight import preflight_all
 
-    console = Console(width=None if os.isatty(1) else 120, highlight=False)
+    console = screen()
     ready = preflight_all(configs, check_backend=False)
     to_train, to_reuse = models(ready)
     if len(ready) > 1:
@@ -62,8 +62,8 @@ def main(arguments: list[str]) -> int:
         console.print("[bold]all LLMs together[/bold]")
         console.print(f"  calls           {sum(one.calls for one in asking):,}")
         costs = [one.cost for one in asking if one.cost is not None]
-        told = f"${sum(costs):,.2f}" if len(costs) == len(asking) else "not known"
-        console.print(f"  cost            {told}")
+        total = f"${sum(costs):,.2f}" if len(costs) == len(asking) else "not known"
+        console.print(f"  cost            {total}")
         console.print(f"  time            about {duration(sum(one.seconds for one in asking))}, one after the other")
     example = next((one.example for one in plans if one.example is not None), None)
     if example is not None:
@@ -71,17 +71,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _print(console: Console, name: str, settings: list[RefineConfig], found: Plan, models: str | None) -> None:
+def _print(console: Console, name: str, settings: list[RefineConfig], plan: Plan, models: str | None) -> None:
     from rich.markup import escape
 
     runs, max_cost = len(settings), settings[0].max_cost
     console.print(f"[bold]{escape(name)}[/bold], {runs} {'run' if runs == 1 else 'runs'}")
     if models is not None:
         console.print(f"  vanilla models  {models}")
-    asking = found.asking
+    asking = plan.asking
     if asking is None:
         return
-    console.print(f"  questions       {found.fields:,} receptive fields in {found.dialogues:,} dialogues")
+    console.print(f"  questions       {plan.fields:,} receptive fields in {plan.dialogues:,} dialogues")
     console.print(f"  prompts         {asking.prompts:,} different ones, {asking.answered:,} in the ledger already")
     console.print(f"  calls           {asking.calls:,}, plus one for every reply that needs a repair turn")
     share = f"{100 * asking.cached_input / asking.input:.0f} %" if asking.input else "0 %"
@@ -90,11 +90,11 @@ def _print(console: Console, name: str, settings: list[RefineConfig], found: Pla
         f"counted by {asking.tokenizer}",
         soft_wrap=True,
     )
-    console.print(f"  cost            {_cost(found)}", soft_wrap=True)
+    console.print(f"  cost            {_cost(plan)}", soft_wrap=True)
     how = "as measured" if asking.measured else "assumed"
     took = f"about {duration(asking.seconds)} at {asking.latency:.1f} s a call ({how})" if asking.latency else "none"
     console.print(f"  time            {took}")
-    if not found.exact:
+    if not plan.exact:
         console.print("  [dim]before training the prompts hold placeholders for the predictions[/dim]")
     when = next((one.when for one in settings if one.when != "end"), None)
     if when is not None:
@@ -111,14 +111,14 @@ def _print_prompt(console: Console, example: Request) -> None:
     console.rule(style="dim")
 
 
-def _cost(found: Plan) -> str:
-    asking = found.asking
+def _cost(plan: Plan) -> str:
+    asking = plan.asking
     assert asking is not None
-    if found.price is None or asking.cost is None or asking.cost_with_repairs is None:
+    if plan.price is None or asking.cost is None or asking.cost_with_repairs is None:
         return "not known: give llm.price_input and llm.price_output (dollars per million tokens), or llm.free=true"
     if asking.cost == asking.cost_with_repairs == 0:
         return "nothing"
-    price = f"${found.price.input:g} in and ${found.price.output:g} out per million tokens"
+    price = f"${plan.price.input:g} in and ${plan.price.output:g} out per million tokens"
     return f"${asking.cost:,.2f}, at most ${asking.cost_with_repairs:,.2f} with a repair turn for every reply ({price})"
 
 

@@ -1,14 +1,13 @@
-"""Use a finished run on a conversation of one's own: ``python -m experiments.predict chat.txt --run runs/<one>``."""
+"""Use a finished run on your own conversation: ``python -m experiments.predict chat.txt --run runs/<one>``."""
 
 from __future__ import annotations
 
 import argparse
 import csv
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.console import ConsoleReporter, Parser, command
+from experiments.cli.console import ConsoleReporter, Parser, command, screen
 from lantern.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,9 +26,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "transcript",
         type=Path,
-        help=".csv or .jsonl with speaker and text, .srt, .vtt, or .txt with 'Name: text' lines",
+        help=".csv, .jsonl or .json with speaker and text, subtitles (.srt, .vtt), a chat or a meeting's transcript "
+        "(.txt, .json), or .cha; docs/corpora.md lists the forms",
     )
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of a finished run")
+    parser.add_argument(
+        "--speakers",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="all speakers of subtitles or a plain chat, if unclear",
+    )
     parser.add_argument("--llm", metavar="NAME", help="refine with this file of configs/llm and the run's prompt")
     parser.add_argument(
         "--out",
@@ -37,19 +44,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="write predictions.html (to read), .csv and .jsonl there; default: predicted/<transcript's name>",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the predictions of another file")
     return parser
 
 
 def main(arguments: list[str]) -> int:
     """Predict one transcript and print a table."""
     given = _parser().parse_args(arguments)
-    from lantern.corpora.readers.transcripts import read_transcript
+    from lantern.corpora.readers.conversations import read_transcript
     from lantern.files import atomic, check_place
 
     out = given.out or Path("predicted") / given.transcript.stem
     check_place("--out", out, folder=True)
-    dialogues = read_transcript(given.transcript)
-    from rich.console import Console
+    dialogues = read_transcript(given.transcript, given.speakers)
+    if not given.overwrite:
+        _check_same(out, dialogues)
 
     from lantern.environment import prepare
 
@@ -58,13 +67,13 @@ def main(arguments: list[str]) -> int:
     from lantern.report.conversation import conversation_html
     from lantern.results.load import read_run
 
-    console = Console(width=None if os.isatty(1) else 120, highlight=False)
+    console = screen()
     run, record = load(given.run), read_run(given.run)
     table = run.predict(dialogues) if given.llm is None else _refined(run, dialogues, given.llm, console)
     texts = {u.id: u.text for d in dialogues for u in d.utterances}
     rows = _rows(table, texts)
     _print(console, rows, several=len(dialogues) > 1)
-    table.save(out / "predictions.jsonl")
+    table.export(out / "predictions.jsonl")
     _write_csv(out / "predictions.csv", rows)
     with atomic(out / "predictions.html") as partial:
         page = conversation_html(given.transcript.name, table, texts, record, run.corpus.score_range, given.llm)
@@ -74,12 +83,29 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _check_same(out: Path, dialogues: list[Dialogue]) -> None:
+    """Refuse to replace the predictions of another conversation: every export of WhatsApp for iOS is ``_chat.txt``."""
+    if not any((out / f"predictions.{kind}").exists() for kind in ("html", "csv", "jsonl")):
+        return
+    try:
+        with (out / "predictions.csv").open(encoding="utf-8", newline="") as file:
+            there = [[row.get(key) for key in ("dialogue", "speaker", "text")] for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        there = []
+    if there != [[dialogue.id, turn.speaker, turn.text] for dialogue in dialogues for turn in dialogue.utterances]:
+        raise UserError(
+            f"{out} holds the predictions of another conversation; name another folder with --out, or --overwrite to "
+            "replace them"
+        )
+
+
 def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Console) -> PredictionTable:
     from dataclasses import replace
 
     from lantern.config.compose import compose
+    from lantern.models.prediction import Transcripts
     from lantern.pipeline.preflight import backend_of
-    from lantern.pipeline.refinement import Asker
+    from lantern.pipeline.refinement import Refinement
 
     config = replace(run.config, llm=compose([f"llm={llm}"]).llm)
     if config.llm.simulated is not None:
@@ -91,21 +117,22 @@ def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Conso
     where = f"sent to {config.llm.model}" if config.llm.remote else "shown to a model on this machine"
     console.print(f"  the conversation is {where}", markup=False)
     by_id = {dialogue.id: dialogue for dialogue in dialogues}
+    transcripts = Transcripts(by_id, run.corpus.label_set, run.corpus.score_range)
     with (
         ConsoleReporter(console) as reporter,
-        Asker(config, backend, by_id, run.corpus.label_set, run.corpus.score_range, reporter.asking) as asker,
+        Refinement(config, backend, transcripts, reporter.asking) as refinement,
     ):
-        return run.predict(dialogues, ask=asker.ask)
+        return run.predict(dialogues, refine=refinement.refine)
 
 
 def _rows(table: PredictionTable, texts: dict[str, str]) -> list[dict[str, object]]:
     from lantern.corpora.types import DIMENSIONS
 
     rows: list[dict[str, object]] = []
-    for row in table.rows:
+    for row in table:
         final = row.merged or row.vanilla
         best = max(range(len(final)), key=final.__getitem__)
-        found: dict[str, object] = {
+        cells: dict[str, object] = {
             "dialogue": row.dialogue,
             "turn": row.index + 1,
             "speaker": row.speaker,
@@ -114,9 +141,9 @@ def _rows(table: PredictionTable, texts: dict[str, str]) -> list[dict[str, objec
             "probability": round(final[best], 4),
         }
         if row.predicted_scores is not None:
-            found |= {name: round(value, 2) for name, value in zip(DIMENSIONS, row.predicted_scores, strict=True)}
-        found |= {f"p({name})": round(value, 4) for name, value in zip(table.classes, final, strict=True)}
-        rows.append(found)
+            cells |= {name: round(value, 2) for name, value in zip(DIMENSIONS, row.predicted_scores, strict=True)}
+        cells |= {f"p({name})": round(value, 4) for name, value in zip(table.classes, final, strict=True)}
+        rows.append(cells)
     return rows
 
 

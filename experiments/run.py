@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.console import ConsoleReporter, command
-from experiments.trials import Asked, asked
+from experiments.cli.command_line import CommandLine, read_command_line
+from experiments.cli.console import ConsoleReporter, command, screen
 from lantern.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,18 +16,20 @@ USAGE = """usage: python -m experiments.run [group=choice ...] [section.key=valu
        python -m experiments.run -m group=a,b seed=0,1,2        every combination, one after the other
 
 Trains a vanilla model, refines its predictions with an LLM, fits the weighting, evaluates on the test split.
-Typed again, the same command reuses what is done and asks the LLM nothing twice.
+Repeat a command to continue where it stopped; no prompt is sent twice.
 
-groups and their choices (one file each under configs/):
+groups and their choices (one file each; your own go into a folder configs/<group>/ here):
 {groups}
-keys: every key of configs/run.yaml and lantern/config.py, for example
+keys: every key of lantern/config/schema.py, for example
   seed=1  corpus.limit_dialogues=20  backbone.hidden=128  model.dimensions=false  prompt.dimensions=false
   refine.stride=2  refine.coverage=3  refine.max_cost=5  trainer.epochs=20
 
 options:
-  -m, --multirun   sweep over comma-separated values; experiments.status tells how far it is
-  plan=true        train and send nothing, say what would be (as experiments.plan)
-  hydra/launcher=ray|submitit_slurm|submitit_local   of a sweep: where its runs take place (extras ray and slurm)
+  -m, --multirun   sweep over comma-separated values; experiments.status shows its progress
+  search=20        with -m: Optuna chooses 20 combinations by dev weighted F1 (extra optuna), also from intervals:
+                   'backbone.lr=tag(log,interval(1e-4,1e-2))' 'backbone.hidden=int(interval(32,256))'
+  plan=true        print what would be trained and sent, and stop (as experiments.plan)
+  hydra/launcher=ray|submitit_slurm|submitit_local   where the runs of a sweep take place (extras ray and slurm)
   --config         print the composed configuration and stop
   --wandb-sweep    print a file for `wandb sweep` with the values of a sweep, and stop
   -h, --help       this text"""
@@ -43,23 +44,28 @@ def main(arguments: list[str]) -> int:
         from experiments.plan import main as plan
 
         return plan([a for a in arguments if a != "plan=true"])
-    found = asked(arguments, allowed=("--config", "--wandb-sweep"))
-    configs = found.configs
+    line = read_command_line(arguments, options=("--config", "--wandb-sweep"))
     if "--config" in arguments:
         from lantern.config.compose import dump
 
-        print("\n".join(dump(config) for config in configs))
-        return 0
-    if "--wandb-sweep" in arguments:
-        from lantern.report.tracking import wandb_sweep
+        print("\n".join(dump(config) for config in line.configs))
+    elif "--wandb-sweep" in arguments:
+        from lantern.report.sinks.tracking import wandb_sweep
 
-        print(wandb_sweep([a for a in arguments if "=" in a and a not in found.launcher]), end="")
-        return 0
-    if configs[0].study is not None:
-        if len(configs) > 1:
+        print(wandb_sweep(line.overrides), end="")
+    elif line.search is not None:
+        from experiments.cli.search import run_search
+
+        return run_search(line)
+    elif line.configs[0].study is not None:
+        if len(line.configs) > 1:
             raise UserError("-m: a simulation study is not a sweep; type it without -m")
-        return run_study(configs[0])
-    return run_sweep(found) if len(configs) > 1 or found.launcher else run_one(configs[0])
+        run_study(line.configs[0])
+    elif len(line.configs) > 1 or line.launcher:
+        return run_sweep(line)
+    else:
+        run_one(line.configs[0])
+    return 0
 
 
 def _usage() -> str:
@@ -69,42 +75,37 @@ def _usage() -> str:
     return USAGE.format(groups="\n".join(lines))
 
 
-def run_one(config: RunConfig) -> int:
-    """One run, told in full."""
-    from rich.console import Console
-
+def run_one(config: RunConfig) -> None:
+    """One run, shown in full."""
     from lantern.environment import prepare
 
     prepare(config.trainer.threads)
     from lantern.pipeline.preflight import preflight
     from lantern.pipeline.run import follow, run
-    from lantern.pipeline.train import follower
+    from lantern.pipeline.trainer import follower
     from lantern.report.terminal import print_run
 
-    console = Console(width=None if os.isatty(1) else 120)
     ready = preflight(config)
     if follower(config):
         follow(ready)
-        return 0
+        return
+    console = screen()
     with ConsoleReporter(console) as reporter:
         result = run(ready, reporter)
     print_run(console, result)
-    return 0
 
 
-def run_sweep(found: Asked) -> int:
-    """Every run of a sweep, here or where the launcher says; one that fails does not stop the others."""
-    from rich.console import Console
-
+def run_sweep(line: CommandLine) -> int:
+    """Every run of a sweep, here or through a launcher; a failed run does not stop the others."""
     from lantern.environment import prepare
 
-    configs = found.configs
+    configs = line.configs
     prepare(configs[0].trainer.threads)
-    from experiments.launch import launcher
-    from experiments.sweeps import SweepView, results_of
+    from experiments.cli.launch import launcher
+    from experiments.cli.sweeps import SweepView, results_of
     from lantern.pipeline.preflight import preflight_all
     from lantern.pipeline.run import attempt
-    from lantern.pipeline.train import cluster
+    from lantern.pipeline.trainer import cluster
     from lantern.report.terminal import print_sweep
     from lantern.results.sweep import Trial, sweep_of
 
@@ -113,15 +114,15 @@ def run_sweep(found: Asked) -> int:
     runs = {config.runs for config in configs}
     if len(runs) > 1:
         raise UserError(f"runs={','.join(sorted(runs))}: the runs of a sweep share one folder")
-    console = Console(width=None if os.isatty(1) else 120, highlight=False)
+    console = screen()
     prepared = preflight_all(configs)
-    trials = [Trial(tuple(trial), ready.folder) for trial, ready in zip(found.trials, prepared, strict=True)]
+    trials = [Trial(tuple(trial), ready.folder) for trial, ready in zip(line.trials, prepared, strict=True)]
     sweep = sweep_of(Path(configs[0].runs), trials)
-    launch = launcher(found.launcher, sweep) if found.launcher else None
+    launch = launcher(line.launcher, sweep) if line.launcher else None
     sweep.save()
     for config in configs:
         config.tracking.group = config.tracking.group or sweep.name
-    with SweepView(console, sweep) as view:
+    with SweepView(console, sweep):
         if launch is not None:
             launch()
         else:
@@ -131,19 +132,17 @@ def run_sweep(found: Asked) -> int:
     if results:
         print_sweep(console, results)
     if results and configs[0].tracking.name == "wandb":
-        from lantern.report.wandb_sink import send_sweep
+        from lantern.report.sinks.wandb_sink import send_sweep
 
-        for line in send_sweep(configs[0], results, sweep.folder, sweep.name):
-            console.print(f"  {line}", markup=False, soft_wrap=True)
+        for text in send_sweep(configs[0], results, sweep.folder, sweep.name):
+            console.print(f"  {text}", markup=False, soft_wrap=True)
     console.print(f"  sweep: {sweep.folder}", markup=False, soft_wrap=True)
-    return 2 if view.failed else 0
+    return 0 if len(results) == len(trials) else 2
 
 
-def run_study(config: RunConfig) -> int:
+def run_study(config: RunConfig) -> None:
     """The simulation study: a table on the terminal, its numbers in ``<runs>/simulate.json``."""
     import logging
-
-    from rich.console import Console
 
     from lantern.environment import prepare
 
@@ -152,20 +151,20 @@ def run_study(config: RunConfig) -> int:
     from lantern.report.terminal import print_study
     from lantern.weighting.study import study
 
-    assert config.study is not None
+    settings = config.study
+    assert settings is not None
     check_place("runs", Path(config.runs), folder=True)
     logging.getLogger("lantern.weighting").setLevel(logging.ERROR)
-    console = Console(width=None if os.isatty(1) else 160)
+    console = screen(160)
     with console.status("", spinner="dots") as status:
         worlds = study(
-            config.study, config.weighting, lambda name, done, seeds: status.update(f"{name}: seed {done} of {seeds}")
+            settings, config.weighting, lambda name, done, seeds: status.update(f"{name}: seed {done} of {seeds}")
         )
-    found = [world.as_dict() for world in worlds]
+    listed = [world.as_dict() for world in worlds]
     path = Path(config.runs) / "simulate.json"
-    write_json(path, {"seeds": config.study.seeds, "fit": config.study.fit, "test": config.study.test, "worlds": found})
-    print_study(console, found)
-    console.print(f"  numbers: {path}", highlight=False)
-    return 0
+    write_json(path, {"seeds": settings.seeds, "fit": settings.fit, "test": settings.test, "worlds": listed})
+    print_study(console, listed)
+    console.print(f"  numbers: {path}")
 
 
 if __name__ == "__main__":

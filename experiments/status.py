@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from experiments.console import Parser, command
+from experiments.cli.console import Parser, command, screen
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,12 +23,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Print the table."""
     given = _parser().parse_args(arguments)
-    from rich.console import Console
 
-    from experiments.sweeps import state_table
+    from experiments.cli.sweeps import state_table
     from lantern.results.sweep import find_sweep
 
-    console = Console(width=None if os.isatty(1) else 120, highlight=False)
+    console = screen()
     sweep = find_sweep(given.folder)
     console.print(f"[bold]{sweep.folder}[/bold]", soft_wrap=True)
     console.print(state_table(sweep.titles(), sweep.states()))

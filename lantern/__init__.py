@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lantern.api import load, load_runs, plan_experiment, run_experiment
     from lantern.config.compose import compose
     from lantern.corpora.folder import load_corpus
-    from lantern.corpora.readers.transcripts import read_transcript
+    from lantern.corpora.readers.conversations import read_transcript
     from lantern.corpora.types import Dialogue, Utterance
     from lantern.results.comparison import compare_runs
 
@@ -42,7 +42,7 @@ _HOMES = {
     "compare_runs": "lantern.results.comparison",
     "compose": "lantern.config.compose",
     "load_corpus": "lantern.corpora.folder",
-    "read_transcript": "lantern.corpora.readers.transcripts",
+    "read_transcript": "lantern.corpora.readers.conversations",
 }
 
 

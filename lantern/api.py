@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 
 
 def run_experiment(settings: Sequence[str] | RunConfig, tell: Callable[[str], object] | None = None) -> Run:
-    """Train, refine, weight and evaluate; what was done before is reused and no LLM is asked twice.
+    """Train, refine, weight and evaluate; finished work is reused and no prompt is sent twice.
 
     Args:
         settings: as on the command line, ``["backbone=sdt_small", "llm=simulated"]``, or what
             :func:`~lantern.config.compose` made of them.
-        tell: called with a line whenever there is something to tell, for instance ``print``.
+        tell: called with each line of progress, for instance ``print``.
 
     Returns:
         The finished run: ``run.folder``, every number in ``run.result``, its predictions from ``run.table()``.
@@ -40,7 +40,7 @@ def run_experiment(settings: Sequence[str] | RunConfig, tell: Callable[[str], ob
     from lantern.pipeline.preflight import preflight
     from lantern.pipeline.run import run
 
-    return read_run(Path(run(preflight(config), _Told(tell))["folder"]))
+    return read_run(Path(run(preflight(config), _Lines(tell))["folder"]))
 
 
 def plan_experiment(settings: Sequence[str] | RunConfig) -> Plan:
@@ -92,15 +92,15 @@ def _config(settings: Sequence[str] | RunConfig) -> RunConfig:
     return config
 
 
-class _Told:
+class _Lines:
     """Implements :class:`lantern.pipeline.train.Reporter` with lines of text."""
 
     def __init__(self, tell: Callable[[str], object] | None) -> None:
         self._tell: Callable[[str], object] = tell or (lambda line: None)
-        self._told = 0
+        self._tenths = 0
 
     def stage(self, title: str) -> None:
-        self._told = 0
+        self._tenths = 0
         self._tell(title)
 
     def note(self, text: str) -> None:
@@ -111,6 +111,6 @@ class _Told:
 
     def asking(self, progress: Progress) -> None:
         tenth = 10 * progress.done // max(progress.total, 1)
-        if tenth > self._told:
-            self._told = tenth
+        if tenth > self._tenths:
+            self._tenths = tenth
             self._tell(f"  {progress.done}/{progress.total} fields, {progress.failed} failed, ${progress.cost:.2f}")

@@ -39,7 +39,6 @@ def quiet() -> None:
         ".*torch.jit.script.*",
         ".*LeafSpec.*",
         ".*isinstance.treespec.*",
-        ".*You have overridden .*transfer_batch_to_device.*",
         ".*lr_scheduler.step.*",
     ):
         warnings.filterwarnings("ignore", message=pattern)

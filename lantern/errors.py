@@ -1,16 +1,19 @@
-"""The one exception a user's mistake may raise."""
+"""The exception that a user's mistake raises, and the kinds of failure of an LLM call."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import StrEnum
+
 
 class UserError(Exception):
-    """Bad input, told in one line: the offending value, where it stands, what would be right.
+    """Bad input, reported in one line: the offending value, where it is, what would be right.
 
     The commands in ``experiments/`` print the message and exit with code 2; nothing else is shown.
     """
 
 
-def did_you_mean(value: str, valid: list[str]) -> str:
+def did_you_mean(value: str, valid: Sequence[str]) -> str:
     """`` Did you mean 'x'?`` when one of *valid* is close to *value*, else an empty string."""
     import difflib
 
@@ -18,3 +21,52 @@ def did_you_mean(value: str, valid: list[str]) -> str:
     names = {name.lower(): name for name in valid}
     close = difflib.get_close_matches(value.lower(), names, n=1)
     return f" Did you mean {names[close[0]]!r}?" if close else ""
+
+
+class FailureKind(StrEnum):
+    """Why there is no usable reply, or a receptive field has no probabilities. The one list of kinds.
+
+    A kind of the *content* belongs to the prompt and its paid reply: it is settled and never sent again. A *fatal* kind
+    is one that every further call to the same backend would meet again; a *transient* one may pass with another
+    attempt. *advice* is what may help where no reply came.
+    """
+
+    content: bool
+    fatal: bool
+    transient: bool
+    advice: str
+
+    def __new__(cls, value: str, nature: str = "", advice: str = "") -> FailureKind:
+        kind = str.__new__(cls, value)
+        kind._value_ = value
+        kind.content, kind.fatal, kind.transient = nature == "content", nature == "fatal", nature == "transient"
+        kind.advice = advice
+        return kind
+
+    RATE_LIMIT = "rate_limit", "transient", "lower llm.concurrency, set llm.requests_per_minute, or try later"
+    QUOTA = "quota", "fatal", "its account has no credit left"
+    TIMEOUT = "timeout", "transient", "raise llm.timeout, lower llm.concurrency or look at the server"
+    CONNECTION = "connection", "transient", "start the server or check llm.api_base and the network"
+    SERVER_ERROR = "server_error", "transient", "look at the server, or try later"
+    BAD_BODY = "bad_body", "transient", "what answers at llm.api_base is no LLM server"
+    EMPTY = "empty", "transient", "look at the server"
+    AUTH = "auth", "fatal", "check the key in the variable that llm.api_key_env names"
+    NOT_FOUND = "not_found", "fatal", "check llm.model and llm.api_base"
+    BAD_REQUEST = (
+        "bad_request",
+        "",
+        "check llm.model and what llm.structured, llm.drop_params and llm.extra_body send",
+    )
+    CONTEXT_LENGTH = "context_length", "", "lower refine.stride or refine.coverage, or take another LLM"
+    BUDGET = "budget"
+    CANCELLED = "cancelled"
+    REFUSAL = "refusal", "content"
+    CUT_OFF = "cut_off", "content"
+    UNPARSABLE = "unparsable", "content"
+    INCOMPLETE = "incomplete", "content"
+    BAD_NUMBERS = "bad_numbers", "content"
+    WRONG_CLASSES = "wrong_classes", "content"
+    NO_LOGPROBS = "no_logprobs", "content"
+    """The provider sent no token probabilities."""
+    LOW_MASS = "low_mass", "content"
+    """Next to none of the probability lies on the letters of the classes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -62,12 +61,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, entry: dict[str, Any], number: str | None = None) -> int:
-    """Append *entry* to *path* as a JSON line, one process at a time; returns how many lines stood there before.
+    """Append *entry* to *path* as a JSON line, one process at a time; returns how many lines there were before.
 
-    *number*: the key under which the entry tells that, too.
+    *number*: the key under which the entry holds that count, too.
     """
-    with path.open("a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(path.with_name(f"{path.name}.lock")), path.open("a+", encoding="utf-8") as file:
         file.seek(0)
         before = sum(1 for _ in file)
         file.write(json.dumps(entry if number is None else {**entry, number: before}) + "\n")
@@ -85,18 +83,36 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[No
     Raises:
         UserError: the folder cannot be written, or its file system has no locks.
     """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    except OSError as error:
-        raise UserError(f"runs: cannot write to {path.parent} ({error.strerror})") from None
-    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(timeout=0)
+        except Timeout:
             if waiting is not None:
                 waiting()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(f"runs: the file system of {path.parent} has no file locks ({error.strerror})") from None
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"runs: cannot write to {path.parent} or lock files there ({reason})") from None
+    try:
         yield
+    finally:
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock file *path*."""
+    from filelock import FileLock, Timeout
+
+    if not path.is_file():
+        return False
+    try:
+        with FileLock(path).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False

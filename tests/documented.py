@@ -1,4 +1,4 @@
-"""The commands that texts and configuration files name, and the small copies of the data they speak of."""
+"""The commands in documents and configuration files, and small copies of the data that they read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from tests.corpora import pickles
 from tests.corpora.readers import test_emorynlp, test_meld
 from tests.features.conftest import write_wavs
 
-README = CONFIG_DIR.parent / "README.md"
+ROOT = CONFIG_DIR.parent
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), CONFIG_DIR / "README.md")
+"""Every command and link in them is tested."""
 _BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_INLINE = re.compile(r"`(python -m experiments\.[^`]+)`")
+_INLINE = re.compile(r"`((?:python -m experiments\.|lantern )[^`]+)`")
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
 IEMOCAP_CODES = ("hap", "sad", "neu", "ang", "exc", "fru")
 MELD_CLASSES = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
@@ -28,15 +30,17 @@ MADE = {
     "meld-pickle --pickle <file.pkl>": "meld-pickle --pickle raw/meld.pkl",
     "--wav <folder>": "--wav raw/wav",
     "runs/<one>": "one",
+    "experiment=<name>": "experiment=causal",
 }
-"""What is typed where a text has a placeholder."""
+"""The value of each placeholder."""
+CONSOLE = {"import": "import_corpus", "inspect": "inspect_corpus", "features": "extract_features"}
+"""Modules of ``experiments`` that the console command has another name for."""
 
 
 def commands(text: str) -> list[str]:
-    """The lines of a Markdown text's ``bash`` blocks, and the ``python -m experiments`` commands in its prose."""
-    found = [line for block in _BLOCK.findall(text) for line in _lines(block)]
-    prose = _BLOCK.sub("", text)
-    return [*found, *(" ".join(inline.split()).rstrip(" …") for inline in _INLINE.findall(prose))]
+    """The lines of a Markdown text's ``bash`` blocks, and the commands in its prose."""
+    in_blocks = [line for block in _BLOCK.findall(text) for line in _lines(block)]
+    return [*in_blocks, *(" ".join(inline.split()) for inline in _INLINE.findall(_BLOCK.sub("", text)))]
 
 
 def _lines(block: str) -> Iterator[str]:
@@ -46,21 +50,22 @@ def _lines(block: str) -> Iterator[str]:
 
 
 def in_comments(folder: Path = CONFIG_DIR) -> list[str]:
-    """The commands that comments of configuration files name, those of the experiments left out."""
-    found = []
-    for path in sorted(folder.glob("**/*.yaml")):
-        if path.parent.name != "experiment":
-            found += re.findall(r"^#.*?(python -m experiments\.\S.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return found
+    """The commands in comments of configuration files, except those of the experiments."""
+    paths = [path for path in sorted(folder.glob("**/*.yaml")) if path.parent.name != "experiment"]
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    return [line for text in texts for line in re.findall(r"^#.*?(python -m experiments\.\S.*)$", text, re.MULTILINE)]
 
 
 def fill(command: str) -> list[str]:
-    """The words of *command*, with paths of the workshop in place of its placeholders."""
-    for words, typed in MADE.items():
-        command = command.replace(words, typed)
+    """The words of *command*, with the workshop's paths for its placeholders and a module for the console command."""
+    for placeholder, value in MADE.items():
+        command = command.replace(placeholder, value)
     unknown = _PLACEHOLDER.search(command)
-    assert unknown is None, f"{command}: tests/documented.py does not say what stands for {unknown and unknown[0]}"
-    return shlex.split(command)
+    assert unknown is None, f"{command}: tests/documented.py has no value for {unknown and unknown[0]}"
+    words = shlex.split(command)
+    if words[0] == "lantern":
+        words[:2] = ["python", "-m", f"experiments.{CONSOLE.get(words[1], words[1])}"]
+    return words
 
 
 def write_raw(raw: Path) -> None:

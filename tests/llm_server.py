@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on 127.0.0.1 with scripted behaviour, which counts what it was asked and answered.
+"""An OpenAI-compatible server on 127.0.0.1 with scripted behaviour, which counts the prompts that came and its answers.
 
 In a test: ``with LLMServer(script) as server: ... server.url``. As a process: ``python tests/llm_server.py
 --behaviours right=0.7,500=0.3 --latency 0.05 --log calls.txt`` prints its URL; every answered prompt adds a line to the
@@ -114,7 +114,7 @@ class LLMServer:
         """Take files and batches, and hang up before saying so."""
         self.allowance = allowance
         """429 for more calls than this within any 60 seconds."""
-        self.asked: list[str] = []
+        self.prompts: list[str] = []
         """Prompts (last user message) of all calls, as they came."""
         self.answered: list[str] = []
         """Prompts that were given a complete body with status 200."""
@@ -154,8 +154,8 @@ class LLMServer:
     def choose(self, prompt: str) -> str:
         """Behaviour of the call that has just come; takes part in the counts."""
         with self.lock:
-            number = len(self.asked)
-            self.asked.append(prompt)
+            number = len(self.prompts)
+            self.prompts.append(prompt)
             self.times.append(time.monotonic())
             attempt = self._per_prompt[prompt]
             self._per_prompt[prompt] += 1

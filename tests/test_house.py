@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
-    {"errors", "environment", "files"},
-    {"corpora.types", "corpora.labels"},
+    {"errors", "environment", "files", "settings"},
+    {"corpora.types", "corpora.labels", "corpora.text_files"},
     {"tables"},
     {"corpora", "models"},
     {"metrics", "features"},
@@ -86,3 +86,32 @@ def test_the_request_path_needs_no_torch() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+PACKAGES = sorted({path.parent for path in MODULES})
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_package_is_crowded(folder: Path) -> None:
+    most = 6 if folder == ROOT / "lantern" else 12
+    assert len(list(folder.glob("*.py"))) <= most
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("lantern."): imported(path)
+        for path in MODULES
+        if path.name != "__init__.py"
+    }
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, f"{' -> '.join(way)} -> {name}"
+        if name in done or name not in names:
+            return
+        for other in sorted(names[name]):
+            visit(other, (*way, name))
+        done.add(name)
+
+    for name in names:
+        visit(name, ())

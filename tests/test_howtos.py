@@ -1,4 +1,4 @@
-"""The README's how-tos, followed to the letter in a copy of the project: what they tell to write and to type works."""
+"""The how-tos of docs/extending.md, followed to the letter in a copy of the project."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from lantern.tables import PredictionTable
+from lantern.api import load_runs
 from tests.llm_server import LLMServer
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-HOWTOS = ("### A third backbone", "### A new corpus", "### A new LLM", "### A new prompt")
+DOCUMENT = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+HOWTOS = ("## A new backbone", "## A new corpus", "## A new LLM", "## A new prompt")
 FROM_PYTHON = "## From Python"
 CHAT = "Ann: we won, I cannot believe it!\nBob: that is wonderful\n"
 # One process for all: starting torch takes longer than any of them.
@@ -36,21 +36,21 @@ for heading, typed, code in json.load(sys.stdin):
         traceback.print_exc(file=sys.stdout)
 """
 
-pytestmark = pytest.mark.timeout(400)  # the first test waits for all that is typed
+pytestmark = pytest.mark.timeout(400)  # the first test waits for all commands
 
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What came of the how-tos in the folder *at*."""
+    """What the how-tos did in the folder *at*."""
 
     at: Path
     out: dict[str, str]
-    """What was printed, by heading."""
+    """Their output, by heading."""
     asked: int
-    """Prompts that the server of one's own answered."""
+    """Prompts that the server answered."""
 
     def printed(self, heading: str) -> str:
-        """What a how-to printed; it went through."""
+        """The output of a how-to that raised nothing."""
         assert "Traceback" not in self.out[heading], self.out[heading]
         return self.out[heading]
 
@@ -62,8 +62,7 @@ class Followed:
 
 def blocks(heading: str) -> list[tuple[str, str]]:
     """Language and content of the code blocks below *heading*."""
-    level = len(heading.split(" ")[0])
-    section = re.split(rf"^#{{2,{level}}} ", README.partition(f"\n{heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    section = re.split("^## ", DOCUMENT.partition(f"\n{heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     return re.findall(r"^```(\w+)\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -98,26 +97,27 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
 
 @pytest.mark.parametrize("heading", HOWTOS)
 def test_a_howto_is_short(heading: str) -> None:
-    found = blocks(heading)
-    assert "sh" in {language for language, _ in found}
-    assert sum(bool(line.strip()) for _, text in found for line in text.splitlines()) < 30
+    parts = blocks(heading)
+    assert "sh" in {language for language, _ in parts}
+    assert sum(bool(line.strip()) for _, text in parts for line in text.splitlines()) < 30
 
 
-def test_a_third_backbone(followed: Followed) -> None:
-    followed.printed("### A third backbone")
+def test_a_new_backbone(followed: Followed) -> None:
+    followed.printed("## A new backbone")
     assert followed.result("sample-pooled-simulated-*")["vanilla"]["dev_weighted_f1"] > 0.3  # of six classes
 
 
 def test_a_new_corpus(followed: Followed) -> None:
-    assert "shop (shop-3) in data/shop" in followed.printed("### A new corpus")
+    assert "shop (shop-3) in data/shop" in followed.printed("## A new corpus")
     (folder,) = (followed.at / "runs").glob("shop-gru-simulated-*")
-    table = PredictionTable.load(folder / "predictions.test.jsonl")
+    (run,) = load_runs(folder)
+    table = run.table()
     assert table.classes == ("glad", "calm", "cross")
-    assert [row.label for row in table.rows] == [1, 2]
+    assert table.labels.tolist() == [1, 2]
 
 
 def test_a_new_llm(followed: Followed) -> None:
-    assert "cost            nothing" in followed.printed("### A new LLM")
+    assert "cost            nothing" in followed.printed("## A new LLM")
     llm = followed.result("sample-gru-mine-*")["llm"]
     assert llm["model"] == "openai/my-model"
     assert llm["failed_fields"] == 0
@@ -125,7 +125,7 @@ def test_a_new_llm(followed: Followed) -> None:
 
 
 def test_a_new_prompt(followed: Followed) -> None:
-    out = followed.printed("### A new prompt")
+    out = followed.printed("## A new prompt")
     assert "You coach actors" in out
     assert "lines, please." in out
     results = [json.loads(path.read_text()) for path in (followed.at / "runs").glob("sample-gru-*/metrics.json")]

@@ -1,8 +1,9 @@
-"""Every command that the README, a configuration file or an experiment names is run, small, as it stands there."""
+"""Every command in the documents, the configuration files and the experiments is run as written, at a small size."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import re
 import runpy
@@ -17,7 +18,7 @@ from benchmarks import hub
 from lantern.config.compose import compose
 from lantern.config.groups import CONFIG_DIR, choices
 from lantern.pipeline.preflight import preflight
-from tests.documented import README, commands, fill, in_comments, write_raw, write_recordings
+from tests.documented import DOCUMENTS, ROOT, commands, fill, in_comments, write_raw, write_recordings
 from tests.llm_server import LLMServer
 
 NOT_RUN = {
@@ -31,14 +32,15 @@ NOT_RUN = {
 """Commands that no test can run, as regular expressions over the whole command, and why."""
 SMALL = ["trainer.epochs=1", "trainer.threads=1", "corpus.dialogues=10", "refine.limit_dialogues=1"]
 SMALL += ["backbone.hidden=56", "weighting.epochs=2", "weighting.guard=false"]
-README_COMMANDS = list(dict.fromkeys(commands(README.read_text(encoding="utf-8"))))
-COMMENTED = [command for command in dict.fromkeys(in_comments()) if command not in README_COMMANDS]
+TEXTS = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in DOCUMENTS}
+DOCUMENTED = list(dict.fromkeys(command for text in TEXTS.values() for command in commands(text)))
+COMMENTED = [command for command in dict.fromkeys(in_comments()) if command not in DOCUMENTED]
 EXPERIMENTS = choices("experiment")
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LLMServer]:
-    """Stands for every LLM that is not in this process; one reply in five is a refusal."""
+    """Takes the place of every LLM that is not in this process; one reply in five is a refusal."""
     with LLMServer({"right": 0.8, "refusal": 0.2}) as running:
         yield running
 
@@ -69,7 +71,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, server: LLMServer) -> Pat
     return place
 
 
-@pytest.mark.parametrize("command", [*README_COMMANDS, *COMMENTED], ids=lambda command: command[-60:])
+@pytest.mark.parametrize("command", [*DOCUMENTED, *COMMENTED], ids=lambda command: command[-60:])
 def test_a_documented_command_works(
     command: str, workshop: Path, server: LLMServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,13 +80,34 @@ def test_a_documented_command_works(
         type_in(command, server, monkeypatch)
 
 
+@pytest.mark.parametrize("code", re.findall(r"^```python\n(.*?)^```", TEXTS[Path("docs/tracking.md")], re.M | re.S))
+def test_documented_code_works(code: str, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop)
+    exec(code.replace("runs/<one>", "one"), {})
+
+
 def test_what_is_not_run_is_documented() -> None:
     for pattern in NOT_RUN:
-        assert any(re.fullmatch(pattern, command) for command in README_COMMANDS), f"{pattern} matches nothing any more"
+        assert any(re.fullmatch(pattern, command) for command in DOCUMENTED), f"{pattern} matches nothing any more"
+
+
+@pytest.mark.parametrize("document", TEXTS, ids=str)
+def test_links_and_benchmarks_exist(document: Path) -> None:
+    text = TEXTS[document]
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", text):
+        file, _, anchor = target.partition("#")
+        path = (ROOT / document.parent / file) if file else ROOT / document
+        assert path.exists(), f"{document} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in slugs, f"{document} links to {target}"
+    for module in re.findall(r"python -m (benchmarks\.\w+)", text):
+        assert importlib.util.find_spec(module), f"{document} names {module}"
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         ("python -m experiments.run backbone=corekt", "ended with 2"),
         ("python -m experiments.run -m llm=simulated,simulatd", "ended with 2"),
@@ -94,7 +117,7 @@ def test_what_is_not_run_is_documented() -> None:
         ("python -m experiments.predict chatt.txt --run runs/<one>", "ended with 2"),
         (
             "python -m experiments.import_corpus meld --csvs <folder of the CSVs> --out data/meld",
-            "what stands for <fold",
+            "no value for <fold",
         ),
         ("python -m experiments.import_corpus sample --ouput data/sample", "ended with 2"),
         ("python -m experiments.ledgers stats", "experiments.ledgers"),
@@ -102,10 +125,10 @@ def test_what_is_not_run_is_documented() -> None:
     ],
 )
 def test_a_documented_mistake_is_noticed(
-    command: str, told: str, workshop: Path, server: LLMServer, monkeypatch: pytest.MonkeyPatch
+    command: str, message: str, workshop: Path, server: LLMServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(workshop)
-    with pytest.raises((AssertionError, ImportError), match=told):
+    with pytest.raises((AssertionError, ImportError), match=message):
         type_in(command, server, monkeypatch)
 
 
@@ -177,11 +200,12 @@ def small(module: str, arguments: list[str], server: LLMServer) -> list[str]:
     experiment, no LLM to wait for."""
     if "--help" in arguments:
         return arguments
-    overrides = [a for a in arguments if "=" in a and not a.startswith(("plan=", "hydra"))]
-    sweep = [a for a in arguments if a in ("-m", "--multirun")]
-    # As it stands there, so that no mistake hides behind what is added below.
+    overrides = [a for a in arguments if "=" in a and not a.startswith(("plan=", "hydra", "search="))]
+    sweep = [a for a in arguments if a in ("-m", "--multirun") or a.startswith("search=")]
+    # As written, so that no mistake hides behind what is added below.
     execute("experiments.run", [*sweep, *overrides, "--config"])
-    one = compose([shortened(override, 1) for override in overrides] if sweep else overrides)
+    varied = [override for override in overrides if "interval(" not in override]
+    one = compose([shortened(override, 1) for override in varied] if sweep else overrides)
     if one.study is not None:
         return [*arguments, "study.seeds=1", "study.fit=60", "study.test=100", "weighting.epochs=2"]
     few = [variant for variant in one.variants if not re.search(r"\bseed=[2-9]", variant)]
@@ -189,7 +213,7 @@ def small(module: str, arguments: list[str], server: LLMServer) -> list[str]:
     if one.corpus.name != "sample":
         size.append("corpus.limit_dialogues=20")
     if sweep:
-        arguments = [shortened(argument, 2) for argument in arguments]
+        arguments = [re.sub(r"^search=\d+$", "search=2", shortened(argument, 2)) for argument in arguments]
     if module == "experiments.plan":
         return [*arguments, *size]
     if one.llm.name in ("smollm2", "simulated"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lantern.config.groups import CONFIG_DIR
-from lantern.config.overrides import check_backbone_keys, check_form, check_override, one_line, quoted_url
+from lantern.config.groups import CONFIG_DIR, folders
+from lantern.config.overrides import check_backbone_keys, check_override, one_line, quoted_url
 from lantern.config.schema import RunConfig, split_backbone
 from lantern.errors import UserError
 from lantern.refine.failures import redact
@@ -20,6 +21,8 @@ _URL_SECRET = re.compile(r"://[^/?#]*@|[?&][^=&]*(key|token|secret|sig|password)
 
 def compose(overrides: list[str]) -> RunConfig:
     """The configuration that *overrides* (``group=choice``, ``section.key=value``) make of ``configs/run.yaml``.
+
+    Files in a folder ``configs`` of the current folder come before Lantern's own.
 
     Raises:
         UserError: unknown group choice, unknown key or wrong type, with the valid ones.
@@ -32,9 +35,10 @@ def compose(overrides: list[str]) -> RunConfig:
     from omegaconf.errors import OmegaConfBaseException
 
     overrides = [quoted_url(override) for override in overrides]
+    overrides = [f"++{override}" if override.startswith("trainer.extra.") else override for override in overrides]
     for override in overrides:
-        check_form(override)
         check_override(override, RunConfig)
+    _add_local_folder()
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
     options = [o for o in overrides if o.lstrip("+~").startswith("backbone.")]
     try:
@@ -42,8 +46,7 @@ def compose(overrides: list[str]) -> RunConfig:
             if options:
                 chosen = hydra_compose("run", overrides=[o for o in overrides if o not in options])
                 check_backbone_keys(options, [str(key) for key in chosen.backbone])
-            node = hydra_compose("run", overrides=overrides)
-        config = OmegaConf.to_object(node)
+            config = OmegaConf.to_object(hydra_compose("run", overrides=overrides))
     except AssertionError:  # Hydra's, for a key of a section that is null
         absent = {"study.": "experiment=simulate", "llm.simulated.": "llm=simulated"}
         for override in overrides:
@@ -55,26 +58,35 @@ def compose(overrides: list[str]) -> RunConfig:
         raise UserError(one_line(error)) from None
     assert isinstance(config, RunConfig)
     split_backbone(config.backbone)
-    if config.refine.samples > 1 and config.llm.temperature == 0 and config.llm.simulated is None:
-        raise UserError(
-            f"refine.samples={config.refine.samples}: all samples are the same at llm.temperature=0; set it"
-        )
     for key, value in _leaves(to_plain(config)):
         if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{key}={value} is not a finite number; where a limit may be absent it is null")
+            raise UserError(f"{key}={value} is not a finite number")
         literal = isinstance(value, str) and (redact(value) != value or _URL_SECRET.search(value))
-        if value is not None and (_SECRET.search(key.rsplit(".", 1)[-1]) or (key.startswith("llm.") and literal)):
+        named = _SECRET.search(key.rsplit(".", 1)[-1]) and not key.startswith("llm.headers.")
+        if value is not None and (named or (key.startswith("llm.") and literal)):
             raise UserError(
                 f"{key} holds a literal secret; put it in an environment variable and name that in llm.api_key_env"
             )
     return config
 
 
-def to_plain(config: Any) -> dict[str, Any]:
-    """A configuration as plain dicts, lists and scalars."""
-    from dataclasses import asdict
+def _add_local_folder() -> None:
+    """Let Hydra search the folders of :func:`lantern.config.groups.folders`."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-    return asdict(config)
+    class LocalFolder(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            for folder in folders()[:-1]:
+                search_path.prepend("current folder", f"file://{folder}")
+
+    if all(plugin.__name__ != LocalFolder.__name__ for plugin in Plugins.instance().discover(SearchPathPlugin)):
+        Plugins.instance().register(LocalFolder)
+
+
+to_plain = asdict
+"""A configuration as plain dicts, lists and scalars."""
 
 
 def dump(config: RunConfig) -> str:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from lantern.corpora.protocols.config import ProtocolConfig
-from lantern.errors import UserError, did_you_mean
+from lantern.errors import UserError
 from lantern.refine.backends.config import BackendConfig
 from lantern.refine.backends.simulated import SimulatedConfig
 from lantern.refine.prompt import PromptConfig
 from lantern.refine.questions import RefineConfig
+from lantern.settings import Amount, Count, OneOf, Positive, Rate, Within, check
 from lantern.weighting.config import StudyConfig, WeightingConfig
-
-MOST_THREADS = 1024
 
 
 @dataclass
@@ -38,8 +36,8 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         if self.modalities is not None and len(set(self.modalities)) != max(1, len(self.modalities)):
-            told = "names one twice" if self.modalities else "names none"
-            raise UserError(f"corpus.modalities=[{','.join(self.modalities)}] {told}; null takes all the corpus has")
+            problem = "names one twice" if self.modalities else "names none"
+            raise UserError(f"corpus.modalities=[{','.join(self.modalities)}] {problem}; null takes all the corpus has")
 
 
 @dataclass
@@ -48,23 +46,18 @@ class ModelConfig:
 
     dimensions: bool = True
     """A head for valence, arousal and dominance; off by itself where the corpus has no scores."""
-    dimension_loss: str = "ccc"
+    dimension_loss: Annotated[str, OneOf("ccc", "mse")] = "ccc"
     """``ccc`` (1 - concordance over the batch) or ``mse``."""
-    dimension_weight: float = 1.0
+    dimension_weight: Amount = 1.0
     """Lambda of the dimension loss."""
-    class_weights: str = "inverse"
+    class_weights: Annotated[str, OneOf("inverse", "none")] = "inverse"
     """``inverse``: inverse class frequency of the training split; ``none``."""
-    modality_dropout: float = 0.0
+    modality_dropout: Rate = 0.0
     """Probability with which a training dialogue loses each modality (one always stays): for a model that is to work
     where modalities are missing."""
 
     def __post_init__(self) -> None:
-        _choice("model.dimension_loss", self.dimension_loss, ("ccc", "mse"))
-        _choice("model.class_weights", self.class_weights, ("inverse", "none"))
-        if self.dimension_weight < 0:
-            raise UserError(f"model.dimension_weight={self.dimension_weight} must not be negative")
-        if not 0 <= self.modality_dropout < 1:
-            raise UserError(f"model.modality_dropout={self.modality_dropout} must be at least 0 and below 1")
+        check(self, "model")
 
 
 @dataclass
@@ -75,53 +68,48 @@ class OofConfig:
     predictions that chose their own epoch would be too good.
     """
 
-    folds: int = 5
+    folds: Annotated[int, Within(least=2)] = 5
     """Groups of training dialogues; not used where the training dialogues come from 2 to 8 recording sessions, which
     are the folds then."""
-    test_model: str = "full"
+    test_model: Annotated[str, OneOf("full", "mean")] = "full"
     """Who predicts the test dialogues: ``full``, one model trained on all training dialogues, or ``mean``, the mean of
     the folds' models."""
 
     def __post_init__(self) -> None:
-        if self.folds < 2:
-            raise UserError(f"oof.folds={self.folds} must be at least 2")
-        _choice("oof.test_model", self.test_model, ("full", "mean"))
+        check(self, "oof")
 
 
 @dataclass
 class TrainerConfig:
     """How and where the vanilla model is trained."""
 
-    accelerator: str = "cpu"
-    devices: int = 1
+    accelerator: Annotated[str, OneOf("cpu", "gpu", "mps", "auto")] = "cpu"
+    """``cpu``, ``gpu`` (CUDA), ``mps`` (Metal), or ``auto``: the best that the machine has."""
+    devices: Count = 1
     """Processes on each machine; several share the dialogues of a step."""
-    nodes: int = 1
+    nodes: Count = 1
     """Machines. With several, srun or torchrun starts the command on each."""
-    precision: str = "32-true"
-    epochs: int | None = None
+    precision: Annotated[str, OneOf("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")] = "32-true"
+    epochs: Count | None = None
     """null: the backbone's own number."""
-    patience: int | None = None
+    patience: Count | None = None
     """Stop after so many epochs without a better dev weighted F1. null: never."""
-    gradient_clip: float | None = None
+    gradient_clip: Positive | None = None
     """Clip gradients by norm. null: off, as published."""
-    threads: int | None = None
+    threads: Annotated[int, Within(least=1, most=1024)] | None = None
     """CPU threads. null: all cores of this process."""
     deterministic: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Any other argument of Lightning's ``Trainer`` for the training, such as ``accumulate_grad_batches: 2``."""
+    callbacks: list[Any] = field(default_factory=list)
+    """Lightning callbacks by name, or with options: ``[{name: swa, swa_lrs: 0.01}, lr_finder]``. Names: accumulation,
+    device_stats, ema, lr_finder, lr_monitor, swa, timer."""
+    loggers: list[Any] = field(default_factory=list)
+    """Loggers beside ``training/metrics.csv``, by name or with options; they write into the run folder: tensorboard,
+    mlflow."""
 
     def __post_init__(self) -> None:
-        for name in ("devices", "nodes"):
-            if getattr(self, name) < 1:
-                raise UserError(f"trainer.{name}={getattr(self, name)} must be at least 1")
-        for name in ("epochs", "patience", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"trainer.{name}={value} must be at least 1, or null")
-        _choice("trainer.accelerator", self.accelerator, ("cpu", "gpu"))
-        _choice("trainer.precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
-        if self.threads is not None and self.threads > MOST_THREADS:
-            raise UserError(f"trainer.threads={self.threads} must be at most {MOST_THREADS}")
-        if self.gradient_clip is not None and self.gradient_clip <= 0:
-            raise UserError(f"trainer.gradient_clip={self.gradient_clip} must be above 0, or null for none")
+        check(self, "trainer")
 
     @property
     def processes(self) -> int:
@@ -133,7 +121,7 @@ class TrainerConfig:
 class TrackingConfig:
     """A sink besides the run folder."""
 
-    name: str = "none"
+    name: Annotated[str, OneOf("none", "csv", "wandb")] = "none"
     """``none``; ``csv``: a line in ``results.csv`` beside the run folders; ``wandb``."""
     project: str | None = None
     """null: one project per corpus and label set."""
@@ -143,7 +131,7 @@ class TrackingConfig:
     """W&B's group of the run, such as the name of a sweep. null: backbone and LLM."""
 
     def __post_init__(self) -> None:
-        _choice("tracking.name", self.name, ("none", "csv", "wandb"))
+        check(self, "tracking")
 
 
 @dataclass
@@ -161,24 +149,17 @@ class TrainingDefaults:
     name: str = "???"
     init_from: str | None = None
     """Weights to start from: safetensors or a plain state dict."""
-    epochs: int = 30
-    batch_size: int = 16
+    epochs: Count = 30
+    batch_size: Count = 16
     """Dialogues per step."""
-    lr: float = 1e-4
-    weight_decay: float = 0.0
+    lr: Positive = 1e-4
+    weight_decay: Amount = 0.0
     """Coupled L2, as in Adam."""
-    scheduler: str = "none"
+    scheduler: Annotated[str, OneOf("none", "plateau")] = "none"
     """``none``, or ``plateau``: a tenth of the rate after 10 epochs without a better dev loss."""
 
     def __post_init__(self) -> None:
-        _choice("backbone.scheduler", self.scheduler, ("none", "plateau"))
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"backbone.{name}={getattr(self, name)} must be at least 1")
-        if not 0 < self.lr < math.inf:
-            raise UserError(f"backbone.lr={self.lr} must be above 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UserError(f"backbone.weight_decay={self.weight_decay} must be 0 or more")
+        check(self, "backbone")
 
 
 @dataclass
@@ -215,6 +196,10 @@ class RunConfig:
                 "weighting.fit_on=dev with protocol.selection=paper-style would fit the weighting on the test "
                 "dialogues; take weighting.fit_on=oof"
             )
+        if self.refine.samples > 1 and self.llm.temperature == 0 and self.llm.simulated is None:
+            raise UserError(
+                f"refine.samples={self.refine.samples}: all samples are the same at llm.temperature=0; set it"
+            )
         if self.trainer.processes > 1 and self.refine.enabled and self.refine.when != "end":
             raise UserError(
                 f"refine.when={self.refine.when} asks the LLM inside the training, whose {self.trainer.processes} "
@@ -228,11 +213,6 @@ class RunConfig:
     def ledger(self) -> str:
         """The ledger's file, or the URL of its database."""
         return str(Path(self.runs) / "ledger.sqlite") if self.refine.ledger is None else self.refine.ledger
-
-
-def _choice(key: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise UserError(f"{key}={value} is not one of {', '.join(valid)}.{did_you_mean(value, list(valid))}")
 
 
 def split_backbone(node: dict[str, Any]) -> tuple[TrainingDefaults, dict[str, Any]]:

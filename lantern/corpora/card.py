@@ -1,4 +1,4 @@
-"""What a run must remember of its corpus to be of use without it. No torch."""
+"""The facts about a corpus that a run keeps, so that its model can be used without the corpus. No torch."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class CorpusCard:
         """Read what :meth:`save` wrote; anything else is a UserError."""
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            labels, scale = values["label_set"], values["score_range"]
+            scale = values["score_range"]
             return cls(
                 name=values["name"],
-                label_set=LabelSet(labels["name"], tuple(labels["classes"]), dict(labels["definitions"])),
+                label_set=LabelSet.from_json(values["label_set"]),
                 score_range=None if scale is None else (float(scale[0]), float(scale[1])),
                 features={name: FeatureCard(**card) for name, card in values["features"].items()},
             )
         except FileNotFoundError:
-            raise UserError(f"{path} is missing: type the command of that run again, it trains nothing twice") from None
+            raise UserError(f"{path} is missing: repeat the command of that run; nothing is trained twice") from None
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a corpus card ({type(error).__name__}: {error})") from None

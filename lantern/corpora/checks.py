@@ -1,87 +1,89 @@
-"""What every corpus in memory fulfils. No torch."""
+"""Checks of every corpus in memory. No torch."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from lantern.corpora.types import MODALITIES, Dialogue
+from lantern.corpora.feature_files import FeatureCard
+from lantern.corpora.types import MODALITIES, PARTS, Dialogue
 from lantern.errors import UserError
 
-if TYPE_CHECKING:
-    from lantern.corpora.folder import Corpus
-
-SPLITS = ("train", "dev", "test")
 ROWS = 8192
-"""Utterances whose features are looked at together: they may be in a file larger than the memory."""
+"""Utterances whose features are checked together: the file may be larger than the memory."""
 
 
-def check_corpus(corpus: Corpus) -> None:
-    """Refuse duplicate or unknown ids, speakers without a number, and features that do not fit the utterances."""
-    where = f"corpus {corpus.name!r}"
-    if (
-        not corpus.name.strip(" .")
-        or not corpus.name.isprintable()
-        or len(corpus.name) > 60
-        or set("/\\") & set(corpus.name)
-    ):
+def check_facts(where: str, name: str, redistribution: str, score_range: tuple[float, float] | None) -> None:
+    """Refuse a name that cannot name a folder, and facts with other values than the known ones."""
+    if not name.strip(" .") or not name.isprintable() or len(name) > 60 or set("/\\") & set(name):
         raise UserError(
             f"{where}: a corpus name is a line of at most 60 characters without / and \\: it names run folders"
         )
-    if corpus.redistribution not in ("allowed", "forbidden"):
-        raise UserError(f"{where}: redistribution={corpus.redistribution!r} is not one of allowed, forbidden")
-    if corpus.score_range is not None and not -np.inf < corpus.score_range[0] < corpus.score_range[1] < np.inf:
-        raise UserError(f"{where}: score_range={list(corpus.score_range)} must be two finite numbers that rise")
-    seen: set[str] = set()
-    for dialogue in corpus.dialogues:
-        if dialogue.id in seen:
-            raise UserError(f"{where}: dialogue {dialogue.id!r} occurs twice")
+    if redistribution not in ("allowed", "forbidden"):
+        raise UserError(f"{where}: redistribution={redistribution!r} is not one of allowed, forbidden")
+    if score_range is not None and not -np.inf < score_range[0] < score_range[1] < np.inf:
+        raise UserError(f"{where}: score_range={list(score_range)} must be two finite numbers that rise")
+
+
+def check_dialogues(where: str, dialogues: Sequence[Dialogue], speaker_numbers: Mapping[str, int]) -> None:
+    """Refuse ids that occur twice, empty dialogues, and speakers without a number of their own."""
+    for kind, ids in (
+        ("dialogue", [d.id for d in dialogues]),
+        ("utterance", [u.id for d in dialogues for u in d.utterances]),
+    ):
+        if len(set(ids)) != len(ids):
+            raise UserError(f"{where}: {kind} {Counter(ids).most_common(1)[0][0]!r} occurs twice")
+    for dialogue in dialogues:
         if not dialogue.utterances:
             raise UserError(f"{where}: dialogue {dialogue.id!r} has no utterances")
-        if corpus.speaker_numbers:
-            _check_speakers(corpus.speaker_numbers, dialogue, where)
-        seen.add(dialogue.id)
-    turns = [u.id for u in corpus.utterances]
-    if len(set(turns)) != len(turns):
-        double = Counter(turns).most_common(1)[0][0]
-        raise UserError(f"{where}: utterance {double!r} occurs twice")
+        owner: dict[int, str] = {}
+        for speaker in dialogue.speakers if speaker_numbers else ():
+            number = speaker_numbers.get(speaker, -1)
+            if number < 0:
+                raise UserError(f"{where}: speaker {speaker!r} of dialogue {dialogue.id!r} has no number")
+            if owner.setdefault(number, speaker) != speaker:
+                both = f"{owner[number]!r} and {speaker!r}"
+                raise UserError(f"{where}: speakers {both} of dialogue {dialogue.id!r} have the same number, {number}")
+
+
+def check_parts(where: str, parts: Mapping[str, Sequence[str]], known: Collection[str]) -> None:
+    """Refuse parts other than train, dev and test, dialogues that are not *known*, and dialogues that occur twice."""
     placed: dict[str, str] = {}
-    for name, ids in corpus.splits.items():
-        if name not in SPLITS:
-            raise UserError(f"{where}: split {name!r} is not one of {', '.join(SPLITS)}")
-        for identity in ids:
-            if identity not in seen:
-                raise UserError(f"{where}: split {name!r} names dialogue {identity!r}, which the corpus does not have")
-            if identity in placed:
-                raise UserError(f"{where}: dialogue {identity!r} is in split {placed[identity]!r} and in {name!r}")
-            placed[identity] = name
-    for name, values in corpus.features.items():
+    for part, ids in parts.items():
+        if part not in PARTS:
+            raise UserError(f"{where}: split {part!r} is not one of {', '.join(PARTS)}")
+        for i in ids:
+            if i not in known:
+                raise UserError(f"{where} has no dialogue {i!r}, which is named in {part}")
+            if i in placed:
+                places = f"twice in {part}" if placed[i] == part else f"in {placed[i]} and in {part}"
+                raise UserError(f"{where}: dialogue {i!r} is {places}")
+            placed[i] = part
+
+
+def check_features(
+    where: str,
+    ids: Sequence[str],
+    features: Mapping[str, np.ndarray],
+    present: Mapping[str, np.ndarray],
+    cards: Mapping[str, FeatureCard],
+) -> None:
+    """Refuse unknown modalities, and features that do not fit the utterances *ids*, their card or their mask."""
+    for name, values in features.items():
         if name not in MODALITIES:
             raise UserError(f"{where}: modality {name!r} is not one of {', '.join(MODALITIES)}")
-        mask, card = corpus.present.get(name), corpus.cards.get(name)
+        mask, card = present.get(name), cards.get(name)
         if card is None or mask is None:
             raise UserError(f"{where}: {name} features come without a card or without their present mask")
-        wanted = (len(turns), card.dims)
-        if values.shape != wanted or mask.shape != wanted[:1]:
-            raise UserError(f"{where}: {name} features have shape {list(values.shape)}, expected {list(wanted)}")
+        expected = (len(ids), card.dims)
+        if values.shape != expected or mask.shape != expected[:1]:
+            raise UserError(f"{where}: {name} features have shape {list(values.shape)}, expected {list(expected)}")
         if int(mask.sum()) != card.count:
             raise UserError(f"{where}: {int(mask.sum())} utterances have {name} features, the card says {card.count}")
         for start in range(0, len(values), ROWS):
             finite = np.isfinite(values[start : start + ROWS]).all(axis=1)
             if not finite.all():
-                bad = turns[start + int(np.flatnonzero(~finite)[0])]
+                bad = ids[start + int(np.flatnonzero(~finite)[0])]
                 raise UserError(f"{where}: {name} features of utterance {bad!r} are not finite")
-
-
-def _check_speakers(numbers: dict[str, int], dialogue: Dialogue, where: str) -> None:
-    given: dict[int, str] = {}
-    for speaker in dialogue.speakers:
-        number = numbers.get(speaker)
-        if number is None or number < 0:
-            raise UserError(f"{where}: speaker {speaker!r} of dialogue {dialogue.id!r} has no number")
-        if number in given:
-            both = f"{given[number]!r} and {speaker!r}"
-            raise UserError(f"{where}: speakers {both} of dialogue {dialogue.id!r} have the same number, {number}")
-        given[number] = speaker

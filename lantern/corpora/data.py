@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -38,7 +37,7 @@ class DialogueTensors:
 
 
 class DialogueDataset(Dataset[DialogueTensors]):
-    """The dialogues *ids* of *corpus*. Features are copied when a dialogue is asked for, all else is made here, once.
+    """The dialogues *ids* of *corpus*. Features are copied when a dialogue is read; everything else is made here, once.
 
     A run has a dataset for each part of each of its folds: with features of their own they would hold the corpus
     five times.
@@ -214,12 +213,6 @@ class CorpusDataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[DialogueTensors]:
         return self._in_order(self._part("test"))
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Lightning moves only containers it knows; a batch moves itself."""
-        if isinstance(batch, Batch):
-            return batch.to(device)
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _part(self, part: str) -> DialogueDataset:
         if part not in self._built:

@@ -10,8 +10,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from lantern.corpora.text_files import read_bytes
 from lantern.errors import UserError
 
+IMPORT_AGAIN = "import the corpus again"
 FITTED_ON = ("none", "train-labels", "unknown")
 
 
@@ -28,11 +30,11 @@ class FeatureCard:
     fitted_on: str = "unknown"
     """``none``: the extractor saw no label of this corpus; ``train-labels``: it was fitted on them; ``unknown``."""
     sha256: str = ""
-    """Of the feature file; empty until there is one. Anything that changes the features must empty it."""
+    """Of the feature file; empty until the file is written. Whatever changes the features must empty it."""
     layer: str = ""
-    """Which layer or level of the extractor, and how it was pooled to one vector; empty when nobody said."""
+    """Which layer or level of the extractor, and how it was pooled to one vector; empty when unknown."""
     licence: str = ""
-    """Terms that bind whoever uses the features; empty when there is nothing beyond the corpus's own."""
+    """Terms of use of the features; empty when only the corpus's own apply."""
 
     def __post_init__(self) -> None:
         if self.fitted_on not in FITTED_ON:
@@ -58,38 +60,23 @@ def encode_features(features: np.ndarray, present: np.ndarray) -> bytes:
     return save({"features": np.ascontiguousarray(features, dtype=np.float32), "present": present.astype(np.uint8)})
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file of a corpus folder; one that cannot be read is a UserError."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; import the corpus again") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def check_sum(path: Path, content: bytes, expected: str, witness: str) -> None:
-    """Refuse *content* of *path* unless its SHA-256 is *expected*, as the file *witness* says."""
-    refuse_changed(path, sha256_of(content), expected, witness)
-
-
-def refuse_changed(path: Path, found: str, expected: str, witness: str) -> None:
-    """Refuse *path* with the SHA-256 *found* unless it is *expected*, as the file *witness* says."""
-    if found != expected:
+def check_sum(path: Path, sha256: str, expected: str, witness: str) -> None:
+    """Refuse *path*, whose SHA-256 is *sha256*, unless the file *witness* expects the same."""
+    if sha256 != expected:
         raise UserError(
-            f"{path} was changed after the import: its SHA-256 is {found[:12]}…, {witness} says {expected[:12]}…; "
-            "import the corpus again"
+            f"{path} was changed after the import: its SHA-256 is {sha256[:12]}…, {witness} says {expected[:12]}…; "
+            f"{IMPORT_AGAIN}"
         )
 
 
 def read_card(path: Path) -> FeatureCard:
     """The feature card at *path*."""
-    content = read_bytes(path)
+    content = read_bytes(path, IMPORT_AGAIN)
     try:
         values = json.loads(content)
-        # Folders written before a field existed lack it; the first six have always been there.
-        wanted = [f.name for f in fields(FeatureCard) if f.name in values or f.name not in ("layer", "licence")]
-        return FeatureCard(**{name: values[name] for name in wanted})
+        # Older folders lack the last two fields.
+        names = [f.name for f in fields(FeatureCard) if f.name in values or f.name not in ("layer", "licence")]
+        return FeatureCard(**{name: values[name] for name in names})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -103,11 +90,10 @@ def read_features(path: Path, card: FeatureCard, count: int) -> tuple[np.ndarray
     """
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            refuse_changed(path, found, card.sha256, f"{path.stem}.json")
+            check_sum(path, hashlib.file_digest(file, "sha256").hexdigest(), card.sha256, f"{path.stem}.json")
             features, present = _mapped(path, file, "features"), np.array(_mapped(path, file, "present"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; import the corpus again") from None
+        raise UserError(f"{path} is missing; {IMPORT_AGAIN}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     if features.dtype != np.float32 or features.shape != (count, card.dims) or present.shape != (count,):
@@ -128,9 +114,9 @@ def _mapped(path: Path, file: BinaryIO, name: str) -> np.ndarray:
     file.seek(0)
     try:
         length = int.from_bytes(file.read(8), "little")
-        found = json.loads(file.read(length))[name]
-        start = found["data_offsets"][0]
-        shape, kind = tuple(found["shape"]), _TYPES[found["dtype"]]
+        entry = json.loads(file.read(length))[name]
+        start = entry["data_offsets"][0]
+        shape, kind = tuple(entry["shape"]), _TYPES[entry["dtype"]]
         if 0 in shape:
             return np.zeros(shape, kind)
         return np.asarray(np.memmap(file, kind, "r", 8 + length + start, shape))

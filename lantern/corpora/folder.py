@@ -21,18 +21,19 @@ from typing import Any
 
 import numpy as np
 
-from lantern.corpora.checks import check_corpus
-from lantern.corpora.csv_files import parse_json
+from lantern.corpora.checks import check_dialogues, check_facts, check_features, check_parts
 from lantern.corpora.feature_files import (
+    IMPORT_AGAIN,
     FeatureCard,
     check_sum,
     encode_features,
-    read_bytes,
     read_card,
     read_features,
     sha256_of,
 )
+from lantern.corpora.labels import LABEL_SETS
 from lantern.corpora.manifest import decode_manifest, encode_manifest
+from lantern.corpora.text_files import parse_json, read_bytes
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 
@@ -65,12 +66,12 @@ class Corpus:
     """Per modality bool ``[N]``: the utterance has it."""
     cards: dict[str, FeatureCard] = field(default_factory=dict)
     score_range: tuple[float, float] | None = None
-    """Lowest and highest dimension score, e.g. ``(1.0, 5.0)``; None when nobody rated the corpus."""
+    """Lowest and highest dimension score, e.g. ``(1.0, 5.0)``; None for a corpus without scores."""
     speaker_numbers: dict[str, int] = field(default_factory=dict)
-    """The number that a model sees for each speaker; empty: speakers count by first appearance in their dialogue.
+    """The number that a model sees for each speaker; empty: speakers are numbered as they first speak in a dialogue.
 
-    A corpus whose speakers have roles numbers them: IEMOCAP's men are 0 and its women 1, because published weights
-    learnt a vector for each and would mix them up wherever a woman speaks first.
+    IEMOCAP's men are 0 and its women 1: published weights have a vector for each, which would be swapped wherever a
+    woman speaks first.
     """
     redistribution: str = "forbidden"
     """``allowed`` or ``forbidden``: whether text of the corpus may be passed on."""
@@ -79,15 +80,19 @@ class Corpus:
     """Why an LLM may know the corpus already; empty when there is no reason to think so."""
     source: str = ""
     notes: tuple[str, ...] = ()
-    """What an importer found and did, one line each."""
+    """What the importer noticed and did, one line each."""
     checks: tuple[str, ...] = ()
     """Agreement with published counts, one line each; a line that disagrees starts with ``differs``."""
     path: Path | None = None
     manifest_sha256: str = ""
-    """Of the manifest it was loaded from; empty when it is in memory only."""
+    """Of the manifest that the corpus was loaded from; empty when it is in memory only."""
 
     def __post_init__(self) -> None:
-        check_corpus(self)
+        where = f"corpus {self.name!r}"
+        check_facts(where, self.name, self.redistribution, self.score_range)
+        check_dialogues(where, self.dialogues, self.speaker_numbers)
+        check_parts(where, self.splits, self.by_id)
+        check_features(where, [u.id for u in self.utterances], self.features, self.present, self.cards)
 
     def __repr__(self) -> str:
         features = "".join(f", {name} {values.shape[1]}-d" for name, values in self.features.items())
@@ -107,11 +112,11 @@ class Corpus:
     @cached_property
     def rows(self) -> dict[str, slice]:
         """Per dialogue id its rows in the feature arrays."""
-        found, start = {}, 0
+        rows, start = {}, 0
         for dialogue in self.dialogues:
-            found[dialogue.id] = slice(start, start + len(dialogue))
+            rows[dialogue.id] = slice(start, start + len(dialogue))
             start += len(dialogue)
-        return found
+        return rows
 
     @cached_property
     def fingerprint(self) -> str:
@@ -197,7 +202,7 @@ class Corpus:
 
 
 def check_target(path: Path, overwrite: bool) -> None:
-    """Refuse a *path* that :meth:`Corpus.save` would refuse; costs nothing, so ask before extracting features."""
+    """Refuse a *path* that :meth:`Corpus.save` would refuse; cheap, so call it before extracting features."""
     if not path.exists():
         if path.is_symlink():
             raise UserError(f"{path} is a link that leads nowhere; give another folder")
@@ -214,7 +219,7 @@ def load_corpus(path: str | Path, features: bool = True) -> Corpus:
     With ``features=False`` only text, labels and cards are read: enough for a summary, a plan or a prompt.
 
     Raises:
-        UserError: no such folder, or anything in it that does not agree with the rest.
+        UserError: no such folder, or contents that disagree with each other.
     """
     path = Path(path)
     header = _read_json(path / "corpus.json", path)
@@ -225,9 +230,12 @@ def load_corpus(path: str | Path, features: bool = True) -> Corpus:
         for key, kind in _KINDS.items():
             if not isinstance(header[key], kind):
                 raise TypeError(f"{key} is {header[key]!r}, expected {kind.__name__}")
-        labels = _label_set(header["label_set"], source)
+        labels = LabelSet.from_json(header["label_set"])
         splits = {str(name): tuple(str(i) for i in ids) for name, ids in header["splits"].items()}
-        score_range = None if header["score_range"] is None else _pair(header["score_range"])
+        score_range = None
+        if header["score_range"] is not None:
+            low, high = header["score_range"]
+            score_range = (float(low), float(high))
         modalities = [str(name) for name in header["modalities"]]
         expected, count = str(header["manifest_sha256"]), int(header["utterances"])
         facts: dict[str, Any] = {name: header[name] for name in _FACTS}
@@ -235,20 +243,25 @@ def load_corpus(path: str | Path, features: bool = True) -> Corpus:
         numbers = {str(name): int(n) for name, n in header.get("speaker_numbers", {}).items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{source}: not a corpus header ({type(error).__name__}: {error}); import it again") from None
+    # A name that Lantern knows must have the classes that Lantern knows.
+    known = LABEL_SETS.get(labels.name, labels)
+    if known.classes != labels.classes:
+        classes = f"{list(labels.classes)}, expected {list(known.classes)}"
+        raise UserError(f"{source}: label set {labels.name!r} has classes {classes}")
     manifest = path / "manifest.jsonl"
-    content = read_bytes(manifest)
-    check_sum(manifest, content, expected, "corpus.json")
-    dialogues = decode_manifest(content, labels, manifest)
-    found = sum(len(d) for d in dialogues)
-    if found != count:
-        raise UserError(f"{manifest}: {found} utterances, corpus.json says {count}")
+    content = read_bytes(manifest, IMPORT_AGAIN)
+    check_sum(manifest, sha256_of(content), expected, "corpus.json")
+    dialogues = decode_manifest(content, known, manifest)
+    read = sum(map(len, dialogues))
+    if read != count:
+        raise UserError(f"{manifest}: {read} utterances, corpus.json says {count}")
     cards, arrays, masks = {}, {}, {}
     for name in modalities:
         cards[name] = read_card(path / "features" / f"{name}.json")
         if features:
             arrays[name], masks[name] = read_features(path / "features" / f"{name}.safetensors", cards[name], count)
     return Corpus(
-        label_set=labels,
+        label_set=known,
         dialogues=dialogues,
         splits=splits,
         features=arrays,
@@ -286,13 +299,12 @@ def _write(corpus: Corpus, folder: Path) -> None:
         card = replace(corpus.cards[name], sha256=sha256_of(content))
         _write_file(folder / "features" / f"{name}.safetensors", content)
         _write_file(folder / "features" / f"{name}.json", _json(asdict(card)))
-    labels = corpus.label_set
     header = {
         "schema": SCHEMA,
         "name": corpus.name,
-        "label_set": {"name": labels.name, "classes": list(labels.classes), "definitions": labels.definitions},
-        "score_range": None if corpus.score_range is None else list(corpus.score_range),
-        "splits": {name: list(ids) for name, ids in corpus.splits.items()},
+        "label_set": asdict(corpus.label_set),
+        "score_range": corpus.score_range,
+        "splits": corpus.splits,
         "speaker_numbers": corpus.speaker_numbers,
         "modalities": list(corpus.features),
         "dialogues": len(corpus.dialogues),
@@ -301,8 +313,8 @@ def _write(corpus: Corpus, folder: Path) -> None:
         "made_up": corpus.made_up,
         "contaminated": corpus.contaminated,
         "source": corpus.source,
-        "notes": list(corpus.notes),
-        "checks": list(corpus.checks),
+        "notes": corpus.notes,
+        "checks": corpus.checks,
         "manifest_sha256": sha256_of(manifest),
     }
     _write_file(folder / "manifest.jsonl", manifest)
@@ -321,7 +333,7 @@ def _write_file(path: Path, content: bytes) -> None:
 
 
 def _put_in_place(partial: Path, path: Path) -> None:
-    """Rename *partial* to *path*; what stood there comes back if that fails."""
+    """Rename *partial* to *path*; the folder that was there comes back if that fails."""
     old = path.with_name(f".{path.name}.old{os.getpid()}")
     replaced = path.exists()
     if replaced:
@@ -335,10 +347,10 @@ def _put_in_place(partial: Path, path: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def no_corpus(named: str, folder: Path) -> UserError:
-    """That *folder*, which was *named* so, holds no corpus, and how to make one."""
+def no_corpus(place: str, folder: Path) -> UserError:
+    """The error for a *folder* without a corpus; *place* is how the user named it."""
     return UserError(
-        f"{named}: no corpus folder there; make one with python -m experiments.import_corpus, "
+        f"{place}: no corpus folder there; make one with python -m experiments.import_corpus, "
         f"for example: python -m experiments.import_corpus meld --csv DIR --out {folder}"
     )
 
@@ -350,22 +362,4 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
         value = parse_json(read_bytes(path))
         if isinstance(value, dict):
             return value
-    raise UserError(f"{path}: not a JSON object; import the corpus again")
-
-
-def _label_set(value: dict[str, Any], where: Path) -> LabelSet:
-    """The label set of a header; a name that Lantern knows must have the classes that Lantern knows."""
-    from lantern.corpora.labels import LABEL_SETS
-
-    name, classes = value["name"], tuple(value["classes"])
-    known = LABEL_SETS.get(name)
-    if known is None:
-        return LabelSet(name, classes, dict(value["definitions"]))
-    if known.classes != classes:
-        raise UserError(f"{where}: label set {name!r} has classes {list(classes)}, expected {list(known.classes)}")
-    return known
-
-
-def _pair(value: Any) -> tuple[float, float]:
-    low, high = value
-    return float(low), float(high)
+    raise UserError(f"{path}: not a JSON object; {IMPORT_AGAIN}")

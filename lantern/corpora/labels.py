@@ -1,9 +1,13 @@
-"""The named label sets. A set is never guessed from its size: two different ones are both called "4-way"."""
+"""The named label sets. A set is never guessed from its size: two different ones are both called "4-way".
+
+A new label set is an entry of :data:`LABEL_SETS`; published counts, where they exist, are an entry of :data:`COUNTS`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from lantern.corpora.text_files import read_yaml
 from lantern.corpora.types import LabelSet
 from lantern.errors import UserError, did_you_mean
 
@@ -43,23 +47,23 @@ _EMORY_SEVEN = {
     "scared": "afraid, anxious, confused, insecure or overwhelmed",
 }
 LABEL_SETS: dict[str, LabelSet] = {
-    found.name: found
-    for found in (
-        LabelSet("iemocap-6", tuple(_IEMOCAP_SIX), _IEMOCAP_SIX),
-        LabelSet("iemocap-6-legacy", tuple(_IEMOCAP_SIX), _IEMOCAP_SIX),
-        LabelSet("iemocap-4-hap", tuple(_IEMOCAP_FOUR), _IEMOCAP_FOUR),
-        LabelSet("iemocap-4-hap-legacy", tuple(_IEMOCAP_FOUR), _IEMOCAP_FOUR),
-        LabelSet("iemocap-4-happexc", tuple(_IEMOCAP_MERGED), _IEMOCAP_MERGED),
-        LabelSet("sample-6", tuple(_IEMOCAP_SIX), _IEMOCAP_SIX),
-        LabelSet("meld-7", tuple(_MELD_SEVEN), _MELD_SEVEN),
-        LabelSet("meld-3", tuple(_MELD_THREE), _MELD_THREE),
-        LabelSet("emorynlp-7", tuple(_EMORY_SEVEN), _EMORY_SEVEN),
-    )
+    name: LabelSet(name, tuple(definitions), definitions)
+    for name, definitions in {
+        "iemocap-6": _IEMOCAP_SIX,
+        "iemocap-6-legacy": _IEMOCAP_SIX,
+        "iemocap-4-hap": _IEMOCAP_FOUR,
+        "iemocap-4-hap-legacy": _IEMOCAP_FOUR,
+        "iemocap-4-happexc": _IEMOCAP_MERGED,
+        "sample-6": _IEMOCAP_SIX,
+        "meld-7": _MELD_SEVEN,
+        "meld-3": _MELD_THREE,
+        "emorynlp-7": _EMORY_SEVEN,
+    }.items()
 }
 """Every label set by name. The order of the classes is that of the published feature files.
 
-``iemocap-6`` and ``iemocap-4-hap`` hold what the corpus itself says. The ``-legacy`` sets are those of the widespread
-feature files, in which 53 turns more are happy: the annotators did not agree on them (``xxx``), their speaker called
+``iemocap-6`` and ``iemocap-4-hap`` hold the corpus's own labels. The ``-legacy`` sets are those of the widespread
+feature files, in which 53 more turns are happy: the annotators did not agree on them (``xxx``), their speaker called
 them happy and nothing else, and so did at least one annotator. ``iemocap-4-happexc`` merges excited into happy, as the
 speech field does.
 """
@@ -77,9 +81,9 @@ COUNTS: dict[str, dict[str, tuple[int, ...]]] = {
     },
     "meld-3": {"train": (4710, 2334, 2945), "dev": (470, 233, 406), "test": (1256, 521, 833)},
 }
-"""Utterances per class that the whole corpus has, by split; IEMOCAP's are sessions 1-4 and session 5.
+"""Utterances per class of the whole corpus, by split; for IEMOCAP, train is sessions 1-4 and test is session 5.
 
-In all 7,380, 7,433, 4,490, 4,543 and 5,531 for IEMOCAP's sets in this order.
+IEMOCAP's sets have 7,380, 7,433, 4,490, 4,543 and 5,531 utterances, in this order.
 """
 
 _AMBIGUOUS = {"4-way", "4way", "iemocap-4", "iemocap4", "iemocap_4"}
@@ -94,7 +98,7 @@ def label_set(name: str) -> LabelSet:
     if name.lower() in _AMBIGUOUS:
         raise UserError(
             f"label set {name!r} names two different 4-way tasks: happy, sad, neutral, angry with excited turns "
-            "dropped (iemocap-4-hap-legacy: 4,543 utterances, as published files have it; iemocap-4-hap: 4,490, by the "
+            "dropped (iemocap-4-hap-legacy: 4,543 utterances, as in published files; iemocap-4-hap: 4,490, by the "
             "corpus's own labels), and the same with excited merged into happy (iemocap-4-happexc: 5,531); their "
             f"numbers must not be compared. Valid: {', '.join(LABEL_SETS)}"
         )
@@ -105,37 +109,23 @@ def label_set(name: str) -> LabelSet:
 
 
 def read_label_set(path: Path) -> LabelSet:
-    """A label set of one's own from YAML: ``name``, ``classes`` in their order, optional ``definitions`` by class.
+    """The label set in a YAML file: ``name``, ``classes`` in their order, optional ``definitions`` by class.
 
     Raises:
         UserError: no such file, not YAML, a key or value that does not fit; names the file and the key.
     """
-    import yaml
-
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing; it is to hold a label set: name, classes and, if you like, definitions"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML ({error})") from None
+    value = read_yaml(path, "it should hold a label set: name, classes and, if you like, definitions")
     if not isinstance(value, dict) or not {"name", "classes"} <= set(value) <= {"name", "classes", "definitions"}:
-        found = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
-        raise UserError(f"{path}: expected the keys name, classes and, if you like, definitions; found {found}")
+        keys = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
+        raise UserError(f"{path}: expected the keys name, classes and, if you like, definitions; found {keys}")
     name, classes, definitions = value["name"], value["classes"], value.get("definitions") or {}
     if not isinstance(classes, list) or not isinstance(definitions, dict):
         raise UserError(f"{path}: classes is a list of names, definitions a line of text by class")
-    for key, item in (
-        ("name", name),
-        *(("classes", c) for c in classes),
-        *(("definitions", d) for d in definitions.values()),
-    ):
-        # YAML reads no, yes, on, off and numbers as something other than text.
-        if not isinstance(item, str) or not item.strip() or "\n" in item.strip():
-            raise UserError(f"{path}: {key}: {item!r} is not a line of text; put it between quotes")
+    for key, items in (("name", [name]), ("classes", classes), ("definitions", definitions.values())):
+        for item in items:
+            # YAML reads no, yes, on, off and numbers as something other than text.
+            if not isinstance(item, str) or not item.strip() or "\n" in item.strip():
+                raise UserError(f"{path}: {key}: {item!r} is not a line of text; put it between quotes")
     for key in definitions:
         if key not in classes:
             raise UserError(f"{path}: definitions: {key!r} is not one of the classes {', '.join(classes)}")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lantern.corpora.csv_files import parse_json
+from lantern.corpora.text_files import parse_json
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 
@@ -14,7 +14,7 @@ _KEYS = ("dialogue", "utterance", "session", "speaker", "text", "label", "scores
 
 
 def encode_manifest(dialogues: tuple[Dialogue, ...], labels: LabelSet) -> bytes:
-    """JSON Lines in UTF-8; labels stand by class name."""
+    """JSON Lines in UTF-8; labels are written as class names."""
     lines = []
     for dialogue in dialogues:
         for u in dialogue.utterances:
@@ -38,28 +38,23 @@ def decode_manifest(content: bytes, labels: LabelSet, path: Path) -> tuple[Dialo
     Raises:
         UserError: a line that is no utterance, an unknown class, a dialogue in two places.
     """
-    dialogues: list[Dialogue] = []
-    finished: set[str] = set()
-    current: tuple[str, str | None] | None = None
-    turns: list[Utterance] = []
-    # Not str.splitlines: it would also cut at the separators that may stand inside a text.
+    sessions: dict[str, str | None] = {}
+    turns: dict[str, list[Utterance]] = {}
+    current = None
+    # Not splitlines: it would also cut at separators inside a text.
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         dialogue, session, utterance = _utterance(line, labels, where)
-        if current is not None and dialogue != current[0]:
-            finished.add(current[0])
-            dialogues.append(Dialogue(current[0], tuple(turns), current[1]))
-            turns = []
-        if dialogue in finished:
+        if dialogue != current and dialogue in turns:
             raise UserError(f"{where}: dialogue {dialogue!r} goes on after another one; its lines must be together")
-        current = (dialogue, session)
-        turns.append(utterance)
-    if current is None:
+        current = dialogue
+        sessions[dialogue] = session
+        turns.setdefault(dialogue, []).append(utterance)
+    if not turns:
         raise UserError(f"{path}: no utterances")
-    dialogues.append(Dialogue(current[0], tuple(turns), current[1]))
-    return tuple(dialogues)
+    return tuple(Dialogue(name, tuple(held), sessions[name]) for name, held in turns.items())
 
 
 def _utterance(line: bytes, labels: LabelSet, where: str) -> tuple[str, str | None, Utterance]:
@@ -88,9 +83,8 @@ def _scores(value: Any, where: str) -> tuple[float | None, float | None, float |
         return None
     if not isinstance(value, list) or len(value) != 3:
         raise UserError(f"{where}: scores={value!r} is not [valence, arousal, dominance] or null")
-    found: list[float | None] = []
     for item in value:
         if item is not None and (isinstance(item, bool) or not isinstance(item, int | float) or not abs(item) < 1e300):
             raise UserError(f"{where}: score {item!r} is not a finite number or null")
-        found.append(None if item is None else float(item))
-    return found[0], found[1], found[2]
+    valence, arousal, dominance = (None if item is None else float(item) for item in value)
+    return valence, arousal, dominance

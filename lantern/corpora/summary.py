@@ -1,12 +1,13 @@
-"""Counts of a corpus, for people. No torch, no features needed."""
+"""Counts of a corpus, for people, and comparisons with published counts. No torch, no features needed."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lantern.corpora.folder import Corpus
+from lantern.corpora.labels import COUNTS
 from lantern.corpora.types import Dialogue, LabelSet
 
 
@@ -30,16 +31,13 @@ class PartSummary:
 def summarise(corpus: Corpus) -> list[PartSummary]:
     """One entry per split that has dialogues, then ``other`` for dialogues in no split (if any), then ``all``."""
     placed = {i for ids in corpus.splits.values() for i in ids}
-    parts: dict[str, list[Dialogue]] = {
-        name: [corpus.by_id[i] for i in ids] for name, ids in corpus.splits.items() if ids
-    }
+    parts: dict[str, list[Dialogue]] = {name: [corpus.by_id[i] for i in ids] for name, ids in corpus.splits.items()}
     parts["other"] = [d for d in corpus.dialogues if d.id not in placed]
-    found = [_part(name, chosen, len(corpus.label_set)) for name, chosen in parts.items() if chosen]
-    return [*found, _part("all", corpus.dialogues, len(corpus.label_set))]
+    parts = {name: chosen for name, chosen in parts.items() if chosen} | {"all": list(corpus.dialogues)}
+    return [_part(name, chosen, len(corpus.label_set)) for name, chosen in parts.items()]
 
 
-def _part(name: str, dialogues: Iterable[Dialogue], classes: int) -> PartSummary:
-    chosen = list(dialogues)
+def _part(name: str, chosen: Sequence[Dialogue], classes: int) -> PartSummary:
     turns = [u for d in chosen for u in d.utterances]
     counts = Counter(u.label for u in turns)
     return PartSummary(
@@ -54,19 +52,41 @@ def _part(name: str, dialogues: Iterable[Dialogue], classes: int) -> PartSummary
     )
 
 
-def compare_counts(
-    split: str,
-    found: Sequence[Dialogue],
-    dialogues: int,
-    utterances: int,
-    per_class: Sequence[int],
-    labels: LabelSet,
+def differences(where: str, counts: Iterable[tuple[str, int, int]], reference: str = "published") -> list[str]:
+    """A line for each ``(what, counted, expected)`` whose numbers differ; *reference* is the source of *expected*."""
+    return [f"differs: {where}{mine} {what}, {reference} {theirs}" for what, mine, theirs in counts if mine != theirs]
+
+
+def class_differences(
+    where: str, counts: Mapping[str, Counter[int | None]], labels: LabelSet, reference: str = "published"
 ) -> list[str]:
-    """A line that agrees with the published numbers of *split*, or one for each that *found* does not have."""
-    counts = Counter(u.label for d in found for u in d.utterances)
-    pairs = [("dialogues", len(found), dialogues), ("utterances", sum(map(len, found)), utterances)]
-    pairs += [(name, counts[index], per_class[index]) for index, name in enumerate(labels.classes)]
-    lines = [f"differs: {split}: {mine} {what}, published {theirs}" for what, mine, theirs in pairs if mine != theirs]
-    return lines or [
-        f"agrees: {split}: {dialogues} dialogues, {utterances} utterances and all class counts as published"
+    """:func:`differences` of the *counts* by split and label index from the known ones of *labels*."""
+    lines = []
+    for part, known in COUNTS[labels.name].items():
+        rows = [(name, counts[part][index], known[index]) for index, name in enumerate(labels.classes)]
+        lines += differences(f"{where}{labels.name}, {part}: ", rows, reference)
+    return lines
+
+
+def compare_counts(
+    split: str, dialogues: Sequence[Dialogue], published: tuple[int, int, Sequence[int]], labels: LabelSet
+) -> list[str]:
+    """The lines of :func:`differences`, or one that says that *split* agrees.
+
+    *published* holds the numbers of dialogues, of utterances, and of utterances per class.
+    """
+    counts = Counter(u.label for d in dialogues for u in d.utterances)
+    pairs = [("dialogues", len(dialogues), published[0]), ("utterances", counts.total(), published[1])]
+    pairs += [(name, counts[index], published[2][index]) for index, name in enumerate(labels.classes)]
+    return differences(f"{split}: ", pairs) or [
+        f"agrees: {split}: {published[0]} dialogues, {published[1]} utterances and all class counts as published"
     ]
+
+
+def numbering_notes(numbers: Iterable[Sequence[int]], first: int, column: str, start: str) -> list[str]:
+    """Notes on dialogues whose sorted utterance *numbers* have gaps or do not start at *first*."""
+    held = list(numbers)
+    gapped = sum(n[-1] - n[0] + 1 != len(n) for n in held)
+    late = sum(n[0] > first for n in held)
+    notes = [f"{gapped} dialogues with gaps in {column}, kept in order"] if gapped else []
+    return notes + ([f"{late} dialogues do not start at {start}"] if late else [])

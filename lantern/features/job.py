@@ -1,8 +1,7 @@
-"""Extract the features of many utterances: several processes, and nothing computed is lost. No torch."""
+"""Extract the features of many utterances in several processes, without losing what is computed. No torch."""
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -21,9 +20,10 @@ import numpy as np
 from lantern.errors import UserError
 from lantern.features.registry import build
 from lantern.features.types import Extractor, Item, Recipe, Result, Unusable
+from lantern.files import locked
 
 Progress = Callable[[int, int], None]
-"""Told how many of how many utterances are done."""
+"""Called with the numbers of utterances done and in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +35,15 @@ class Extracted:
     present: np.ndarray
     """bool ``[N]``."""
     unusable: dict[str, str]
-    """Why, by utterance id, of those that had a source and came to nothing."""
+    """The reason by utterance id, for those that have a source but no features."""
     reused: int
     """Utterances that an earlier, interrupted command had done."""
 
 
 class Work:
-    """Results so far, in an SQLite file that outlives a kill; one command at a time holds it.
+    """Results so far, in an SQLite file that survives a kill; one command at a time holds it.
 
-    A result counts while the *stamp* of its item, which stands for the content of the source, stays the same.
+    A result counts while the *stamp* of its item, which represents the content of the source, stays the same.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,16 +57,11 @@ class Work:
         Raises:
             UserError: another command holds it, or it cannot be written.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = self._lock_path.open("w")
-        except OSError as error:
-            raise UserError(f"{self.path.parent} cannot be written: {error.strerror or error}") from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another command is extracting into {self.path}; wait for it or stop it") from None
+
+        def refuse() -> None:
+            raise UserError(f"another command is extracting into {self.path}; wait for it or stop it")
+
+        with locked(self._lock_path, refuse):
             try:
                 self._db = sqlite3.connect(self.path, isolation_level=None)
                 self._db.execute("PRAGMA journal_mode=WAL")
@@ -75,7 +70,7 @@ class Work:
                     "CREATE TABLE IF NOT EXISTS results (row INTEGER PRIMARY KEY, stamp TEXT, vector BLOB)"
                 )
             except sqlite3.Error as error:
-                raise UserError(f"{self.path}: {error}; delete it to begin anew") from None
+                raise UserError(f"{self.path}: {error}; delete it to start again") from None
             try:
                 yield self
             except sqlite3.Error as error:
@@ -90,7 +85,7 @@ class Work:
         return {row: np.frombuffer(vector, np.float32) for row, stamp, vector in kept if stamps.get(row) == stamp}
 
     def put(self, items: Sequence[Item], stamps: Sequence[str], results: Sequence[Result]) -> None:
-        """Keep the vectors of a batch. What was unusable is tried again: perhaps only the disk was away."""
+        """Keep the vectors of a batch. Unusable items are tried again: perhaps the disk was only unavailable."""
         rows = [
             (item.row, stamp, np.ascontiguousarray(result, dtype=np.float32).tobytes())
             for item, stamp, result in zip(items, stamps, results, strict=True)
@@ -101,13 +96,9 @@ class Work:
         self._db.execute("COMMIT")
 
     def remove(self) -> None:
-        """Forget everything: the features are where they belong."""
+        """Delete everything: the features are in the corpus folder."""
         self._db.close()
-        for path in (
-            self.path,
-            *(self.path.with_name(self.path.name + end) for end in ("-wal", "-shm")),
-            self._lock_path,
-        ):
+        for path in (*(Path(f"{self.path}{end}") for end in ("", "-wal", "-shm")), self._lock_path):
             path.unlink(missing_ok=True)
         if not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()
@@ -122,47 +113,42 @@ def run_job(
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> Extracted:
-    """Extract *items* out of *count* utterances in *jobs* processes, going on from what *work* holds.
+    """Extract *items* out of *count* utterances in *jobs* processes, except those that *work* holds.
 
-    *extractor* is what *recipe* makes; other processes make their own.
+    *extractor* was built from *recipe*; worker processes build their own.
 
     Raises:
-        UserError: vectors of different sizes, no vector at all, a worker that died.
+        UserError: vectors of different sizes, no vector at all, a dead worker.
     """
     results: dict[int, Result] = {**work.done(items)}
     reused = len(results)
     todo = [item for item in items if item.row not in results]
-    for chunk, stamps, found in _extract(recipe, extractor, todo, jobs):
-        work.put(chunk, stamps, found)
-        results.update({item.row: result for item, result in zip(chunk, found, strict=True)})
+    for chunk, stamps, made in _extract(recipe, extractor, todo, jobs):
+        work.put(chunk, stamps, made)
+        results.update({item.row: result for item, result in zip(chunk, made, strict=True)})
         if progress is not None:
             progress(len(results), len(items))
-    if all(isinstance(result, Unusable) for result in results.values()):
-        work.remove()
-        told = [f"{item.id}: {result.reason}" for item in items if isinstance(result := results[item.row], Unusable)]
-        raise UserError(f"no utterance could be used ({'; '.join(told[:3])})")
-    return _collect(items, results, count, reused)
-
-
-def _collect(items: Sequence[Item], results: dict[int, Result], count: int, reused: int) -> Extracted:
+    vectors: dict[Item, np.ndarray] = {}
     unusable: dict[str, str] = {}
-    vectors: dict[int, np.ndarray] = {}
-    first: tuple[str, int] | None = None
     for item in items:
         result = results[item.row]
         if isinstance(result, Unusable):
             unusable[item.id] = result.reason
-            continue
-        first = first or (item.id, len(result))
-        if len(result) != first[1]:
+        else:
+            vectors[item] = result
+    if not vectors:
+        work.remove()
+        reasons = "; ".join(f"{i}: {reason}" for i, reason in list(unusable.items())[:3])
+        raise UserError(f"no utterance could be used ({reasons})")
+    first, dims = next((item.id, len(vector)) for item, vector in vectors.items())
+    features, present = np.zeros((count, dims), dtype=np.float32), np.zeros(count, dtype=bool)
+    for item, vector in vectors.items():
+        if len(vector) != dims:
             raise UserError(
-                f"features of {item.id!r} ({item.path}) have {len(result)} dimensions, those of {first[0]!r} have "
-                f"{first[1]}; all must have the same"
+                f"features of {item.id!r} ({item.path}) have {len(vector)} dimensions, those of {first!r} have {dims}; "
+                "all must have the same"
             )
-        vectors[item.row] = result
-    features, present = np.zeros((count, first[1] if first else 0), dtype=np.float32), np.zeros(count, dtype=bool)
-    for row, vector in vectors.items():
-        features[row], present[row] = vector, True
+        features[item.row], present[item.row] = vector, True
     return Extracted(features, present, unusable, reused)
 
 
@@ -173,8 +159,7 @@ def _extract(recipe: Recipe, extractor: Extractor, items: Sequence[Item], jobs: 
     if not items:
         return
     if jobs == 1:
-        for chunk in _chunks(items, extractor.batch):
-            yield _batch(extractor, chunk)
+        yield from (_batch(extractor, chunk) for chunk in _chunks(items, extractor.batch))
         return
     # Not forked: a process with threads, which numerical libraries start, may hang in its copy.
     context = multiprocessing.get_context("spawn")
@@ -183,8 +168,7 @@ def _extract(recipe: Recipe, extractor: Extractor, items: Sequence[Item], jobs: 
         yield from pool.map(_in_worker, _chunks(items, extractor.batch))
     except BrokenProcessPool:
         raise UserError(
-            "a worker process died, perhaps for want of memory; the same command goes on where it stopped, try fewer "
-            "with --jobs"
+            "a worker process died, perhaps for lack of memory; repeat the command to continue, with fewer --jobs"
         ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -195,7 +179,7 @@ def _chunks(items: Sequence[Item], size: int) -> list[list[Item]]:
 
 
 def _batch(extractor: Extractor, chunk: list[Item]) -> _Batch:
-    # Before the content is read: what changes meanwhile is extracted again next time.
+    # Before the content is read, so that a source that changes meanwhile is extracted again next time.
     stamps = [item.stamp for item in chunk]
     return chunk, stamps, extractor.extract(chunk)
 
@@ -204,13 +188,13 @@ _worker: list[Extractor] = []
 
 
 def _begin_worker(recipe: Recipe) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and stops the workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets the signal and stops the workers
     threading.Thread(target=_follow_parent, daemon=True).start()
     _worker.append(build(recipe))
 
 
 def _follow_parent() -> None:
-    """End with the parent, even if that was killed: nobody would take the results."""
+    """End with the parent, even if it was killed: the results would be lost."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""The extractors by name."""
+"""The extractors by name. A new extractor is a module in ``extractors/`` and an entry of :data:`EXTRACTORS`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from lantern.corpora.types import MODALITIES
 
 if TYPE_CHECKING:  # so that --help need not load numpy
     from lantern.features.types import Extractor, Recipe
@@ -22,11 +24,11 @@ class Entry:
     place: str
     """Module and callable that takes a :class:`Recipe`."""
     scaled: bool = False
-    """Its values have units of their own, so they are standardised unless somebody wants them raw."""
+    """Its values have different units, so they are standardised unless the user wants them raw."""
 
 
 EXTRACTORS: dict[str, Entry] = {
-    "minilm": Entry(("text",), "text", "all-MiniLM-L6-v2, 384-d, offline", "text_models:minilm"),
+    "minilm": Entry(("text",), "text", "all-MiniLM-L6-v2, 384-d, offline", "text_models:PackagedMiniLM"),
     "sentence-transformers": Entry(
         ("text",), "text", "any model of that library, --model FOLDER|NAME", "text_models:SentenceModel"
     ),
@@ -39,10 +41,11 @@ EXTRACTORS: dict[str, Entry] = {
     "compare": Entry(
         ("audio",), "wav", "openSMILE ComParE_2016 functionals, 6373-d; research only", "smile:OpenSmile", True
     ),
-    "arrays": Entry(("text", "audio", "visual"), "arrays", "arrays that you computed, --arrays DIR", "arrays:Arrays"),
+    "arrays": Entry(MODALITIES, "arrays", "arrays that you computed, --arrays DIR", "arrays:Arrays"),
     "faces": Entry(("visual",), "frames", "facial expression of frames or videos, mean and sd, 14-d", "faces:Faces"),
 }
-DEFAULT = {"text": "minilm", "audio": "log-mel-stats", "visual": "arrays"}
+DEFAULT = dict.fromkeys(MODALITIES, "arrays") | {"text": "minilm", "audio": "log-mel-stats"}
+"""The extractor of each modality when the user names none."""
 
 
 def build(recipe: Recipe) -> Extractor:

@@ -1,13 +1,13 @@
-"""Which file belongs to which utterance. No torch."""
+"""Find the file that belongs to each utterance. No torch."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lantern.corpora.folder import Corpus
-from lantern.corpora.readers.clock import seconds
 from lantern.errors import UserError
 from lantern.features.types import Item
 
@@ -16,14 +16,14 @@ VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Items of the utterances for which there is something to extract from, and why the others have none."""
+    """Items of the utterances that have a source, and why the others have none."""
 
     items: tuple[Item, ...]
     missing: dict[str, int]
     """Utterances by reason, e.g. ``{"no wav": 3}``."""
 
 
-def texts(corpus: Corpus) -> Sources:
+def utterance_texts(corpus: Corpus) -> Sources:
     """Every utterance with its text."""
     return Sources(tuple(Item(row, u.id, text=u.text) for row, u in enumerate(corpus.utterances)), {})
 
@@ -51,41 +51,38 @@ def cut_from_dialogues(corpus: Corpus, folder: Path, suffixes: Sequence[str], wh
     """
     files = _named(folder, set(corpus.by_id), suffixes, False)
     items: list[Item] = []
-    missing: dict[str, int] = {}
+    missing: Counter[str] = Counter()
     row = -1
     for dialogue in corpus.dialogues:
         for u in dialogue.utterances:
             row += 1
-            start, end = (seconds(u.extra.get(key)) for key in ("start", "end"))
-            reason = ""
+            start, end = u.times
             if dialogue.id not in files:
-                reason = f"no {what} of the dialogue"
+                missing[f"no {what} of the dialogue"] += 1
             elif start is None or end is None:
-                reason = "no times"
+                missing["no times"] += 1
             elif end <= start:
-                reason = "end not after start"
-            if reason:
-                missing[reason] = missing.get(reason, 0) + 1
+                missing["end not after start"] += 1
             else:
                 items.append(Item(row, u.id, path=files[dialogue.id], start=start, end=end))
     if not items:
-        told = ", ".join(f"{reason}: {count}" for reason, count in missing.items())
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in missing.items())
         first = corpus.dialogues[0].id
-        raise UserError(f"{folder}: nothing to cut ({told}); the first file would be **/{first}{suffixes[0]}")
-    return Sources(tuple(items), missing)
+        raise UserError(f"{folder}: nothing to cut ({reasons}); the first file would be **/{first}{suffixes[0]}")
+    return Sources(tuple(items), dict(missing))
 
 
 def _named(folder: Path, names: Collection[str], suffixes: Sequence[str], frames: bool) -> dict[str, Path]:
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder")
-    found: dict[str, Path] = {}
+        raise UserError(f"{folder} is not a folder")
+    files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         is_folder = frames and path.is_dir()
         name = path.name if is_folder else path.stem
-        # Archives from a Mac hold a "._name" beside every file; no utterance is called so.
+        # Archives from a Mac hold a "._name" beside every file; no utterance has such a name.
         if name not in names or not (is_folder or (path.suffix.lower() in suffixes and path.is_file())):
             continue
-        if name in found:
-            raise UserError(f"{folder}: two files for {name!r}: {found[name]} and {path}")
-        found[name] = path
-    return found
+        if name in files:
+            raise UserError(f"{folder}: two files for {name!r}: {files[name]} and {path}")
+        files[name] = path
+    return files

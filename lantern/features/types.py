@@ -1,4 +1,4 @@
-"""What an extractor is given and what it answers. No torch."""
+"""What an extractor reads and returns. No torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lantern.corpora.feature_files import FeatureCard
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One utterance, and what its features are to be made of."""
+    """One utterance, and the source of its features."""
 
     row: int
-    """Its place in corpus order."""
+    """Its index in corpus order."""
     id: str
     text: str = ""
     path: Path | None = None
@@ -29,19 +29,19 @@ class Item:
 
     @property
     def stamp(self) -> str:
-        """Changes when what the features are made of changes."""
+        """Changes when the source of the features changes."""
         if self.path is None:
             return hashlib.sha256(self.text.encode()).hexdigest()[:16]
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except OSError:
             return "gone"
-        return f"{self.path}|{found.st_size}|{found.st_mtime_ns}|{self.start}|{self.end}"
+        return f"{self.path}|{status.st_size}|{status.st_mtime_ns}|{self.start}|{self.end}"
 
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """Why an utterance has no features although there is a file for it."""
+    """Why an utterance has no features although it has a source."""
 
     reason: str
 
@@ -52,7 +52,7 @@ Result = np.ndarray | Unusable
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """An extractor by name with its settings; worker processes build it anew."""
+    """An extractor by name with its settings; every worker process builds its own from it."""
 
     extractor: str
     model: str = ""
@@ -67,7 +67,7 @@ class Extractor(Protocol):
     card: FeatureCard
     """Extractor, version, layer, ``fitted_on`` and licence; dims and count are filled in later."""
     batch: int
-    """How many items are best given at once."""
+    """How many items to extract at once."""
 
     def extract(self, items: Sequence[Item]) -> list[Result]:
         """One result per item, in their order."""

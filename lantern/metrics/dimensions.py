@@ -60,15 +60,9 @@ def dimension_report(
 
 def table_dimension_report(table: PredictionTable) -> dict[str, dict[str, Any]] | None:
     """:func:`dimension_report` over all rated rows of *table*; None when nothing is predicted or rated."""
-    predicted, rated = (np.full((len(table), len(DIMENSIONS)), np.nan) for _ in range(2))
-    for i, row in enumerate(table.rows):
-        if row.predicted_scores is not None:
-            predicted[i] = row.predicted_scores
-        if row.scores is not None:
-            rated[i] = [np.nan if value is None else value for value in row.scores]
-    if np.isnan(predicted).all() or np.isnan(rated).all():
+    if table.predicted_scores is None or np.isnan(table.scores).all():
         return None
-    return dimension_report(predicted, rated)
+    return dimension_report(table.predicted_scores, table.scores)
 
 
 def _degenerate(values: np.ndarray) -> bool:

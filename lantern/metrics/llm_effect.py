@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from lantern.metrics.classification import calibration_error
-from lantern.tables import PredictionTable
+from lantern.tables import ANSWERED, KINDS, Fields, PredictionTable
 
 
 def llm_effect(table: PredictionTable) -> dict[str, Any]:
@@ -23,12 +22,8 @@ def llm_effect(table: PredictionTable) -> dict[str, Any]:
     (:func:`change`; ``merged`` is None before the weighting stage), ``disagreement`` between bands.
     """
     labels, vanilla = table.labels, table.vanilla
-    refined, mask = table.refined()
-    merged = _merged(table)
-    lengths = np.zeros(mask.shape, dtype=np.int64)
-    for i, row in enumerate(table.rows):
-        for reply in row.fields:
-            lengths[i, reply.band] = reply.length
+    fields = table.fields or Fields.empty(len(table), 0, len(table.classes), 0)
+    refined, mask, lengths = fields.probabilities, fields.mask, fields.lengths
     bands = [{"band": k, **change(vanilla, refined[:, k], labels, mask[:, k])} for k in range(mask.shape[1])]
     by_length = []
     for length in np.unique(lengths[mask]):
@@ -38,11 +33,11 @@ def llm_effect(table: PredictionTable) -> dict[str, Any]:
     return {
         "rows": len(table),
         "labelled": int(table.labelled.sum()),
-        "replies": _replies(table),
+        "replies": _replies(fields),
         "all_replies": change(vanilla[at], refined[at, band], labels[at]),
         "bands": bands,
         "lengths": by_length,
-        "merged": None if merged is None else change(vanilla, merged[0], labels, merged[1]),
+        "merged": None if table.merged is None else change(vanilla, table.merged, labels),
         "disagreement": disagreement(refined, mask),
     }
 
@@ -108,23 +103,14 @@ def disagreement(refined: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
     return {"argmax": argmax, "distance": distance, "rows_split": split}
 
 
-def _replies(table: PredictionTable) -> dict[str, Any]:
-    replies = [reply for row in table.rows for reply in row.fields]
-    failed = [reply for reply in replies if reply.probabilities is None]
-    kinds = Counter(reply.failure or "unknown" for reply in failed)
+def _replies(fields: Fields) -> dict[str, Any]:
+    failed = fields.failures[fields.failures != ANSWERED]
+    kinds, counts = np.unique(failed, return_counts=True)
     return {
-        "asked": len(replies),
-        "answered": len(replies) - len(failed),
+        "asked": fields.failures.size,
+        "answered": fields.failures.size - len(failed),
         "failed": len(failed),
-        "repaired": sum(reply.repaired for reply in replies if reply.probabilities is not None),
-        "failures": dict(sorted(kinds.items())),
-        "rows_without": sum(all(reply.probabilities is None for reply in row.fields) for row in table.rows),
+        "repaired": int((fields.repaired & fields.mask).sum()),
+        "failures": dict(sorted((str(KINDS[k]), int(n)) for k, n in zip(kinds, counts, strict=True))),
+        "rows_without": int((~fields.mask.any(axis=1)).sum()),
     }
-
-
-def _merged(table: PredictionTable) -> tuple[np.ndarray, np.ndarray] | None:
-    """Merged probabilities ``[N, C]`` and where they are there, or None when no row has them."""
-    mask = np.array([row.merged is not None for row in table.rows], dtype=bool)
-    if not mask.any():
-        return None
-    return np.array([row.vanilla if row.merged is None else row.merged for row in table.rows], dtype=np.float64), mask

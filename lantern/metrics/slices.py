@@ -94,11 +94,12 @@ def slice_report(
 
     report = []
     for name, category in {**SLICES, "text": twin}.items():
-        found = np.array([category(dialogues[row.dialogue], row.index) or "" for row in table.rows])
-        known = (found != "") & table.labelled
-        parts = sorted(set(found[known].tolist()))
+        places = zip(table.dialogues, table.indices.tolist(), strict=True)
+        named = np.array([category(dialogues[dialogue], index) or "" for dialogue, index in places])
+        known = (named != "") & table.labelled
+        parts = sorted(set(named[known].tolist()))
         if 2 <= len(parts) <= MOST_PARTS:
-            cells = [_part(table, probabilities, known & (found == part), part, seed) for part in parts]
+            cells = [_part(table, probabilities, known & (named == part), part, seed) for part in parts]
             report.append({"slice": name, "parts": cells})
     return report
 
@@ -106,7 +107,7 @@ def slice_report(
 def _part(
     table: PredictionTable, probabilities: Mapping[str, np.ndarray], mask: np.ndarray, name: str, seed: int
 ) -> dict[str, Any]:
-    labels, names = table.labels[mask], np.array([row.dialogue for row in table.rows])[mask]
+    labels, names = table.labels[mask], table.dialogues[mask]
     before = probabilities["vanilla"][mask].argmax(axis=1)
     after = probabilities.get("weighted", probabilities["vanilla"])[mask].argmax(axis=1)
     enough = len(labels) >= MIN_ROWS and len(set(names.tolist())) >= MIN_DIALOGUES

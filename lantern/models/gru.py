@@ -10,31 +10,24 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lantern.errors import UserError
 from lantern.models.batch import Backbone, BackboneOutput, Batch, Sizes
+from lantern.settings import Count, Rate, check
 
 
 @dataclass
 class Config:
-    """Options of the GRU backbone.
+    """Options of the GRU backbone."""
 
-    Raises:
-        UserError: for a value that cannot work, with the way it is spelt on the command line.
-    """
-
-    hidden: int = 128
+    hidden: Count = 128
     """Width of the projected features and of the GRU in each direction."""
-    layers: int = 1
+    layers: Count = 1
     """GRU layers."""
-    dropout: float = 0.3
+    dropout: Rate = 0.3
     """On the projected features, between layers, and on the hidden vectors before the class layer."""
     bidirectional: bool = True
     """Read the dialogue in both directions; False sees the past only."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"backbone.{name}={getattr(self, name)}: must be at least 1.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"backbone.dropout={self.dropout}: must be at least 0 and below 1.")
+        check(self, "backbone")
 
 
 class Model(Backbone):

@@ -17,6 +17,7 @@ def class_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor
     # A class without training utterances has weight 0; a mean over such rows alone would be 0 / 0.
     if not bool(scored.any()) or (weights is not None and not bool(weights[labels[scored]].any())):
         return logits.float().sum() * 0.0
+    weights = None if weights is None else weights.float()
     return F.cross_entropy(logits.float(), labels, weight=weights, ignore_index=-1)
 
 

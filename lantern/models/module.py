@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lantern.models.batch import BackboneOutput, Batch, Sizes
 from lantern.models.losses import ccc_loss, class_loss, mse_loss
 from lantern.models.registry import build_backbone
+from lantern.models.selection import SELECTION
 
-MONITOR = "val/weighted_f1"
+LOSSES = ("loss", "class_loss", "dimension_loss", "auxiliary_loss")
+
+
+def loss_means() -> nn.ModuleDict:
+    """A mean for each of :data:`LOSSES`, in double precision where the machine has it (MPS does not)."""
+    dtype = torch.float32 if torch.backends.mps.is_available() else torch.float64
+    return nn.ModuleDict({name: MeanMetric(nan_strategy=math.nan).set_dtype(dtype) for name in LOSSES})
 
 
 def drop_modalities(batch: Batch, probability: float) -> Batch:
@@ -74,9 +82,14 @@ class MultiTaskModule(pl.LightningModule):
                 "accuracy": MulticlassAccuracy(shape.classes, average="micro"),
                 "weighted_f1": MulticlassF1Score(shape.classes, average="weighted"),
                 "macro_f1": MulticlassF1Score(shape.classes, average="macro"),
-            }
+            },
+            prefix="val/",
         )
-        self._sums: dict[str, float] = {}
+        self.train_losses, self.val_losses = loss_means(), loss_means()
+        options = {"lr": 1e-4, "weight_decay": 0.0, "scheduler": "none", **(optimizer or {})}
+        self.lr: float = options["lr"]
+        """Kept here, where ``LearningRateFinder`` looks for it."""
+        self.weight_decay, self.scheduler = options["weight_decay"], options["scheduler"]
 
     def forward(self, batch: Batch) -> tuple[BackboneOutput, Tensor | None]:
         """Backbone output and dimension scores ``[N, 3]`` in [-1, 1] (None without the head)."""
@@ -102,69 +115,56 @@ class MultiTaskModule(pl.LightningModule):
             total = total + losses["auxiliary_loss"]
         return {"loss": total, **losses}, output.logits.float().softmax(dim=-1), scores
 
-    def _accumulate(self, losses: dict[str, Tensor], weight: int) -> None:
-        for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach()) * weight
-        self._sums["_weight"] = self._sums.get("_weight", 0.0) + weight
-
-    def _log_sums(self, prefix: str) -> None:
-        # One log call an epoch: logging every step costs more than a step of a small model.
-        weight = max(self._sums.pop("_weight", 0.0), 1.0)
-        self.log_dict({f"{prefix}/{name}": value / weight for name, value in self._sums.items()}, batch_size=1)
-        self._sums = {}
-
-    def on_train_epoch_start(self) -> None:
-        self._sums = {}
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.hparams["modality_dropout"] > 0:
             batch = drop_modalities(batch, self.hparams["modality_dropout"])
         losses, _, _ = self.model_step(batch)
-        self._accumulate(losses, int((batch.labels >= 0).sum()))
+        self._update(self.train_losses, losses, batch)
         return losses["loss"]
 
     def on_train_epoch_end(self) -> None:
-        self._log_sums("train")
+        self._log_losses("train", self.train_losses)
 
-    def _eval_step(self, batch: Batch) -> dict[str, Any]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         losses, probabilities, scores = self.model_step(batch)
         labels = batch.labels[batch.mask]
         scored = labels >= 0
-        self._accumulate(losses, int(scored.sum()))
         if bool(scored.any()):
+            self._update(self.val_losses, losses, batch)
             self.metrics.update(probabilities[scored], labels[scored])
         return {"probabilities": probabilities, "scores": scores}
 
-    def on_validation_epoch_start(self) -> None:
-        # Validation runs inside the training epoch: its sums must not mix with the training ones.
-        self._train_sums, self._sums = self._sums, {}
-        self.metrics.reset()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        return self._eval_step(batch)
-
     def on_validation_epoch_end(self) -> None:
         if self.metrics["accuracy"].update_called:
-            self.log_dict({f"val/{k}": v for k, v in self.metrics.compute().items()}, batch_size=1)
-        self._log_sums("val")
-        self._sums = self._train_sums
+            self.log_dict(self.metrics, batch_size=1)
+        self._log_losses("val", self.val_losses)
 
-    def on_test_epoch_start(self) -> None:
-        self._sums = {}
-        self.metrics.reset()
+    def selection_score(self) -> float:
+        """The metric that selects the epoch, over the validation steps so far."""
+        losses = {f"val/{name}": mean.compute() for name, mean in self.val_losses.items() if mean.update_called}  # type: ignore[operator]
+        return float({**losses, **self.metrics.compute()}[SELECTION.monitor])
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        return self._eval_step(batch)
+    def _update(self, means: nn.ModuleDict, losses: dict[str, Tensor], batch: Batch) -> None:
+        """Count *losses* in their *means* over an epoch, weighted by the labelled utterances of *batch*."""
+        weight = int((batch.labels >= 0).sum())
+        for name, value in losses.items():
+            means[name].update(value.detach(), weight)  # type: ignore[operator]
+
+    def _log_losses(self, prefix: str, means: nn.ModuleDict) -> None:
+        # Metric objects once an epoch: Lightning computes, synchronises and resets them. Logging every step costs more
+        # than a step of a small model.
+        self.log_dict({f"{prefix}/{n}": m for n, m in means.items() if m.update_called}, batch_size=1)  # type: ignore[misc]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         _, probabilities, scores = self.model_step(batch)
         return {"probabilities": probabilities, "scores": scores}
 
+    test_step = predict_step
+
     def configure_optimizers(self) -> Any:
-        options = {"lr": 1e-4, "weight_decay": 0.0, "scheduler": "none", **(self.hparams["optimizer"] or {})}
         parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=options["lr"], weight_decay=options["weight_decay"], fused=True)
-        if options["scheduler"] == "none":
+        optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        if self.scheduler == "none":
             return optimizer
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="min", factor=0.1, patience=10)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}

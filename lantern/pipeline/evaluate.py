@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger
@@ -13,15 +14,17 @@ from lantern.corpora.protocols.overlaps import PAPER_STYLE, training_texts
 from lantern.environment import versions
 from lantern.errors import UserError
 from lantern.metrics.slices import slice_report
-from lantern.pipeline.preflight import Prepared
-from lantern.refine.questions import RefineStats, summary
+from lantern.pipeline.preflight import ReadyRun
+from lantern.refine.questions import RefineStats
 from lantern.results.scores import methods, split_result
 from lantern.tables import PredictionTable
 from lantern.weighting.stage import apply_weighting, compare_baselines, fit_weighting
 
 
-def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineStats) -> dict[str, Any]:
-    """Fit the weighting on the out-of-fold or the dev table, merge both tables in place, compute every number."""
+def evaluate(
+    ready: ReadyRun, tables: dict[str, PredictionTable], stats: RefineStats
+) -> tuple[dict[str, PredictionTable], dict[str, Any]]:
+    """Fit the weighting on the out-of-fold or the dev table, merge both tables, compute every number."""
     config, corpus, refined = ready.config, ready.corpus, ready.backend is not None
     weighting: dict[str, Any] | None = None
     baselines: dict[str, Any] = {}
@@ -43,9 +46,9 @@ def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineS
             score_range=range_,
             fitted=fitted,
         )
-        weights: dict[str, Any] = {}
-        for name in tables:
-            tables[name], weights = apply_weighting(fitted, tables[name])
+        merged_tables = {name: apply_weighting(fitted, table) for name, table in tables.items()}
+        tables = {name: table for name, (table, _) in merged_tables.items()}
+        weights = merged_tables["test"][1]
         weighting = {"name": config.weighting.name, "fit_on": fit_on, **fitted.report, "weights": weights}
         if fit_on == "oof":
             weighting |= {"models": len(ready.vanilla_stages) - 1, "test_model": config.oof.test_model}
@@ -56,7 +59,7 @@ def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineS
         )
     merged = methods(test, baselines)
     slices = slice_report(test, merged, corpus.by_id, training_texts(corpus, ready.split), config.seed)
-    return {
+    result = {
         "title": f"{corpus.name}, {config.backbone['name']}, {config.llm.name if refined else 'no LLM'}"
         + (", paper-style" if config.protocol.selection == "paper-style" else ""),
         "folder": str(ready.folder),
@@ -64,15 +67,16 @@ def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineS
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
         "seed": config.seed,
+        "backbone": config.backbone["name"],
         "corpus": {
             "name": corpus.name,
             "label_set": corpus.label_set.name,
             "fingerprint": corpus.fingerprint,
             "made_up": corpus.made_up,
         },
-        "protocol": dict(ready.protocol),
+        "protocol": {**ready.protocol, "fold": config.protocol.fold},
         "prompt": {"name": config.prompt.name, "version": config.prompt.version, "digest": config.prompt.digest},
-        "llm": {"name": config.llm.name, "model": config.llm.model, **summary(stats)} if refined else None,
+        "llm": {"name": config.llm.name, "model": config.llm.model, **asdict(stats)} if refined else None,
         "weighting": weighting,
         "test": {**split_result(test, merged, config.seed), "slices": slices},
         # The weighting was fitted on this table: only its vanilla numbers mean anything.
@@ -83,37 +87,38 @@ def evaluate(ready: Prepared, tables: dict[str, PredictionTable], stats: RefineS
         },
         "notes": notes(config, corpus, stats),
     }
+    return tables, result
 
 
 def notes(config: RunConfig, corpus: Corpus, stats: RefineStats) -> list[str]:
     """What a reader of the numbers must know."""
-    found = []
+    lines = []
     if config.protocol.selection == "paper-style":
-        found.append(f"{PAPER_STYLE}: compare these numbers with printed ones that were chosen so, with nothing else")
+        lines.append(f"{PAPER_STYLE}: compare these numbers with printed ones that were chosen so, with nothing else")
     if corpus.made_up:
-        found.append("the corpus is made up by a generator: these numbers say nothing about people")
+        lines.append("the corpus is made up by a generator: these numbers say nothing about people")
     if corpus.contaminated:
-        found.append(corpus.contaminated)
+        lines.append(corpus.contaminated)
     if config.refine.enabled and config.llm.simulated is not None:
-        found.append("the LLM is simulated from the gold labels: these numbers say nothing about any LLM")
+        lines.append("the LLM is simulated from the gold labels: these numbers say nothing about any LLM")
     labelled_on = [name for name, card in corpus.cards.items() if card.fitted_on == "train-labels"]
     if labelled_on:
         also = ""
         if config.refine.enabled and config.weighting.fit_on == "oof":
             also = ", the out-of-fold ones that the weighting is fitted on too: it may trust the vanilla model too much"
-        found.append(
+        lines.append(
             f"{', '.join(labelled_on)} features were fitted on training labels: predictions on training dialogues "
             f"are over-confident{also}"
         )
     if config.refine.enabled and config.refine.limit_dialogues is not None:
-        found.append(
+        lines.append(
             f"only the first {config.refine.limit_dialogues} dialogues of {config.weighting.fit_on} and test were "
             "refined and scored"
         )
     budget = stats.failures.get("budget", 0)
     if budget:
-        found.append(
+        lines.append(
             f"refine.max_cost={config.refine.max_cost:g} stopped the LLM after {stats.fields - budget} of "
             f"{stats.fields} fields; what was bought is kept, and a higher max_cost goes on from there"
         )
-    return found
+    return lines

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from lantern.config.compose import read_config
-from lantern.config.schema import RunConfig
+from lantern.config.schema import RunConfig, TrainerConfig
 from lantern.corpora.card import CorpusCard
-from lantern.corpora.data import DialogueDataset, collate
 from lantern.corpora.folder import Corpus
 from lantern.corpora.types import Dialogue
 from lantern.errors import UserError
 from lantern.features.extractors.minilm import MiniLM, card
 from lantern.models.module import MultiTaskModule
-from lantern.refine.callback import PredictionCollector
+from lantern.pipeline.vanilla import predict_corpus
 from lantern.tables import PredictionTable
 from lantern.weighting.stage import CHECKPOINT, FittedWeighting, apply_weighting
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -47,39 +48,47 @@ class LoadedRun:
         self,
         dialogues: Dialogue | Sequence[Dialogue],
         features: Mapping[str, np.ndarray] | None = None,
-        ask: Callable[[PredictionTable], object] | None = None,
+        refine: Callable[[PredictionTable], tuple[PredictionTable, object]] | None = None,
     ) -> PredictionTable:
         """Predictions table of *dialogues*, a row per turn; labels are not looked at.
 
         Text features are computed when the run's were MiniLM's. A modality that is neither computed nor given is
-        refused, or taken as missing by a model that was trained with ``model.modality_dropout``.
+        refused, or taken as missing by a model that was trained with ``model.modality_dropout``. Speakers of a dialogue
+        beyond those that the model knows share the last one's index; a warning says so.
 
         Args:
             dialogues: one or several.
             features: per modality float ``[N, D]``, a row per turn over all *dialogues*.
-            ask: refines the table in place; the run's weighting then merges it.
+            refine: refines the table, for instance :meth:`lantern.pipeline.refinement.Refinement.refine`; the run's
+                weighting then merges it.
 
         Raises:
-            UserError: a modality is missing or has another size, more speakers than the model knows, no turns.
+            UserError: a modality is missing or has another size, no turns.
         """
         chosen = (dialogues,) if isinstance(dialogues, Dialogue) else tuple(dialogues)
-        self._check_speakers(chosen)
+        speakers = self._known_speakers(chosen)
         corpus = self._with_features(chosen, dict(features or {}))
-        table = self._vanilla(corpus)
-        if ask is not None:
-            ask(table)
+        ids = [dialogue.id for dialogue in corpus.dialogues]
+        config = replace(self.config, trainer=TrainerConfig())  # on the CPU, wherever it was trained
+        table = predict_corpus(config, self.module, corpus, ids, list(self.modalities), 1, "own", speakers)
+        if refine is not None:
+            table, _ = refine(table)
             if self.weighting is not None:
                 table, _ = apply_weighting(self.weighting, table)
         return table
 
-    def _check_speakers(self, dialogues: Sequence[Dialogue]) -> None:
-        most = int(self.module.hparams["sizes"]["speakers"])
-        for dialogue in dialogues:
-            if len(dialogue.speakers) > most:
-                raise UserError(
-                    f"conversation {dialogue.id!r} has {len(dialogue.speakers)} speakers; the model of {self.folder} "
-                    f"was trained on dialogues of at most {most}"
-                )
+    def _known_speakers(self, dialogues: Sequence[Dialogue]) -> int:
+        """How many speakers of a dialogue the model tells apart."""
+        known = int(self.module.hparams["sizes"]["speakers"])
+        crowd = max(dialogues, key=lambda dialogue: len(dialogue.speakers), default=None)
+        if crowd is not None and len(crowd.speakers) > known:
+            log.warning(
+                "conversation %r has %d speakers, the model tells %d apart: the others share the index of the last",
+                crowd.id,
+                len(crowd.speakers),
+                known,
+            )
+        return known
 
     def _with_features(self, dialogues: Sequence[Dialogue], given: dict[str, np.ndarray]) -> Corpus:
         corpus = Corpus("own", self.corpus.label_set, tuple(dialogues), {}, score_range=self.corpus.score_range)
@@ -111,15 +120,6 @@ class LoadedRun:
         if not any(mask.any() for mask in corpus.present.values()):
             raise UserError(f"no modality of the model of {self.folder} can be had from the transcript")
         return corpus
-
-    def _vanilla(self, corpus: Corpus) -> PredictionTable:
-        collector = PredictionCollector(corpus.by_id, corpus.label_set, corpus.score_range)
-        data = DialogueDataset(corpus, [d.id for d in corpus.dialogues], list(self.modalities))
-        with torch.inference_mode():
-            for item in data:
-                batch = collate([item])
-                collector.add([item.dialogue], [len(item.ids)], self.module.predict_step(batch, 0))
-        return collector.table("own")
 
 
 def load(folder: str | Path) -> LoadedRun:

@@ -1,4 +1,4 @@
-"""Everything of a run that can be looked at before anything is started."""
+"""Checks everything about a run that can be checked before it starts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from lantern.corpora.protocols.splits import Split, folds, resolve_split
 from lantern.corpora.sample.generator import generate_sample
 from lantern.errors import UserError
 from lantern.files import check_place, digest
-from lantern.pipeline import train as stages
+from lantern.pipeline.loggers import check_loggers
 from lantern.pipeline.store import StageStore
-from lantern.refine.backends.batches import BatchDoor
+from lantern.pipeline.train import train_inputs
+from lantern.pipeline.trainer import check_trainer
+from lantern.refine.backends.batches import BatchClient
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.backends.simulated import SimulatedBackend
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.ledger.location import is_url
-from lantern.report.tracking import check_tracking
+from lantern.report.sinks.tracking import check_tracking
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +43,14 @@ class VanillaStage:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A run whose inputs have all been looked at; nothing has been started."""
+class ReadyRun:
+    """A run whose inputs have been checked; nothing has been started."""
 
     config: RunConfig
     corpus: Corpus
     split: Split
     backend: Any
-    """Who is asked; None when nobody is."""
+    """The LLM that refines; None without one."""
     folder: Path
 
     @property
@@ -58,7 +60,7 @@ class Prepared:
 
     @cached_property
     def key(self) -> str:
-        """Digest of everything that the result depends on; stands in the result."""
+        """Digest of everything that the result depends on; part of the result."""
         return digest(
             {
                 "version": 1,
@@ -70,25 +72,25 @@ class Prepared:
         )
 
     def finished(self) -> dict[str, Any] | None:
-        """The result of this run where it is whole and came from the same inputs, else None.
+        """The result of this run if it is complete and made from the same inputs, else None.
 
-        A result with failed fields is not whole: they may succeed now.
+        A result with failed fields is not complete: they may succeed now.
         """
         try:
             result = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
             whole = result["key"] == self.key and (result["llm"] is None or not result["llm"]["failed_fields"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return result if whole and (self.folder / "predictions.test.jsonl").is_file() else None
+        return result if whole and (self.folder / "predictions.test.parquet").is_file() else None
 
     @cached_property
     def protocol(self) -> dict[str, Any]:
-        """Names, counts and overlaps of the split, as they stand in the result."""
+        """Names, counts and overlaps of the split, as the result holds them."""
         return protocol_report(self.corpus, self.split, self.config.protocol)
 
     @cached_property
-    def asked(self) -> dict[str, tuple[str, ...]]:
-        """Ids of the dialogues that the LLM is asked about, by split; empty when nobody is asked.
+    def refined(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the dialogues that the LLM refines, by split; empty without an LLM.
 
         ``oof`` are training dialogues, predicted by models that did not train on them.
         """
@@ -100,42 +102,46 @@ class Prepared:
         )
         return {**fitted, "test": self.split.test[:limit]}
 
+    @property
+    def predicts_by_mean(self) -> bool:
+        """Whether the mean of the folds' models predicts the test dialogues."""
+        return self.config.oof.test_model == "mean" and "oof" in self.refined
+
     @cached_property
     def vanilla_stages(self) -> list[VanillaStage]:
         """The vanilla model of all training dialogues, then those of the folds that are needed."""
         config, split = self.config, self.split
         name = config.backbone["name"]
-        found = [self._vanilla_stage(f"train {name} on {len(split.train)} dialogues", split, in_training=True)]
-        needed = set(self.asked.get("oof", ()))
-        whole = config.oof.test_model == "mean"
+        stages = [self._vanilla_stage(f"train {name} on {len(split.train)} dialogues", split, in_training=True)]
+        needed = set(self.refined.get("oof", ()))
         pairs = folds(self.corpus, split.train, config.oof.folds, config.seed) if needed else []
         for number, (fit, held) in enumerate(pairs, 1):
-            if whole or needed & set(held):
+            if self.predicts_by_mean or needed & set(held):
                 title = f"train {name} without fold {number} of {len(pairs)}, on {len(fit)} dialogues"
-                found.append(self._vanilla_stage(title, Split(fit, split.dev, held)))
-        return found
+                stages.append(self._vanilla_stage(title, Split(fit, split.dev, held)))
+        return stages
 
     def _vanilla_stage(self, title: str, split: Split, in_training: bool = False) -> VanillaStage:
-        inputs = stages.train_inputs(self.config, self.corpus, split, in_training)
+        inputs = train_inputs(self.config, self.corpus, split, in_training)
         return VanillaStage(title, split, inputs, self.store.done("train", inputs))
 
 
-def preflight_all(configs: Sequence[RunConfig], check_backend: bool = True) -> list[Prepared]:
+def preflight_all(configs: Sequence[RunConfig], check_backend: bool = True) -> list[ReadyRun]:
     """:func:`preflight` of the runs of a sweep, which share the corpora that they have in common."""
     corpora: dict[str, Corpus] = {}
-    found = []
+    ready = []
     for config in configs:
         key = digest(asdict(config.corpus))
         if key not in corpora:
             corpora[key] = read_corpus(config)
-        found.append(preflight(config, check_backend, corpora[key]))
-    return found
+        ready.append(preflight(config, check_backend, corpora[key]))
+    return ready
 
 
-def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | None = None) -> Prepared:
+def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | None = None) -> ReadyRun:
     """Load the corpus and check everything that can be checked before training starts.
 
-    With ``check_backend=False`` the LLM's key and server are not asked for: enough for a plan. *corpus*: what
+    With ``check_backend=False`` the LLM's key and server are not checked, which is enough for a plan. *corpus*: what
     :func:`read_corpus` gives for this configuration, where it has been read already.
 
     Raises:
@@ -159,27 +165,30 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
         if config.refine.batch:
             if config.llm.simulated is not None:
                 raise UserError("refine.batch=true: llm=simulated has no batch interface")
-            BatchDoor(backend)  # refuses providers without one
+            BatchClient(backend)  # refuses providers without one
             if config.refine.when != "end":
                 raise UserError(f"refine.batch=true cannot wait inside a training; refine.when={config.refine.when}")
         if check_backend:
             backend.check_ready()
     if check_backend:
-        stages.check_device(config)
+        check_trainer(config)
+        check_loggers(config)
         check_tracking(config)
         check_place("runs", Path(config.runs), folder=True)
         if not is_url(config.ledger):
             check_place("refine.ledger", Path(config.ledger), folder=False)
         elif backend is not None:
-            Ledger(config.ledger).close()  # a server that cannot be reached is told before the training
+            Ledger(config.ledger).close()  # refuses a server that cannot be reached
     llm = config.llm.name if config.refine.enabled else "none"
     identity = to_plain(config)
     for key in ("runs", "tracking"):
         identity.pop(key)
     identity["refine"].pop("ledger")
+    identity["trainer"].pop("loggers")
+    identity["llm"].pop("headers")
     name = f"{corpus.name}-{defaults.name}-{llm}-seed{config.seed}-{digest(identity)[:8]}"
-    ready = Prepared(config, corpus, split, backend, Path(config.runs) / name)
-    assert ready.vanilla_stages  # built now, so that what is wrong with the backbone or the folds is told now
+    ready = ReadyRun(config, corpus, split, backend, Path(config.runs) / name)
+    assert ready.vanilla_stages  # built now: refuses a wrong backbone or fold
     return ready
 
 

@@ -1,12 +1,18 @@
-"""Who a run asks: prompt, backend, ledger and engine bound together, opened at the first question."""
+"""The LLM of a configuration: prompt, backend, ledger and engine bound together, behind one Lightning callback."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
+from types import TracebackType
 from typing import Any
 
+import lightning.pytorch as pl
+from lightning.pytorch.plugins.environments import LightningEnvironment
+
 from lantern.config.schema import RunConfig
-from lantern.corpora.types import Dialogue, LabelSet
+from lantern.models.prediction import StoredPredictions, TableBuilder, Transcripts
+from lantern.pipeline.trainer import running
+from lantern.refine.callback import LLMRefinement
 from lantern.refine.engine.batch import BatchEngine
 from lantern.refine.engine.engine import Engine
 from lantern.refine.ledger.ledger import Ledger
@@ -16,27 +22,21 @@ from lantern.refine.types import Progress
 from lantern.tables import PredictionTable
 
 
-def refiner_of(
-    config: RunConfig,
-    dialogues: Mapping[str, Dialogue],
-    labels: LabelSet,
-    score_range: tuple[float, float] | None,
-) -> Refiner:
-    """Who makes the questions of a configuration, without ledger and backend; arguments as of :class:`Asker`."""
-    prompt = Prompt(config.prompt, labels, score_range if config.model.dimensions else None, config.llm.elicitation)
-    return Refiner(dialogues, prompt, config.refine, config.llm, config.llm.simulated, config.seed)
+def refiner_of(config: RunConfig, transcripts: Transcripts) -> Refiner:
+    """Makes the questions of a configuration; needs neither ledger nor backend."""
+    score_range = transcripts.score_range if config.model.dimensions else None
+    prompt = Prompt(config.prompt, transcripts.labels, score_range, config.llm.elicitation)
+    return Refiner(transcripts.dialogues, prompt, config.refine, config.llm, config.llm.simulated, config.seed)
 
 
-class Asker:
-    """Refines predictions tables with the LLM of a configuration; use it as a context manager.
+class Refinement:
+    """Refines predictions tables with the LLM of a configuration; a context manager.
 
     Args:
         config: prompt, refinement and LLM settings.
         backend: what :func:`lantern.pipeline.preflight.backend_of` made of ``config.llm``.
-        dialogues: those that tables may hold, by id.
-        labels: the classes that are asked about.
-        score_range: scale of the dimension scores in the prompt; None leaves them out.
-        progress: told how far the asking is.
+        transcripts: the dialogues that tables may hold.
+        progress: called with how far it is.
 
     Raises:
         UserError: the ledger cannot be used.
@@ -46,31 +46,57 @@ class Asker:
         self,
         config: RunConfig,
         backend: Any,
-        dialogues: Mapping[str, Dialogue],
-        labels: LabelSet,
-        score_range: tuple[float, float] | None,
+        transcripts: Transcripts,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        self.refiner = refiner_of(config, dialogues, labels, score_range)
+        self.transcripts = transcripts
+        self.refiner = refiner_of(config, transcripts)
         self.ledger = Ledger(config.ledger)
         self.engine: Engine | BatchEngine
-        judge, most = self.refiner.judge, config.refine.max_cost
+        most = config.refine.max_cost
         if config.refine.batch:
             poll = config.refine.batch_poll
-            self.engine = BatchEngine(backend, self.ledger, judge=judge, progress=progress, max_cost=most, poll=poll)
+            self.engine = BatchEngine(backend, self.ledger, progress=progress, max_cost=most, poll=poll)
         else:
-            self.engine = Engine(backend, self.ledger, judge=judge, progress=progress, max_cost=most)
+            self.engine = Engine(backend, self.ledger, progress=progress, max_cost=most)
 
-    def ask(self, table: PredictionTable) -> RefineStats:
-        """Fill the fields of *table* in place.
+    def callback(
+        self, split: str, dialogues: Collection[str] | None = None, when: str = "end", every_n: int = 1
+    ) -> LLMRefinement:
+        """The callback that refines the predictions of a validation, of *dialogues* only where they are given."""
+
+        def refine(table: PredictionTable) -> tuple[PredictionTable, RefineStats]:
+            return self.refiner.refine(table.keep(dialogues), self.engine, needs_answer=True)
+
+        return LLMRefinement(refine, TableBuilder(self.transcripts), split, when, every_n)
+
+    def refine(self, table: PredictionTable) -> tuple[PredictionTable, RefineStats]:
+        """*table* with what the LLM says in its fields, and the counts.
 
         Raises:
             UserError: the LLM cannot be reached or gives no reply at all.
         """
-        return self.refiner.refine(table, self.engine, needs_answer=True)
+        callback = self.callback(table.split)
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            devices=1,
+            plugins=[LightningEnvironment()],
+            callbacks=[callback],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        with running(trainer):
+            trainer.validate(StoredPredictions(table), verbose=False)
+        if callback.table is None or callback.stats is None:
+            raise RuntimeError(f"the {table.split} split was not refined")
+        return callback.table, callback.stats
 
-    def __enter__(self) -> Asker:
+    def __enter__(self) -> Refinement:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.ledger.close()

@@ -1,4 +1,4 @@
-"""Stages are stored under the hash of what they depend on and done once, by whoever comes first."""
+"""Stages are stored under the hash of what they depend on, and done once."""
 
 from __future__ import annotations
 

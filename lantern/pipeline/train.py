@@ -1,4 +1,4 @@
-"""The stages of a run: train, refine, weight, evaluate. Each is a function of its arguments and of what is on disk."""
+"""The train stage: a vanilla model, trained once for whatever run needs it first."""
 
 from __future__ import annotations
 
@@ -7,51 +7,32 @@ import hashlib
 import logging
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
 
 from lantern.config.schema import RunConfig, TrainingDefaults, split_backbone
 from lantern.corpora.data import CorpusDataModule
 from lantern.corpora.folder import Corpus
 from lantern.corpora.protocols.splits import Split
 from lantern.errors import UserError
-from lantern.files import atomic, locked
-from lantern.models.module import MONITOR, MultiTaskModule
+from lantern.files import atomic
+from lantern.models.module import MultiTaskModule
 from lantern.models.registry import backbone_config, init_backbone
+from lantern.models.selection import SELECTION
 from lantern.pipeline.store import StageFolder
-from lantern.refine.callback import LLMRefinement, PredictionCollector
-from lantern.refine.questions import RefineStats
-from lantern.refine.types import Progress
-from lantern.tables import PredictionTable
+from lantern.pipeline.trainer import build_trainer, running, training_identity
+from lantern.results.progress import Reporter
 
+BEST = "best.ckpt"
+"""The selected checkpoint in a stage folder."""
 _MEMORY = re.compile(r"memory|overflow", re.IGNORECASE)
 log = logging.getLogger(__name__)
-
-
-class Reporter(Protocol):
-    """Where a run tells how far it is; ``experiments/`` draws it."""
-
-    def stage(self, title: str) -> None: ...
-
-    def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None: ...
-
-    def asking(self, progress: Progress) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +59,12 @@ class _EpochReport(pl.Callback):
 def train_inputs(config: RunConfig, corpus: Corpus, split: Split, in_training: bool = False) -> dict[str, Any]:
     """Everything a vanilla model depends on, as plain JSON: the address of the train stage.
 
-    *in_training*: the LLM is also asked during this training, where ``refine.when`` says so.
+    *in_training*: the LLM also refines during this training, where ``refine.when`` says so.
     """
     defaults, options = split_backbone(config.backbone)
     trainer = config.trainer
     return {
-        "version": 1,
+        "selection": dataclasses.asdict(SELECTION),
         "corpus": corpus.fingerprint,
         "modalities": sorted(modalities(config, corpus)),
         "train": list(split.train),
@@ -98,6 +79,7 @@ def train_inputs(config: RunConfig, corpus: Corpus, split: Split, in_training: b
         "in_training": [config.refine.when, config.refine.every_n, config.llm.name, config.prompt.digest]
         if in_training and config.refine.enabled and config.refine.when != "end"
         else None,
+        **training_identity(trainer),
     }
 
 
@@ -121,72 +103,6 @@ def _file_digest(path: str | None) -> str | None:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def cluster() -> ClusterEnvironment | None:
-    """srun's or torchrun's environment, where one of them started this process as one of several."""
-    for kind in (SLURMEnvironment, TorchElasticEnvironment):
-        if kind.detect():
-            found = kind()
-            return found if found.world_size() > 1 else None
-    return None
-
-
-def follower(config: RunConfig) -> bool:
-    """Whether this process only trains along: srun or torchrun started it beside the one that does everything else.
-
-    Raises:
-        UserError: as many processes were started as the configuration does not speak of.
-    """
-    if config.trainer.processes == 1:
-        return False
-    group = cluster()
-    if group is None:
-        if config.trainer.nodes > 1:
-            raise UserError(f"trainer.nodes={config.trainer.nodes}: start the command with srun or torchrun")
-        return False
-    if group.world_size() != config.trainer.processes:
-        raise UserError(
-            f"{group.world_size()} processes were started, and trainer.nodes={config.trainer.nodes} x "
-            f"trainer.devices={config.trainer.devices} are {config.trainer.processes}"
-        )
-    return group.global_rank() > 0
-
-
-def leave_group() -> None:
-    """End the group of the processes that trained together: none of them waits while one asks the LLM."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def _trainer(config: RunConfig, together: bool = False, **options: Any) -> pl.Trainer:
-    """*together*: with all processes of the configuration; else in this one alone."""
-    trainer = config.trainer
-    where: dict[str, Any] = {"devices": 1, "plugins": [LightningEnvironment()]}
-    if together and trainer.processes > 1:
-        # Spawned where nobody else starts processes: then only the training is in the group.
-        how = "ddp_spawn" if cluster() is None else "ddp"
-        where = {"devices": trainer.devices, "num_nodes": trainer.nodes, "use_distributed_sampler": False}
-        where["strategy"] = f"{how}_find_unused_parameters_true"
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    return pl.Trainer(
-        accelerator=trainer.accelerator,
-        precision=trainer.precision,  # type: ignore[arg-type]
-        gradient_clip_val=trainer.gradient_clip,
-        deterministic="warn" if trainer.deterministic else False,
-        **{**quiet, **where, **options},
-    )
-
-
-@contextmanager
-def _ctrl_c(trainer: pl.Trainer) -> Iterator[None]:
-    """Lightning turns Ctrl-C into ``SystemExit(1)``, which callers cannot tell from a crash: give it back."""
-    try:
-        yield
-    except SystemExit as stop:
-        if trainer.interrupted:
-            raise KeyboardInterrupt(*getattr(stop.__context__, "args", ())) from None
-        raise
-
-
 def train(
     config: RunConfig,
     corpus: Corpus,
@@ -194,11 +110,11 @@ def train(
     folder: StageFolder,
     reporter: Reporter | None,
     logger: Any,
-    callbacks: list[pl.Callback],
+    callbacks: Sequence[pl.Callback],
 ) -> Vanilla:
     """Train the vanilla model, or take it from *folder*; an interrupted training goes on from its last epoch."""
     defaults, options = split_backbone(config.backbone)
-    best = folder.path / "best.ckpt"
+    best = folder.path / BEST
     record = folder.record
     if record is not None and best.is_file():
         if not {"best_epoch", "best_score"} <= set(record):
@@ -215,14 +131,27 @@ def train(
             f"backbone={defaults.name}: a model of this size does not fit into memory; lower backbone.hidden"
         ) from None
     checkpoint = ModelCheckpoint(
-        folder.path, filename="best", monitor=MONITOR, mode="max", save_last=True, enable_version_counter=False
+        folder.path,
+        filename="best",
+        monitor=SELECTION.monitor,
+        mode=SELECTION.mode,
+        save_last=True,
+        enable_version_counter=False,
     )
     watched: list[pl.Callback] = [checkpoint, *callbacks]
     if reporter is not None and config.trainer.processes == 1:  # a terminal does not travel to other processes
         watched.append(_EpochReport(reporter, epochs))
     if config.trainer.patience is not None:
-        watched.append(EarlyStopping(MONITOR, mode="max", patience=config.trainer.patience))
-    trainer = _trainer(config, together=True, max_epochs=epochs, callbacks=watched, logger=logger, log_every_n_steps=1)
+        watched.append(EarlyStopping(SELECTION.monitor, mode=SELECTION.mode, patience=config.trainer.patience))
+    trainer = build_trainer(
+        config,
+        together=True,
+        max_epochs=epochs,
+        callbacks=watched,
+        logger=logger,
+        log_every_n_steps=1,
+        default_root_dir=folder.path,
+    )
     last = folder.path / "last.ckpt"
     if last.is_file():
         try:
@@ -230,8 +159,10 @@ def train(
         except Exception:  # noqa: BLE001  torch raises what it likes for a file that is not its own
             raise folder.damaged(last) from None
         log.info("training goes on from %s", last)
-    with _ctrl_c(trainer):
+    with running(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    if not best.is_file():
+        raise UserError("trainer.extra: no epoch of the training was validated, so that none can be selected")
     state = torch.load(best, map_location="cpu", weights_only=True)
     _check_weights(state["state_dict"], defaults.lr)
     epoch, score = int(state["epoch"]), float(state["callbacks"][checkpoint.state_key]["best_model_score"])
@@ -261,67 +192,13 @@ def build_module(
     return module
 
 
-def refine(
-    config: RunConfig,
-    corpus: Corpus,
-    data: CorpusDataModule,
-    vanilla: Vanilla,
-    split: str,
-    asked: Collection[str] | None,
-    ask: Callable[[PredictionTable], RefineStats] | None,
-) -> tuple[PredictionTable, RefineStats]:
-    """Predictions table of *split*, refined by *ask* through :class:`LLMRefinement`.
-
-    ``dev`` are the development dialogues of *data*; any other name stands for its test part: ``test``, or ``oof`` for
-    the dialogues that a fold holds out. Only the dialogues *asked* are kept (None: all). The vanilla predictions are
-    written before the first call and read back ever after: a prompt holds them to two decimals, and a prompt that
-    changed by rounding would be paid for again.
-    """
-    part = "dev" if split == "dev" else "test"
-    stored = vanilla_path(vanilla.folder, split, data.ids[part])
-
-    def act(table: PredictionTable) -> RefineStats:
-        keep_dialogues(table, asked)
-        return ask(table) if ask is not None else RefineStats()
-
-    def store_and_act(table: PredictionTable) -> RefineStats:
-        with locked(vanilla.folder / "lock"):
-            if stored.is_file():  # another process was first, maybe on another machine that rounds otherwise
-                table.rows = load_vanilla(stored, corpus, data.ids[part]).rows
-            else:
-                table.save(stored)
-        return act(table)
-
-    if stored.is_file():
-        table = load_vanilla(stored, corpus, data.ids[part])
-        return table, act(table)
-    collector = PredictionCollector(corpus.by_id, corpus.label_set, corpus.score_range)
-    callback = LLMRefinement(store_and_act, collector, split=split)
+def load_module(folder: Path) -> MultiTaskModule:
+    """The trained model of a stage *folder*, on the CPU."""
+    best = folder / BEST
     try:
-        module = MultiTaskModule.load_from_checkpoint(vanilla.checkpoint, map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001  as above
-        raise StageFolder(vanilla.folder, {}).damaged(vanilla.checkpoint) from None
-    trainer = _trainer(config, callbacks=[callback], logger=False)
-    with _ctrl_c(trainer):
-        if part == "dev":
-            trainer.validate(module, datamodule=data, verbose=False)
-        else:
-            trainer.test(module, datamodule=data, verbose=False)
-    if callback.table is None or callback.stats is None:
-        raise RuntimeError(f"the {split} split gave no predictions")
-    return callback.table, callback.stats
-
-
-def vanilla_path(folder: Path, split: str, ids: Sequence[str]) -> Path:
-    """Where a stage *folder* keeps its vanilla predictions of the dialogues *ids*."""
-    name = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:12]
-    return folder / f"vanilla.{split}.{name}.jsonl"
-
-
-def check_device(config: RunConfig) -> None:
-    """Refuse, before anything starts, a device that this machine does not have."""
-    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("trainer=gpu: this machine has no CUDA device that torch can use; take trainer=cpu")
+        return MultiTaskModule.load_from_checkpoint(best, map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001  torch and Lightning raise what they like for a file that is not theirs
+        raise StageFolder(folder, {}).damaged(best) from None
 
 
 def _check_weights(weights: dict[str, torch.Tensor], lr: float) -> None:
@@ -332,43 +209,8 @@ def _check_weights(weights: dict[str, torch.Tensor], lr: float) -> None:
         )
 
 
-def load_vanilla(path: Path, corpus: Corpus, ids: Sequence[str]) -> PredictionTable:
-    """The vanilla predictions of the dialogues *ids* of *corpus* that a stage keeps at *path*."""
-    try:
-        table = PredictionTable.load(path)
-        if {row.utterance for row in table.rows} != {u.id for i in ids for u in corpus.by_id[i].utterances}:
-            raise UserError(f"{path}: not the predictions of all {len(ids)} dialogues")
-    except UserError as error:
-        raise UserError(f"{error}; delete that file, and the command makes it anew") from None
-    return table
-
-
-def keep_dialogues(table: PredictionTable, dialogues: Collection[str] | None) -> None:
-    """Keep the rows of *dialogues* in *table* (all if None), in place."""
-    if dialogues is not None:
-        kept = set(dialogues)
-        table.rows = [row for row in table.rows if row.dialogue in kept]
-
-
-def mean_table(tables: Sequence[PredictionTable]) -> PredictionTable:
-    """One table whose vanilla probabilities and scores are the means of those of *tables*, which have equal rows."""
-    rows = []
-    for same in zip(*(table.rows for table in tables), strict=True):
-        if len({row.utterance for row in same}) != 1:
-            raise ValueError("tables of different utterances cannot be averaged")
-        scores = [row.predicted_scores for row in same if row.predicted_scores is not None]
-        rows.append(
-            dataclasses.replace(
-                same[0],
-                vanilla=np.mean([row.vanilla for row in same], axis=0).tolist(),
-                predicted_scores=np.mean(scores, axis=0).tolist() if scores else None,
-            )
-        )
-    return PredictionTable(tables[0].classes, rows, tables[0].split)
-
-
 def keep_checkpoint(vanilla: Vanilla, run_folder: Path) -> None:
-    """A copy of the selected checkpoint in the run folder, which then stands on its own."""
+    """Copy the selected checkpoint to the run folder, which then needs no other."""
     target = run_folder / "checkpoints" / "best.ckpt"
     if not target.is_file() or target.stat().st_size != vanilla.checkpoint.stat().st_size:
         with atomic(target) as partial:

@@ -1,114 +1,50 @@
-"""The Lightning side of refinement: collects predictions in validation and hands them to the LLM."""
+"""The Lightning side of refinement: the predictions of a validation epoch go to the LLM."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 
-from lantern.corpora.types import Dialogue, LabelSet
 from lantern.metrics.classification import confusion_matrix, weighted_f1
-from lantern.refine.questions import RefineStats, summary
-from lantern.tables import PredictionTable, Row
+from lantern.models.prediction import TableBuilder
+from lantern.models.selection import SELECTION
+from lantern.refine.questions import RefineStats
+from lantern.tables import PredictionTable
 
 log = logging.getLogger(__name__)
 
-
-class PredictionCollector:
-    """Turns the outputs of evaluation steps into a predictions table, in corpus order and without duplicates."""
-
-    def __init__(
-        self, dialogues: Mapping[str, Dialogue], labels: LabelSet, score_range: tuple[float, float] | None
-    ) -> None:
-        self.dialogues, self.labels, self.score_range = dialogues, labels, score_range
-        self._found: dict[str, tuple[list[list[float]], list[list[float]] | None]] = {}
-
-    def clear(self) -> None:
-        self._found = {}
-
-    def add(self, dialogue_ids: list[str], lengths: list[int], outputs: Mapping[str, Any]) -> None:
-        """Keep one step's ``probabilities`` ``[N, C]`` and ``scores`` ``[N, 3]`` (or None)."""
-        probabilities = outputs["probabilities"].detach().float().cpu().double()
-        # float32 softmax sums to 1 only to 1e-7; the table's vectors should do so to double precision.
-        probabilities = (probabilities / probabilities.sum(dim=1, keepdim=True)).tolist()
-        scores = None if outputs["scores"] is None else self._to_corpus_scale(outputs["scores"])
-        start = 0
-        for name, length in zip(dialogue_ids, lengths):
-            part = slice(start, start + length)
-            self._found[name] = (probabilities[part], None if scores is None else scores[part])
-            start += length
-
-    def _to_corpus_scale(self, scores: torch.Tensor) -> list[list[float]] | None:
-        if self.score_range is None:
-            return None
-        low, high = self.score_range
-        values = (low + high) / 2 + scores.detach().float().cpu().numpy() * (high - low) / 2
-        return np.clip(values, low, high).tolist()
-
-    def gather(self) -> None:
-        """Under a process group, bring the dialogues of every rank to every rank."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return
-        parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, self._found)
-        for part in parts:
-            self._found.update(part)
-
-    def table(self, split: str) -> PredictionTable:
-        """All collected dialogues in corpus order."""
-        rows = []
-        for name, dialogue in self.dialogues.items():
-            if name not in self._found:
-                continue
-            probabilities, scores = self._found[name]
-            for index, utterance in enumerate(dialogue.utterances):
-                rows.append(
-                    Row(
-                        dialogue=name,
-                        utterance=utterance.id,
-                        index=index,
-                        speaker=utterance.speaker,
-                        label=utterance.label,
-                        scores=None if utterance.scores is None else list(utterance.scores),
-                        vanilla=probabilities[index],
-                        predicted_scores=None if scores is None else scores[index],
-                    )
-                )
-        return PredictionTable(self.labels.classes, rows, split)
+Refine = Callable[[PredictionTable], tuple[PredictionTable, RefineStats]]
+"""From a vanilla table to the refined one and the counts."""
 
 
 class LLMRefinement(pl.Callback):
-    """Refines the predictions of a validation or test epoch in ``on_*_epoch_end``.
+    """Refines the predictions of a validation epoch in ``on_validation_epoch_end``.
 
-    In that hook ``pl_module.log`` still works and checkpoints see what is logged; the callback runs before the
-    module's own hook, so it collects for itself. It acts on rank zero only and never in the sanity check.
+    In that hook ``pl_module.log`` still works and checkpoints see what is logged. It acts on rank zero only and never
+    in the sanity check. Stored predictions are played back by
+    :class:`~lantern.models.prediction.StoredPredictions`.
 
     Args:
-        refine: fills a predictions table in place and returns the counts (``None``: only collect).
-        collector: builds the table.
-        when: ``end`` acts outside ``fit`` only; ``best`` also in training whenever the vanilla weighted F1 improves;
+        refine: makes the refined table.
+        builder: collects the outputs of the validation steps.
+        split: name of the table.
+        when: ``end`` acts outside ``fit`` only; ``best`` also in training whenever the epoch would be selected;
             ``every_n`` also in training at every *every_n*-th validation epoch.
-        split: name of the table; None: ``dev`` in validation, ``test`` in test.
     """
 
     def __init__(
-        self,
-        refine: Callable[[PredictionTable], RefineStats] | None,
-        collector: PredictionCollector,
-        when: str = "end",
-        every_n: int = 5,
-        split: str | None = None,
+        self, refine: Refine, builder: TableBuilder, split: str = "dev", when: str = "end", every_n: int = 5
     ) -> None:
-        self.refine, self.collector, self.when, self.every_n = refine, collector, when, every_n
-        self.split = split
+        self.refine, self.builder, self.split, self.when, self.every_n = refine, builder, split, when, every_n
         self.table: PredictionTable | None = None
-        """The last table that was collected (and refined, if it was time to)."""
+        """The last table that was refined."""
         self.stats: RefineStats | None = None
-        self._best = -1.0
+        self._best = SELECTION.worst
         self._history: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -117,72 +53,44 @@ class LLMRefinement(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._best, self._history = state_dict["best"], list(state_dict["history"])
 
-    def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.collector.clear()
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.builder.clear()
 
-    def _collect(
+    def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        self.collector.add(batch.dialogue_ids, [int(n) for n in batch.lengths], outputs)
-
-    on_validation_epoch_start = on_test_epoch_start = _start
-    on_validation_batch_end = on_test_batch_end = _collect
+        self.builder.add(batch, outputs)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking:
+        training = trainer.state.fn == "fit"
+        if trainer.sanity_checking or (training and not self._may_be_due(trainer.current_epoch)):
             return
-        self._finish(trainer, pl_module, "dev", due=self._due(trainer))
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._finish(trainer, pl_module, "test", due=True)
-
-    def _due(self, trainer: pl.Trainer) -> bool | None:
-        """None: only known once the table is there (``when=best``)."""
-        if trainer.state.fn != "fit":
-            return True
-        if self.when == "every_n":
-            return (trainer.current_epoch + 1) % self.every_n == 0
-        return None if self.when == "best" else False
-
-    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, split: str, due: bool | None) -> None:
-        if due is False:
+        self.builder.gather()
+        vanilla = self.builder.table(self.split)
+        if training and self.when == "best":
+            selected = pl_module.selection_score()  # type: ignore[operator]
+            if not SELECTION.better(selected, than=self._best):
+                return
+            self._best = selected
+        if not trainer.is_global_zero:
             return
-        self.collector.gather()
-        table = self.collector.table(self.split or split)
-        vanilla = score(table, table.vanilla)
-        if due is None and vanilla <= self._best:
-            return
-        self._best = max(self._best, vanilla) if trainer.state.fn == "fit" else self._best
-        self.table = table
-        if self.refine is None or not trainer.is_global_zero:
-            return
-        self.stats = self.refine(table)
-        mean = score(table, uniform_mean(table))
-        entry = {
-            "epoch": trainer.current_epoch,
-            "split": split,
-            "vanilla_weighted_f1": vanilla,
-            "mean_weighted_f1": mean,
-        }
-        self._history.append({**entry, **summary(self.stats)})
-        if trainer.state.fn == "fit":
+        self.table, self.stats = self.refine(vanilla)
+        before, mean = score(vanilla, vanilla.vanilla), score(self.table, self.table.uniform_mean())
+        entry = {"epoch": trainer.current_epoch, "split": self.split}
+        entry |= {"vanilla_weighted_f1": before, "mean_weighted_f1": mean}
+        self._history.append({**entry, **asdict(self.stats)})
+        if training:
             pl_module.log("refine/weighted_f1", mean, rank_zero_only=True, batch_size=1)
-            log.info("epoch %d: LLM mean %.4f, vanilla %.4f", trainer.current_epoch, mean, vanilla)
+            log.info("epoch %d: LLM mean %.4f, vanilla %.4f", trainer.current_epoch, mean, before)
+
+    def _may_be_due(self, epoch: int) -> bool:
+        return self.when == "best" or (self.when == "every_n" and (epoch + 1) % self.every_n == 0)
 
 
 def score(table: PredictionTable, probabilities: np.ndarray) -> float:
-    """Weighted F1 over the labelled rows, as the checkpoint is chosen by; 0 when there are none."""
+    """Weighted F1 of *probabilities* ``[N, C]`` on the labelled rows; 0 without any."""
     known = table.labelled
     if not known.any():
         return 0.0
     confusion = confusion_matrix(probabilities[known].argmax(axis=1), table.labels[known], len(table.classes))
     return float(weighted_f1(confusion))
-
-
-def uniform_mean(table: PredictionTable) -> np.ndarray:
-    """Mean of the present refined vectors ``[N, C]``; the vanilla one where there are none."""
-    refined, mask = table.refined()
-    if table.coverage == 0:
-        return table.vanilla
-    count = mask.sum(axis=1, keepdims=True)
-    return np.where(count > 0, refined.sum(axis=1) / np.maximum(count, 1), table.vanilla)

@@ -1,14 +1,13 @@
-"""What a set of questions would send and cost. Sends nothing; no torch."""
+"""What a set of requests would send and cost. Sends nothing; no torch."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lantern.refine.ledger.ledger import Ledger
-from lantern.refine.reply import asked, classes_of
+from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Price, Request, Usage
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """Counts tokens, by the model's own tokenizer where that is at hand."""
+    """Counts tokens, by the model's own tokenizer where that is available."""
 
     name: str
     prompt: Callable[[Messages], int]
@@ -33,7 +32,7 @@ class Tokenizer:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What asking would take; all numbers are of the calls that still have to be made, unless said otherwise."""
+    """Calls, tokens, dollars and time of what is not in the ledger yet."""
 
     prompts: int
     """Distinct prompts, those in the ledger included."""
@@ -95,13 +94,13 @@ def estimate(
     tokenizer: Tokenizer,
     ledger: Ledger | None,
 ) -> Estimate:
-    """What asking *requests* would take; those that *ledger* has answers to cost nothing."""
+    """The estimate for *requests*; those that *ledger* has answers to cost nothing."""
     distinct = {request.key: request for request in requests}
     known = set() if ledger is None else set(ledger.get_many(list(distinct)))
     todo = [request for key, request in distinct.items() if key not in known]
     compact = config.embedded is not None
     static: dict[str, int] = {}
-    replies: dict[tuple[int, tuple[str, ...]], int] = {}
+    replies: dict[ReplyShape | None, int] = {}
     given = output = cached = 0
     for request in todo:
         given += tokenizer.prompt(request.messages)
@@ -110,10 +109,9 @@ def estimate(
             static[start] = tokenizer.prompt(request.messages[:1])
         elif static[start] >= CACHED_FROM:
             cached += static[start]
-        shape = asked(request), () if "logprobs" in request.sampling else classes_of(request)
-        if shape not in replies:
-            replies[shape] = tokenizer.text(expected_reply(*shape, compact))
-        output += replies[shape]
+        if request.shape not in replies:
+            replies[request.shape] = tokenizer.text(request.shape.example(compact) if request.shape else "")
+        output += replies[request.shape]
     cost = repaired = None
     if price is not None:
         cost = price.cost(Usage(given, cached, output))
@@ -136,20 +134,8 @@ def estimate(
     )
 
 
-def expected_reply(count: int, classes: tuple[str, ...], compact: bool) -> str:
-    """A reply about *count* utterances as it will probably be written; letters where no *classes* are given."""
-    if not classes:
-        return "\n".join(f"{n}: A" for n in range(1, count + 1))
-    vector = dict.fromkeys(classes, 0.15)
-    separators = (",", ":") if compact else None
-    return json.dumps({str(n): vector for n in range(1, count + 1)}, ensure_ascii=False, separators=separators)
-
-
 def _seconds(calls: int, tokens: int, latency: float, config: BackendConfig) -> float:
     together = 1 if config.embedded is not None else config.concurrency
-    found = calls * latency / together
-    if config.requests_per_minute:
-        found = max(found, 60 * calls / config.requests_per_minute)
-    if config.tokens_per_minute:
-        found = max(found, 60 * tokens / config.tokens_per_minute)
-    return found
+    by_rate = 60 * calls / config.requests_per_minute if config.requests_per_minute else 0.0
+    by_tokens = 60 * tokens / config.tokens_per_minute if config.tokens_per_minute else 0.0
+    return max(calls * latency / together, by_rate, by_tokens)

@@ -16,11 +16,11 @@ class Field:
     stride: int
     coverage: int
     causal: bool = False
-    """Only the last utterance is asked about; the others are what came before it."""
+    """Only the last utterance is a target; the others are what came before it."""
 
     @property
     def targets(self) -> range:
-        """Indices of the utterances that are asked about."""
+        """Indices of the utterances that the LLM is to judge."""
         return range(self.stop - 1 if self.causal else self.start, self.stop)
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class Field:
         Of a causal field: 0 for the shortest context, ``t - 1`` for the longest.
         """
         if index not in self.targets:
-            raise ValueError(f"utterance {index} is not asked about in the field [{self.start}, {self.stop})")
+            raise ValueError(f"utterance {index} is no target of the field [{self.start}, {self.stop})")
         if self.causal:
             return (index - self.origin) // self.stride
         return self.coverage - 1 - (index - self.origin) // self.stride
@@ -45,8 +45,8 @@ def receptive_fields(length: int, stride: int, coverage: int, causal: bool = Fal
     Each utterance lies in exactly *coverage* fields, once per band; no field is empty; there are
     ``ceil(length / stride) + coverage - 1`` of them, in order of their origin.
 
-    With *causal* nothing is asked of an utterance that later ones could tell: it is the last one of its *coverage*
-    fields, which are ``stride, 2 * stride, ..., w`` utterances long, cut to the dialogue.
+    With *causal*, no field shows later utterances: each utterance is the last one of its *coverage* fields, which are
+    ``stride, 2 * stride, ..., w`` utterances long, cut to the dialogue.
     """
     if stride < 1 or coverage < 1:
         raise ValueError(f"stride and coverage must be at least 1, got {stride} and {coverage}")

@@ -10,16 +10,15 @@ import string
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 
 from lantern.corpora.types import DIMENSIONS, Dialogue, LabelSet, Utterance
 from lantern.errors import UserError, did_you_mean
-from lantern.refine.reply import letters
+from lantern.refine.shape import ReplyShape
+from lantern.settings import OneOf, check
 
-PRIORS = ("predicted", "shuffled", "uniform", "none")
-NAMES = ("given", "masked")
 _PLACES = {
     "system": ("classes", "scores", "reply"),
     "letters": ("classes", "scores", "reply"),
@@ -39,14 +38,14 @@ class PromptConfig:
     name: str = "???"
     version: int = 1
     """Raise it whenever the text changes; the text's hash is part of every result."""
-    priors: str = "predicted"
+    priors: Annotated[str, OneOf("predicted", "shuffled", "uniform", "none")] = "predicted"
     """``predicted`` shows the vanilla predictions, ``none`` leaves the probabilities out. Controls: ``shuffled`` shows
     each utterance those of another one of its dialogue, ``uniform`` equal probabilities."""
     dimensions: bool = True
     """Show valence, arousal and dominance (when the model predicts them)."""
     words: bool = True
     """Show what was said. false is a control: the LLM then has speakers and predictions only."""
-    names: str = "given"
+    names: Annotated[str, OneOf("given", "masked")] = "given"
     """``given``, or ``masked``: A, B, ... in the order in which they first speak."""
     system: str = ""
     """System part; ``{classes}``, ``{scores}`` and ``{reply}`` stand for the paragraphs below."""
@@ -56,38 +55,35 @@ class PromptConfig:
     """What the vanilla probabilities mean."""
     letters: str = ""
     """With ``llm.elicitation=logprobs`` in place of the paragraph of *system* that holds ``{reply}``; its own
-    ``{reply}`` stands for example lines."""
+    ``{reply}`` becomes example lines."""
     question: str = ""
     """Last line of the user part; ``{count}`` is the number of utterances."""
 
     def __post_init__(self) -> None:
-        if self.priors not in (*PRIORS, "???"):
-            raise UserError(f"prompt.priors={self.priors} is not one of {', '.join(PRIORS)}")
-        if self.names not in NAMES:
-            raise UserError(f"prompt.names={self.names} is not one of {', '.join(NAMES)}")
+        check(self, "prompt")
         for part, valid in _PLACES.items():
             self._check_places(part, valid)
         if self.name != "???" and not {"classes", "reply"} <= set(_places(self.system)):
             raise UserError(
-                f"prompt={self.name}: prompt.system must hold {{classes}} and {{reply}}: without them the LLM is not "
-                "told which classes there are and what to return"
+                f"prompt={self.name}: prompt.system must hold {{classes}} and {{reply}}: they say "
+                "which classes there are and what to return"
             )
 
     def _check_places(self, part: str, valid: tuple[str, ...]) -> None:
-        told = ", ".join(f"{{{name}}}" for name in valid)
+        listed = ", ".join(f"{{{name}}}" for name in valid)
         try:
             strange = [place for place in _places(getattr(self, part)) if place not in valid]
         except ValueError as error:
-            raise UserError(f"prompt.{part}: {error}; a brace that stands for itself is written twice") from None
+            raise UserError(f"prompt.{part}: {error}; write a literal brace twice") from None
         if strange:
             raise UserError(
-                f"prompt.{part}: {{{strange[0]}}} stands for nothing.{did_you_mean(strange[0], list(valid))} "
-                f"Valid: {told}; a brace that stands for itself is written twice"
+                f"prompt.{part}: {{{strange[0]}}} has no meaning.{did_you_mean(strange[0], list(valid))} "
+                f"Valid: {listed}; write a literal brace twice"
             )
 
     @property
     def digest(self) -> str:
-        """First 16 hex digits of the SHA-256 of everything the LLM is told in any dialogue."""
+        """First 16 hex digits of the SHA-256 of everything that the prompt says in any dialogue."""
         parts = [self.system, self.scores, self.priors_note, self.question, self.letters]
         parts += [self.priors, str(self.dimensions)]
         parts += ["words withheld"] * (not self.words) + ["names masked"] * (self.names == "masked")
@@ -95,11 +91,11 @@ class PromptConfig:
 
 
 def _places(text: str) -> list[str]:
-    """What stands in braces in *text*, with any format that follows; ValueError where a brace has no partner."""
-    found = string.Formatter().parse(text)
+    """The fields in braces in *text*, with any format that follows; ValueError where a brace has no partner."""
+    parts = string.Formatter().parse(text)
     return [
         f"{name}{'!' + how if how else ''}{':' + form if form else ''}"
-        for _, name, form, how in found
+        for _, name, form, how in parts
         if name is not None
     ]
 
@@ -112,8 +108,8 @@ class Turn:
     probabilities: Sequence[float] | None = None
     scores: Sequence[float] | None = None
     """Predicted valence, arousal, dominance on the corpus scale."""
-    asked: bool = True
-    """Whether the LLM is asked about it; else it is context."""
+    target: bool = True
+    """Whether the prompt asks about it; else it is context."""
 
 
 def turns_of(
@@ -128,7 +124,7 @@ def turns_of(
     if config.priors == "shuffled":
         words = hashlib.sha256(dialogue.id.encode()).digest()
         ring = np.random.default_rng([seed, *words]).permutation(len(dialogue))
-        order = np.roll(ring, 1)[np.argsort(ring)].tolist()  # one cycle: nobody keeps their own
+        order = np.roll(ring, 1)[np.argsort(ring)].tolist()  # one cycle: no utterance keeps its own
     names = {name: _letter(n) for n, name in enumerate(dialogue.speakers)} if config.names == "masked" else {}
     turns = []
     for utterance, source in zip(dialogue.utterances, order, strict=True):
@@ -150,15 +146,15 @@ def _letter(number: int) -> str:
 def quote(text: str) -> str:
     """*text* as a JSON string that cannot end its line, its quotes or the ``<dialogue>`` element.
 
-    Characters that nobody sees are written as escapes, but for the joiners that scripts and emoji are spelt with:
-    among them are those that turn the direction of writing, and halves of characters, which cannot be sent at all.
+    Invisible characters are written as escapes, except the joiners of scripts and emoji:
+    some turn the direction of writing, others are halves of characters, which cannot be sent.
     """
     quoted = json.dumps(" ".join(text.split()), ensure_ascii=False)
     return _MARKED.sub(_escaped, quoted)
 
 
-def _escaped(found: re.Match[str]) -> str:
-    character = found[0]
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
     if character in "<>":
         return f"\\u{ord(character):04x}"
     unseen = character not in _JOINERS and unicodedata.category(character) in ("Cc", "Cf", "Cs")
@@ -178,9 +174,8 @@ class Prompt:
         self.config, self.labels, self.elicitation = config, labels, elicitation
         self._dimensions = config.dimensions and score_range is not None
         low, high = score_range or (0.0, 0.0)
-        marks = (
-            [f" ({letter})" for letter in letters(labels.classes)] if elicitation == "logprobs" else [""] * len(labels)
-        )
+        letters = self.shape(1).letters
+        marks = [f" ({letter})" for letter in letters] if letters else [""] * len(labels)
         described = zip(labels.classes, marks, strict=True)
         classes = "\n".join(f"- {name}{mark}: {labels.definitions.get(name, name)}" for name, mark in described)
         references = [] if config.priors == "none" else [config.priors_note]
@@ -189,22 +184,25 @@ class Prompt:
         example = {"1": dict.fromkeys(labels.classes, round(1 / len(labels), 2))}
         reply = json.dumps(example, ensure_ascii=False)
         system = config.system
-        if elicitation == "logprobs":
+        if letters:
             paragraphs = system.split("\n\n")
             system = "\n\n".join(config.letters if "{reply}" in part else part for part in paragraphs)
-            first, *_, last = letters(labels.classes)
-            reply = f"1: {first}\n2: {last}"
+            reply = f"1: {letters[0]}\n2: {letters[-1]}"
         self._system = system.format(classes=classes, scores="\n".join(references).strip(), reply=reply).strip()
 
+    def shape(self, count: int) -> ReplyShape:
+        """What a reply about *count* target utterances must look like."""
+        return ReplyShape(count, self.labels.classes, self.elicitation)
+
     def messages(self, turns: Sequence[Turn]) -> tuple[dict[str, str], ...]:
-        """System and user message for the utterances of one field; those that are asked about are numbered from 1."""
+        """System and user message for the utterances of one field; the targets are numbered from 1."""
         numbers = itertools.count(1)
         lines = [
-            f"{f'{next(numbers)}.' if t.asked else '-'} {self._speaker(t)}: {quote(t.utterance.text)}{self._notes(t)}"
+            f"{f'{next(numbers)}.' if t.target else '-'} {self._speaker(t)}: {quote(t.utterance.text)}{self._notes(t)}"
             for t in turns
         ]
         dialogue = "\n".join(["<dialogue>", *lines, "</dialogue>"])
-        question = self.config.question.format(count=sum(t.asked for t in turns)).strip()
+        question = self.config.question.format(count=sum(t.target for t in turns)).strip()
         return (
             {"role": "system", "content": self._system},
             {"role": "user", "content": f"{dialogue}\n{question}"},
@@ -224,40 +222,20 @@ class Prompt:
             notes.append(", ".join(f"{name} {value:.1f}" for name, value in zip(DIMENSIONS, turn.scores)))
         return f" [{'; '.join(notes)}]" if notes else ""
 
-    def schema(self, count: int) -> dict[str, Any] | None:
-        """JSON schema of the reply for *count* utterances, in the strict subset that providers accept; None for
-        letters."""
-        if self.elicitation == "logprobs":
-            return None
-        vector = {
-            "type": "object",
-            "properties": {name: {"type": "number"} for name in self.labels.classes},
-            "required": list(self.labels.classes),
-            "additionalProperties": False,
-        }
-        keys = [str(n) for n in range(1, count + 1)]
-        return {
-            "type": "object",
-            "properties": dict.fromkeys(keys, vector),
-            "required": keys,
-            "additionalProperties": False,
-        }
-
-    def max_tokens(self, count: int) -> int:
-        """Generous bound on the reply: a number is at most 6 tokens, a class name and its punctuation about 8."""
-        if self.elicitation == "logprobs":
-            return 16 + 8 * count
-        return 64 + count * (16 + 14 * len(self.labels))
-
-    def repair(self, error: str, count: int) -> str:
-        """What the LLM is told when its reply could not be used."""
-        if self.elicitation == "logprobs":
-            first, *_, last = letters(self.labels.classes)
-            return (
-                f"Your reply could not be used: {error}. Return only {count} lines, one for each utterance: its "
-                f"number, a colon, a blank and one letter from {first} to {last}."
+    def repair(self, quoted: str, error: str, count: int) -> tuple[dict[str, str], ...]:
+        """The turns that follow a reply that could not be used: what it said, what is wrong and what to return."""
+        letters = self.shape(count).letters
+        if letters:
+            wanted = (
+                f"{count} lines, one for each utterance: its number, a colon, a blank and one letter from {letters[0]} "
+                f"to {letters[-1]}."
+            )
+        else:
+            wanted = (
+                f'one JSON object with the keys "1" to "{count}"; each holds one number from 0 to 1 for every one of: '
+                f"{', '.join(self.labels.classes)}."
             )
         return (
-            f"Your reply could not be used: {error}. Return only one JSON object with the keys "
-            f'"1" to "{count}"; each holds one number from 0 to 1 for every one of: {", ".join(self.labels.classes)}.'
+            {"role": "assistant", "content": quoted},
+            {"role": "user", "content": f"Your reply could not be used: {error}. Return only {wanted}"},
         )

@@ -6,12 +6,11 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from lantern.errors import UserError
-from lantern.refine.types import Failure, Reply, Request
+from lantern.errors import FailureKind
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Answer, Failure, Outcome, Reply
 
 LEAST_MASS = 0.01
 """Less probability than this on the letters of all classes together says nothing about their proportions."""
@@ -21,164 +20,155 @@ _REFUSAL = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """Probabilities per asked utterance, renormalised; *sums* are the totals as the LLM wrote them."""
+class _Unusable(Exception):
+    """The content of a reply cannot be used."""
 
-    probabilities: list[list[float]]
-    sums: list[float]
-
-
-class _Duplicate(ValueError):
-    pass
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message[:300])
+        self.kind = kind
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) != len(pairs):
-        raise _Duplicate("a key is given twice")
-    return dict(pairs)
+def parse(reply: Reply, shape: ReplyShape) -> Outcome:
+    """Probabilities for the utterances and classes of *shape*, or a :class:`Failure` of the content."""
+    try:
+        if shape.elicitation == "logprobs":
+            vectors, sums = _by_letters(reply, shape)
+        else:
+            vectors = _by_json(reply, shape)
+            sums = [math.fsum(vector) for vector in vectors]
+    except _Unusable as problem:
+        return Failure(problem.kind, str(problem), reply=reply)
+    totals = [math.fsum(vector) for vector in vectors]
+    return Answer([[value / total for value in v] for v, total in zip(vectors, totals, strict=True)], sums, reply)
 
 
-def _json_object(text: str) -> dict[str, Any] | str:
-    """The one JSON object in *text*, which may stand in a code fence or between words; else what is wrong."""
-    decoder = json.JSONDecoder(object_pairs_hook=_pairs)
+def numbers_of(reply: Reply, shape: ReplyShape) -> list[list[float]] | None:
+    """The numbers ``[n, C]`` of a JSON reply as the LLM wrote them; None where there are none to use."""
+    if shape.elicitation != "json":
+        return None
+    try:
+        return _by_json(reply, shape)
+    except _Unusable:
+        return None
+
+
+def _by_json(reply: Reply, shape: ReplyShape) -> list[list[float]]:
+    _check_withheld(reply)
+    if reply.finish_reason in ("length", "max_tokens"):
+        raise _Unusable(FailureKind.CUT_OFF, "the reply was cut off at the token limit")
+    value = _json_object(reply.text.strip())
+    keys = shape.numbers
+    if set(value) != set(keys):
+        missing, extra = [k for k in keys if k not in value], sorted(set(value) - set(keys))
+        if missing:
+            raise _Unusable(FailureKind.INCOMPLETE, f"utterances missing: {', '.join(missing)}")
+        raise _Unusable(FailureKind.UNPARSABLE, f"unknown utterances: {', '.join(extra)}")
+    return [_vector(value[key], key, shape.classes) for key in keys]
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """The one JSON object in *text*, in a code fence or between words too."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise _Unusable(FailureKind.UNPARSABLE, "a key is given twice")
+        return dict(pairs)
+
     start = text.find("{")
     if start < 0:
-        return "there is no JSON object in it"
+        if _declines(text):
+            raise _Unusable(FailureKind.REFUSAL, "the LLM declined")
+        raise _Unusable(FailureKind.UNPARSABLE, "there is no JSON object in it")
     try:
-        value, end = decoder.raw_decode(text, start)
-    except _Duplicate as error:
-        return str(error)
+        value, end = json.JSONDecoder(object_pairs_hook=unique).raw_decode(text, start)
     except (ValueError, RecursionError):
-        return "its JSON is broken"
+        raise _Unusable(FailureKind.UNPARSABLE, "its JSON is broken") from None
     if "{" in text[end:]:
-        return "there is more than one JSON object in it"
+        raise _Unusable(FailureKind.UNPARSABLE, "there is more than one JSON object in it")
     return value
 
 
-def _vector(value: Any, name: str, classes: tuple[str, ...]) -> list[float] | tuple[str, str]:
-    """The numbers of one utterance in class order, or the kind and text of what is wrong."""
+def _vector(value: Any, name: str, classes: tuple[str, ...]) -> list[float]:
+    """The numbers of one utterance in class order."""
     if not isinstance(value, dict):
-        return "unparsable", f"utterance {name} is not an object of classes"
+        raise _Unusable(FailureKind.UNPARSABLE, f"utterance {name} is not an object of classes")
     if set(value) != set(classes):
         extra, missing = sorted(set(value) - set(classes)), sorted(set(classes) - set(value))
-        told = [f"unknown: {', '.join(extra)}"] * bool(extra) + [f"missing: {', '.join(missing)}"] * bool(missing)
-        return "wrong_classes", f"utterance {name} has the wrong classes ({'; '.join(told)})"[:300]
+        parts = [f"unknown: {', '.join(extra)}"] * bool(extra) + [f"missing: {', '.join(missing)}"] * bool(missing)
+        raise _Unusable(FailureKind.WRONG_CLASSES, f"utterance {name} has the wrong classes ({'; '.join(parts)})")
     numbers: list[float] = []
     for cls in classes:
         number = value[cls]
         if isinstance(number, bool) or not isinstance(number, (int, float)):
-            return "bad_numbers", f"utterance {name}, {cls}: {str(number)[:40]!r} is not a number"
+            raise _Unusable(FailureKind.BAD_NUMBERS, f"utterance {name}, {cls}: {str(number)[:40]!r} is not a number")
         try:
             number = float(number)
         except OverflowError:
             number = math.inf
         if not math.isfinite(number) or number < 0:
-            return "bad_numbers", f"utterance {name}, {cls}: {number} is not a finite number of at least 0"
+            raise _Unusable(
+                FailureKind.BAD_NUMBERS, f"utterance {name}, {cls}: {number} is not a finite number of at least 0"
+            )
         numbers.append(number)
     total = math.fsum(numbers)
     if total <= 0 or not math.isfinite(total):
-        return "bad_numbers", f"utterance {name}: the numbers add up to {total:g}"
+        raise _Unusable(FailureKind.BAD_NUMBERS, f"utterance {name}: the numbers add up to {total:g}")
     return numbers
 
 
-def parse_reply(reply: Reply, count: int, classes: tuple[str, ...]) -> Parsed | Failure:
-    """Probabilities for the *count* utterances that were asked about, or a typed content :class:`Failure`."""
-    text = reply.text.strip()
-    if reply.finish_reason in ("content_filter", "refusal"):
-        return Failure("refusal", "the provider withheld the reply", reply=reply)
-    if reply.finish_reason in ("length", "max_tokens"):
-        return Failure("cut_off", "the reply was cut off at the token limit", reply=reply)
-    value = _json_object(text)
-    if not isinstance(value, dict):
-        if "{" not in text and _declines(text):
-            return Failure("refusal", "the LLM declined", reply=reply)
-        return Failure("unparsable", value, reply=reply)
-    keys = [str(n) for n in range(1, count + 1)]
-    if set(value) != set(keys):
-        missing, extra = [k for k in keys if k not in value], sorted(set(value) - set(keys))
-        kind = "incomplete" if missing else "unparsable"
-        told = f"utterances missing: {', '.join(missing)}" if missing else f"unknown utterances: {', '.join(extra)}"
-        return Failure(kind, told[:300], reply=reply)
-    probabilities, sums = [], []
-    for key in keys:
-        vector = _vector(value[key], key, classes)
-        if isinstance(vector, tuple):
-            return Failure(*vector, reply=reply)
-        total = math.fsum(vector)
-        sums.append(total)
-        probabilities.append([number / total for number in vector])
-    return Parsed(probabilities, sums)
-
-
-def _declines(text: str) -> bool:
-    return _REFUSAL.search(text[:300].replace("\u2019", "'")) is not None
-
-
-def letters(classes: Sequence[str]) -> tuple[str, ...]:
-    """The letter that stands for each class; one capital letter is one token for every tokenizer in use."""
-    if len(classes) > 26:
-        raise UserError(
-            f"llm.elicitation=logprobs can tell at most 26 classes apart, this label set has {len(classes)}"
-        )
-    return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(classes)])
-
-
-def parse_letters(reply: Reply, count: int, classes: tuple[str, ...]) -> Parsed | Failure:
+def _by_letters(reply: Reply, shape: ReplyShape) -> tuple[list[list[float]], list[float]]:
     """Probabilities from a reply of lines ``number: letter`` and the token probabilities that came with it.
 
-    For each utterance the token that holds its letter is found, and the alternatives that the provider lists for that
-    place are summed by letter, whatever blanks and case they are spelt with. A class that is not listed gets no more
-    than the least likely token that is, and no more than its share of the probability that is not listed at all. The
-    vector is then renormalised; *sums* hold what lay on the classes before that.
+    For each utterance, the alternatives that the provider lists for the token of its letter are summed by letter,
+    whatever blanks and case they are spelt with. A class that is not listed gets no more than the least likely token
+    that is, and no more than its share of the probability that is not listed at all. The sums hold what lay on the
+    classes before that.
     """
-    if reply.finish_reason in ("content_filter", "refusal"):
-        return Failure("refusal", "the provider withheld the reply", reply=reply)
+    _check_withheld(reply)
     tokens = reply.logprobs or []
     if not _LETTER_LINE.search(reply.text) and _declines(reply.text):
-        return Failure("refusal", "the LLM declined", reply=reply)
-    if not tokens or not any(token["top_logprobs"] for token in tokens):
-        return Failure("no_logprobs", "the reply came without token probabilities", reply=reply)
+        raise _Unusable(FailureKind.REFUSAL, "the LLM declined")
+    if not any(token["top_logprobs"] for token in tokens):
+        raise _Unusable(FailureKind.NO_LOGPROBS, "the reply came without token probabilities")
     text = "".join(str(token["token"]) for token in tokens)
     ends = list(itertools.accumulate(len(str(token["token"])) for token in tokens))
     places: dict[int, int] = {}
-    for found in _LETTER_LINE.finditer(text):
-        number = int(found[1])
+    for line in _LETTER_LINE.finditer(text):
+        number = int(line[1])
         if number in places:
-            return Failure("unparsable", f"utterance {number} is answered twice", reply=reply)
-        places[number] = next(i for i, end in enumerate(ends) if end > found.start(2))
-    if set(places) != set(range(1, count + 1)):
+            raise _Unusable(FailureKind.UNPARSABLE, f"utterance {number} is answered twice")
+        places[number] = next(i for i, end in enumerate(ends) if end > line.start(2))
+    if set(places) != set(range(1, shape.count + 1)):
         cut = reply.finish_reason in ("length", "max_tokens")
-        kind = "cut_off" if cut else "incomplete" if places else "unparsable"
-        return Failure(kind, f"{len(places)} of {count} utterances have a letter", reply=reply)
-    probabilities, sums = [], []
-    for number in range(1, count + 1):
-        vector, mass = _masses(tokens[places[number]], letters(classes))
+        kind = FailureKind.CUT_OFF if cut else FailureKind.INCOMPLETE if places else FailureKind.UNPARSABLE
+        raise _Unusable(kind, f"{len(places)} of {shape.count} utterances have a letter")
+    vectors, masses = [], []
+    for number in range(1, shape.count + 1):
+        vector, mass = _masses(tokens[places[number]], shape.letters or ())
         if mass < LEAST_MASS:
-            told = f"utterance {number}: only {mass:.4f} of the probability lies on the letters"
-            return Failure("low_mass", told, reply=reply)
-        total = math.fsum(vector)
-        probabilities.append([value / total for value in vector])
-        sums.append(mass)
-    return Parsed(probabilities, sums)
+            text = f"utterance {number}: only {mass:.4f} of the probability lies on the letters"
+            raise _Unusable(FailureKind.LOW_MASS, text)
+        vectors.append(vector)
+        masses.append(mass)
+    return vectors, masses
 
 
 def _masses(token: dict[str, Any], wanted: tuple[str, ...]) -> tuple[list[float], float]:
     """Probability of each letter at one place, bounds filled in, and the sum of what was listed."""
     listed = {str(o["token"]): _probability(o["logprob"]) for o in token["top_logprobs"]}
     listed.setdefault(str(token["token"]), _probability(token["logprob"]))
-    found = dict.fromkeys(wanted, 0.0)
+    masses = dict.fromkeys(wanted, 0.0)
     for spelt, probability in listed.items():
         letter = re.sub(r"[\s:.()\-]", "", spelt).upper()
-        if letter in found:
-            found[letter] += probability
-    missing = [letter for letter, value in found.items() if value == 0]
-    mass = math.fsum(found.values())
+        if letter in masses:
+            masses[letter] += probability
+    missing = [letter for letter, value in masses.items() if value == 0]
+    mass = math.fsum(masses.values())
     if missing:
         rest = max(0.0, 1 - math.fsum(listed.values()))
         bound = max(min(min(listed.values()), rest / len(missing)), 1e-6)
-        found |= dict.fromkeys(missing, bound)
-    return list(found.values()), mass
+        masses |= dict.fromkeys(missing, bound)
+    return list(masses.values()), mass
 
 
 def _probability(logprob: Any) -> float:
@@ -188,14 +178,10 @@ def _probability(logprob: Any) -> float:
     return math.exp(min(0.0, logprob))
 
 
-def asked(request: Request) -> int:
-    """Utterances that *request* asks about: the numbered lines between the dialogue's delimiters."""
-    user = next(m["content"] for m in request.messages if m["role"] == "user")
-    lines = user.split("\n</dialogue>", 1)[0].split("\n")[1:]
-    return sum(line[:1].isdigit() for line in lines)
+def _check_withheld(reply: Reply) -> None:
+    if reply.finish_reason in ("content_filter", "refusal"):
+        raise _Unusable(FailureKind.REFUSAL, "the provider withheld the reply")
 
 
-def classes_of(request: Request) -> tuple[str, ...]:
-    """The classes that *request* asks about, from the list in its system message; no transcript text stands there."""
-    system = next((m["content"] for m in request.messages if m["role"] == "system"), "")
-    return tuple(re.findall(r"^- (.+?)(?: \([A-Z]\))?: ", system, re.MULTILINE))
+def _declines(text: str) -> bool:
+    return _REFUSAL.search(text[:300].replace("\u2019", "'")) is not None

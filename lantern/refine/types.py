@@ -1,4 +1,4 @@
-"""Requests and replies: the plain data that flows through the refinement path. No torch, no litellm."""
+"""Requests, replies and outcomes: the plain data of the refinement path. No torch, no litellm."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
+
+from lantern.errors import FailureKind
+from lantern.refine.shape import ReplyShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,11 @@ class Request:
     """Distinguishes repeated samples of the same prompt."""
     oracle: dict[str, Any] | None = None
     """Only for ``simulated``: what it answers from. Never sent anywhere."""
+    shape: ReplyShape | None = None
+    """What the reply must look like; no part of the key. None for requests that an older Lantern stored."""
+    bundle_key: str | None = None
+    """Key under which a bundle holds the answer, for a repair turn: it quotes a reply, and a bundle has no words. None:
+    the key itself."""
 
     @property
     def key(self) -> str:
@@ -74,7 +82,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a backend returned and was paid for, before anyone judged its content."""
+    """What a backend returned and was paid for, as it came: not parsed."""
 
     text: str
     finish_reason: str | None
@@ -91,17 +99,21 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply whose content can be used."""
+
+    probabilities: list[list[float]]
+    """Per target utterance and class, ``[n, C]``; every vector sums to 1."""
+    sums: list[float]
+    """Per utterance: what the numbers added up to before; by letters, the probability that lay on them."""
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
-    """Why there is no usable reply.
+    """Why there is no usable reply."""
 
-    Kinds of the transport: ``rate_limit``, ``quota``, ``timeout``, ``connection``, ``server_error``, ``bad_body``,
-    ``empty``, ``auth``, ``not_found``, ``bad_request``, ``context_length``, ``budget``, ``cancelled``.
-    Kinds of the content: ``refusal``, ``cut_off``, ``unparsable``, ``incomplete``, ``bad_numbers``, ``wrong_classes``;
-    of the elicitation by token probabilities: ``no_logprobs`` (the provider sent none), ``low_mass`` (next to none of
-    the probability lies on the letters of the classes).
-    """
-
-    kind: str
+    kind: FailureKind
     message: str = ""
     """Provider text or parser message, secrets redacted."""
     status: int | None = None
@@ -109,7 +121,9 @@ class Failure:
     """The paid reply whose content failed; None for failures of the transport."""
 
 
-Outcome = Reply | Failure
+Outcome = Answer | Failure
+Stored = Reply | Failure
+"""What the ledger keeps of a request: the reply as it came, or a settled failure."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,6 @@ def _facts(table: PredictionTable, run: Run, scale: tuple[float, float] | None, 
                 f"{llm} judged every turn in {table.coverage} windows of the conversation, called bands. Under each "
                 "stand its turns; the bar below is its weight."
             )
-    if scale is not None and any(row.predicted_scores is not None for row in table.rows):
+    if scale is not None and table.predicted_scores is not None:
         found.append("Valence, arousal and dominance run from {:g} to {:g}.".format(*scale))
     return found

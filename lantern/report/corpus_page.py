@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from lantern.corpora.folder import Corpus
-from lantern.corpora.readers.clock import seconds
 from lantern.corpora.summary import PartSummary, summarise
 from lantern.corpora.types import DIMENSIONS, MODALITIES, Utterance
 from lantern.errors import UserError
@@ -198,7 +197,7 @@ def _turn(u: Utterance, speaker: int, missing: int) -> list[Any]:
 
 
 def _times(u: Utterance) -> str:
-    start, end = (seconds(u.extra.get(key)) for key in ("start", "end"))
+    start, end = u.times
     return "" if start is None or end is None else f"{_clock(start)} - {_clock(end)}"
 
 

@@ -108,11 +108,10 @@ def _reader(tables: Sequence[Comparison], with_text: bool) -> tuple[dict[str, An
             found = texts_of(run, with_text)
             texts[key] = found.by_id
             notes += [found.note] if found.note else []
-        table = run.table()
-        whole = len(table)
-        keep_first(table, MOST_TURNS // len(chosen))
-        if len(table) < whole:
-            cut.append(f"{len(table):,} of {whole:,}")
+        whole = run.table()
+        table = keep_first(whole, MOST_TURNS // len(chosen))
+        if len(table) < len(whole):
+            cut.append(f"{len(table):,} of {len(whole):,}")
         data.add(Shown(name, table), texts[key])
     if cut:
         notes.append(f"the reader holds the first dialogues of a run only: {cut[0]} turns")

@@ -10,7 +10,6 @@ probabilities; ``t + 1`` weights; merged ``C``.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from lantern.files import digest
-from lantern.tables import PredictionTable, Row
+from lantern.tables import KINDS, PredictionTable
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 NOTHING = 4095
@@ -43,7 +42,7 @@ class ReaderData:
     def add(self, shown: Shown, texts: Mapping[str, str]) -> None:
         """Add one table; *texts* by utterance id, of as many turns as may be shown. Labels may be missing."""
         table = shown.table
-        key = digest([list(table.classes), [[row.utterance, row.label] for row in table.rows], bool(texts)])
+        key = digest([list(table.classes), table.utterances.tolist(), table.labels.tolist(), bool(texts)])
         if key not in self._sets:
             self._sets[key] = len(self._turns)
             self._turns.append(_turns(table, texts))
@@ -62,15 +61,11 @@ def reader_data(tables: Sequence[Shown], texts: Mapping[str, str]) -> dict[str, 
     return data.as_dict()
 
 
-def keep_first(table: PredictionTable, turns: int) -> None:
-    """Cut *table* to whole dialogues of at most *turns* rows together, in place; the first dialogue always stays."""
-    if len(table) <= turns:
-        return
-    stop = turns
-    while stop and table.rows[stop - 1].dialogue == table.rows[stop].dialogue:
-        stop -= 1
-    first = next((n for n, row in enumerate(table.rows) if row.dialogue != table.rows[0].dialogue), len(table))
-    del table.rows[max(stop, first) :]
+def keep_first(table: PredictionTable, turns: int) -> PredictionTable:
+    """Whole dialogues of *table*, of at most *turns* rows together; the first dialogue always stays."""
+    stops = [rows.stop for rows in table.by_dialogue.values()]
+    stop = max((stop for stop in stops if stop <= turns), default=stops[0] if stops else 0)
+    return table.select(slice(0, stop))
 
 
 def embedded_json(value: Any) -> str:
@@ -85,60 +80,46 @@ def embedded_json(value: Any) -> str:
 
 def _turns(table: PredictionTable, texts: Mapping[str, str]) -> dict[str, Any]:
     speakers: dict[str, int] = {}
-    dialogues: dict[str, list[list[Any]]] = {}
-    for place, row in enumerate(table.rows):
-        speaker = speakers.setdefault(row.speaker, len(speakers))
-        turn: list[Any] = [place, row.index, row.utterance, speaker, -1 if row.label is None else row.label]
-        scores = None if row.scores is None else [None if s is None else round(s, 2) for s in row.scores]
-        turn += [scores, texts.get(row.utterance)]
-        while turn[-1] is None:
-            turn.pop()
-        dialogues.setdefault(row.dialogue, []).append(turn)
-    return {
-        "classes": list(table.classes),
-        "speakers": list(speakers),
-        "dialogues": [{"id": name, "turns": turns} for name, turns in dialogues.items()],
-    }
+    dialogues = []
+    for name, rows in table.by_dialogue.items():
+        turns = []
+        for place in range(rows.start, rows.stop):
+            utterance = str(table.utterances[place])
+            speaker = speakers.setdefault(str(table.speakers[place]), len(speakers))
+            rated = np.round(table.scores[place], 2)
+            scores = None if np.isnan(rated).all() else [None if np.isnan(s) else float(s) for s in rated]
+            turn: list[Any] = [place, int(table.indices[place]), utterance, speaker, int(table.labels[place])]
+            turn += [scores, texts.get(utterance)]
+            while turn[-1] is None:
+                turn.pop()
+            turns.append(turn)
+        dialogues.append({"id": str(name), "turns": turns})
+    return {"classes": list(table.classes), "speakers": list(speakers), "dialogues": dialogues}
 
 
 def _packed(table: PredictionTable) -> dict[str, Any]:
-    kinds: dict[str, int] = {}
-    scores = any(row.predicted_scores is not None for row in table.rows)
-    coverage, classes = table.coverage, len(table.classes)
-    rows = [_numbers(row, classes, coverage, scores, kinds) for row in table.rows]
-    scale = [1000.0] * classes + [100.0] * (3 * scores) + ([1.0] * 3 + [1000.0] * classes) * coverage
-    scale += [1000.0] * ((coverage + 1 if coverage else 0) + classes)
-    numbers = np.array(rows, dtype=np.float64).reshape(len(rows), len(scale)) * scale
+    n, classes, coverage = len(table), len(table.classes), table.coverage
+    kinds: list[str] = []
+    blocks = [1000 * table.vanilla]
+    if table.predicted_scores is not None:
+        blocks.append(100 * (table.predicted_scores + 20))
+    if (fields := table.fields) is not None:
+        codes = np.unique(fields.failures[~fields.mask & (fields.lengths > 0)])
+        kinds = [str(KINDS[code]) for code in codes]
+        state = np.where(fields.mask, fields.repaired, 2 + np.searchsorted(codes, fields.failures))
+        said = np.where(fields.mask[..., None], 1000 * fields.probabilities, np.nan)
+        about = np.stack([state, fields.lengths, fields.positions], axis=-1).astype(np.float64)
+        about[fields.lengths == 0] = np.nan  # no such field
+        blocks.append(np.concatenate([about, said], axis=-1).reshape(n, -1))
+        blocks.append(np.full((n, coverage + 1), np.nan) if table.weights is None else 1000 * table.weights)
+    blocks.append(np.full((n, classes), np.nan) if table.merged is None else 1000 * table.merged)
+    numbers = np.concatenate(blocks, axis=1)
     codes = np.where(np.isnan(numbers), NOTHING, np.clip(np.rint(numbers), 0, NOTHING)).astype(np.int64)
     alphabet = np.frombuffer(ALPHABET.encode(), dtype=np.uint8)
     return {
         "t": coverage,
-        "scores": scores,
-        "kinds": list(kinds),
-        "width": 2 * len(scale),
+        "scores": table.predicted_scores is not None,
+        "kinds": kinds,
+        "width": 2 * numbers.shape[1],
         "rows": np.stack([alphabet[codes >> 6], alphabet[codes & 63]], axis=-1).tobytes().decode(),
     }
-
-
-def _numbers(row: Row, classes: int, coverage: int, scores: bool, kinds: dict[str, int]) -> list[float]:
-    found = _vector(row.vanilla, classes)
-    if scores:
-        found += [value + 20 for value in _vector(row.predicted_scores, 3)]
-    replies = {reply.band: reply for reply in row.fields}
-    for band in range(coverage):
-        reply = replies.get(band)
-        if reply is None:
-            found += _vector(None, 3 + classes)
-            continue
-        state = int(reply.repaired)
-        if reply.probabilities is None:
-            state = 2 + kinds.setdefault(reply.failure or "unknown", len(kinds))
-        found += [state, reply.length, reply.position, *_vector(reply.probabilities, classes)]
-    if coverage:
-        found += _vector(row.weights, coverage + 1)
-    return found + _vector(row.merged, classes)
-
-
-def _vector(values: Sequence[float] | None, count: int) -> list[float]:
-    """*count* numbers; a vector that is not there, or of another length, is nothing."""
-    return [math.nan] * count if values is None or len(values) != count else list(values)

@@ -9,12 +9,13 @@ from html import escape
 from typing import Any
 
 from lantern.metrics.classification import classification_report
+from lantern.metrics.methods import WEIGHTED
 from lantern.metrics.paired import mean_sd
 from lantern.report.plots import Axis, Point, Series, bars, chart, padded, strip
-from lantern.report.terminal import METRICS, TITLES, label
-from lantern.report.text_tables import HEADS, LEGEND, PAPER, cells, money, spread
+from lantern.report.terminal import METRICS, label
+from lantern.report.text_tables import LEGEND, PAPER
+from lantern.results.columns import SHORT, Place, cells, heads, money, spread
 from lantern.results.comparison import Comparison, Line, methods_of
-from lantern.results.scores import WEIGHTED
 
 
 def tag(name: str, text: object) -> str:
@@ -62,10 +63,10 @@ def line_strip(line: Line, span: tuple[float, float]) -> str:
 
 def summary(comparison: Comparison) -> str:
     """The table that the terminal shows, with the intervals drawn."""
-    place, span = HEADS.index("95 % interval"), span_of(comparison.lines)
+    place, span = heads(Place.TEXT).index("95 % interval"), span_of(comparison.lines)
     rows = []
     for line in comparison.lines:
-        row = [breakable(line.name), *map(escape, cells(line)[1:])]
+        row = [breakable(line.name), *map(escape, cells(line, Place.TEXT)[1:])]
         row[place] += f"<br>{line_strip(line, span)}" if line_strip(line, span) else ""
         rows.append(row)
     ensembles = dict.fromkeys(
@@ -80,7 +81,7 @@ def summary(comparison: Comparison) -> str:
         text += "<p class='note'>Mean of the vanilla models over the seeds, which needs no LLM: "
         text += f"{'; '.join(ensembles)}.</p>"
     warn = f'<p class="warn">{escape(PAPER)}</p>' if comparison.paper_style else ""
-    return warn + table(HEADS, rows, "wide") + text
+    return warn + table(heads(Place.TEXT), rows, "wide") + text
 
 
 def grid(comparison: Comparison) -> str:
@@ -130,12 +131,12 @@ def methods(line: Line) -> str:
     rows = []
     weighting = line.runs[0].result.get("weighting")
     own = weighting["name"] if weighting else "none"
-    for name in methods_of([line]):
-        values = [line.spread(name, metric) for metric in METRICS]
-        if None not in values and name != own:
+    for method in methods_of([line]):
+        values = [line.spread(method.key, metric) for metric in METRICS]
+        if None not in values and method.key != own:
             texts = [spread(v, 1, 3) if m == "nll" else spread(v) for m, v in zip(METRICS, values, strict=True)]
-            rows.append([escape(label(name, own)), *map(escape, texts)])
-    return table(["method", *(TITLES[metric] for metric in METRICS)], rows)
+            rows.append([escape(label(method, own)), *map(escape, texts)])
+    return table(["method", *(SHORT[metric] for metric in METRICS)], rows)
 
 
 def confusion(line: Line) -> str:

@@ -1,28 +1,23 @@
-"""What stands on the terminal when a run or a sweep has ended."""
+"""What the terminal shows at the end of a run or a sweep."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lantern.metrics.paired import mean_sd
+from rich.markup import escape
+
+from lantern.metrics.methods import WEIGHTED, Method, present_methods
+from lantern.results.columns import SHORT, Place, cells, heads
+from lantern.results.comparison import Line
 from lantern.results.folds import fold_notes, pool_folds
 from lantern.results.groups import Group, corrected
-from lantern.results.scores import WEIGHTED
 from lantern.results.sweep import titles
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 METRICS = ("accuracy", "weighted_f1", "macro_f1", "nll", "ece")
-TITLES = {"accuracy": "acc", "weighted_f1": "wF1", "macro_f1": "macro F1", "nll": "NLL", "ece": "ECE"}
-
-
-def _rows(methods: dict[str, Any], configured: str) -> list[str]:
-    """Vanilla first, the run's own merge last, the bands and the other baselines between."""
-    order = ["vanilla", "temperature", *sorted(n for n in methods if n.startswith("band") and n != "band")]
-    order += ["mean", "band", "stacking", "attention", WEIGHTED]
-    return [name for name in order if name in methods and name != configured]
 
 
 def _cell(metric: str, value: float) -> str:
@@ -33,15 +28,9 @@ def _difference(value: float, metric: str) -> str:
     return f"{100 * value:+.2f}" if metric not in ("nll",) else f"{value:+.3f}"
 
 
-def label(name: str, weighting: str) -> str:
-    """How a method is called in a table."""
-    if name == WEIGHTED:
-        return f"weighted ({weighting})"
-    if name == "band":
-        return "band scalars"
-    if name.startswith("band"):
-        return f"band {name[4:]} alone"
-    return {"vanilla": "vanilla", "temperature": "vanilla, tempered", "mean": "uniform mean"}.get(name, name)
+def label(method: Method, weighting: str) -> str:
+    """The name of *method* in the table of a run whose merge is *weighting*."""
+    return f"weighted ({weighting})" if method.key == WEIGHTED else method.title
 
 
 def print_run(console: Console, result: dict[str, Any]) -> None:
@@ -52,26 +41,28 @@ def print_run(console: Console, result: dict[str, Any]) -> None:
     methods = test["methods"]
     weighting = result["weighting"]
     name = weighting["name"] if weighting else "none"
-    own = name if weighting is None or weighting["choice"] == name else f"{name}: {weighting['choice']} stands"
+    own = name if weighting is None or weighting["choice"] == name else f"{name}: {weighting['choice']} kept"
     table = Table(
         title=f"{result['title']}: test split", title_justify="left", title_style="bold", box=None, padding=(0, 2)
     )
     table.add_column("")
     for metric in METRICS:
-        table.add_column(TITLES[metric], justify="right")
+        table.add_column(SHORT[metric], justify="right")
     for metric in ("accuracy", "weighted_f1"):
-        table.add_column(f"Δ {TITLES[metric]}", justify="right")
+        table.add_column(f"Δ {SHORT[metric]}", justify="right")
     if test["against_vanilla"]:
         table.add_column("p (Holm)", justify="right")
-    for row in _rows(methods, name):
-        report = methods[row]
+    for method in present_methods(test.get("coverage", 0), methods):
+        row, report = method.key, methods[method.key]
+        if row == name:
+            continue  # the run's own merge, which comes last
         cells = [_cell(metric, report[metric]) for metric in METRICS]
         for metric in ("accuracy", "weighted_f1"):
             base = methods["vanilla"][metric]
             cells.append("" if row == "vanilla" else _difference(report[metric] - base, metric))
         if row in test["against_vanilla"]:
             cells.append(f"{test['against_vanilla'][row]['holm']:.2g}")
-        table.add_row(label(row, own), *cells, style="bold" if row in ("vanilla", "mean", WEIGHTED) else "dim")
+        table.add_row(label(method, own), *cells, style="bold" if row in ("vanilla", "mean", WEIGHTED) else "dim")
     console.print()
     console.print(table)
     for line in lines(result):
@@ -108,7 +99,7 @@ def lines(result: dict[str, Any]) -> list[str]:
             fitted = f"fitted on {weighting['fitted_on']} out-of-fold utterances of {weighting['models']} fold {many}"
             if weighting["test_model"] == "mean":
                 fitted += ", whose mean predicts test"
-        chosen = "" if weighting["choice"] == weighting["name"] else f", {weighting['choice']} stands instead"
+        chosen = "" if weighting["choice"] == weighting["name"] else f", {weighting['choice']} is kept instead"
         out.append(f"weights: {sources or 'none'} ({fitted}{chosen})")
     if result["llm"]:
         llm, effect = result["llm"], test["llm"]
@@ -143,35 +134,31 @@ def by_setting(results: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> dict[
     return {name: [whole for whole, _ in pool_folds(same)] for name, same in found.items()}
 
 
+def lines_of(results: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> list[Line]:
+    """The lines of a sweep's table, one per setting."""
+    groups = [Group(name, runs) for name, runs in by_setting(results).items()]
+    p_values = corrected(groups)
+    return [Line(group, [], p_values.get(group.name)) for group in groups]
+
+
 def print_sweep(console: Console, results: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> None:
     """A row per combination of settings: mean and standard deviation over its seeds, and whether it gains."""
     from rich.table import Table
 
-    groups = [Group(name, runs) for name, runs in by_setting(results).items()]
-    p_values = corrected(groups)
+    shown = lines_of(results)
+    groups = [line.group for line in shown]
     title = "sweep: test split, mean ± sd over seeds"
     if any(result.get("protocol", {}).get("selection") == "paper-style" for _, result in results):
         title += "; paper-style: epochs chosen on test"
     pooled = {len(result["folds"]["numbers"]) for group in groups for result in group.results if "folds" in result}
     title += "".join(f"; {count} folds pooled" for count in sorted(pooled) if count > 1)
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
-    table.add_column("accuracy", overflow="fold")
-    for title in ("seeds", "vanilla", "mean", "best band", "weighted", "Δ acc", "95 % interval", "p", "Δ wF1"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for group in groups:
-        tests = [run["test"]["methods"] for run in group.results]
-        cells = [_spread([m["vanilla"]["accuracy"] for m in tests])]
-        for pick in ("mean", "best band", WEIGHTED):
-            cells.append(_spread([v for m in tests if (v := _accuracy(m, pick)) is not None]))
-        difference = group.difference
-        for metric in ("accuracy", "weighted_f1"):
-            gains = [m[WEIGHTED][metric] - m["vanilla"][metric] for m in tests if WEIGHTED in m]
-            cells.append(_spread(gains, sign=True))
-            if metric == "accuracy":
-                one = difference and difference[metric]
-                cells.append(f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]" if one else "-")
-                cells.append(f"{p_values[group.name]:.2g}" if one else "-")
-        table.add_row(_folded(group.name), str(len(group.results)), *cells)
+    first, *others = heads(Place.SWEEP)
+    table.add_column(first, overflow="fold")
+    for head in others:
+        table.add_column(head, justify="right", no_wrap=True)
+    for line in shown:
+        table.add_row(_folded(line.name), *(escape(cell) for cell in cells(line, Place.SWEEP)[1:]))
     console.print()
     console.print(table)
     legend = "  intervals resample the test dialogues; p of Δ acc, Holm-corrected over the rows"
@@ -200,14 +187,14 @@ def print_study(console: Console, worlds: list[dict[str, Any]]) -> None:
 
     table = Table(title="simulation: accuracy, mean over seeds", title_justify="left", title_style="bold", box=None)
     titles = ("LLM", "vanilla", "uniform mean", "weighted", "best possible", "Δ vanilla", "of the possible gain")
-    for title in (*titles, "stands"):
+    for title in (*titles, "chosen"):
         table.add_column(title, justify="right" if title in titles[1:] else "left", no_wrap=title == "LLM")
     for world in worlds:
         means = [f"{world[name]['mean']:.2f}" for name in ("vanilla", "mean", "weighted", "bayes")]
         share = world["share_of_bayes_gain"]
         gain = f"{world['gain']['mean']:+.2f}"
-        stands = ", ".join(f"{name} {count}" for name, count in world["choices"].items())
-        table.add_row(world["world"], *means, gain, "" if share is None else f"{100 * share:.1f} %", stands)
+        chosen = ", ".join(f"{name} {count}" for name, count in world["choices"].items())
+        table.add_row(world["world"], *means, gain, "" if share is None else f"{100 * share:.1f} %", chosen)
         if "in_sample" in world:
             reached, lost = world["in_sample"]["mean"], world["share_of_bayes_gain_in_sample"]
             gain = f"{reached - world['vanilla']['mean']:+.2f}"
@@ -216,18 +203,3 @@ def print_study(console: Console, worlds: list[dict[str, Any]]) -> None:
                 name, means[0], means[1], f"{reached:.2f}", means[3], gain, f"{100 * lost:.1f} %", style="dim"
             )
     console.print(table)
-
-
-def _accuracy(methods: dict[str, Any], pick: str) -> float | None:
-    if pick == "best band":
-        bands = [m["accuracy"] for name, m in methods.items() if name.startswith("band") and name != "band"]
-        return max(bands, default=None)
-    return methods[pick]["accuracy"] if pick in methods else None
-
-
-def _spread(values: list[float], sign: bool = False) -> str:
-    if not values:
-        return "-"
-    summary = mean_sd([100 * v for v in values])
-    text = f"{summary['mean']:+.1f}" if sign else f"{summary['mean']:.1f}"
-    return text if summary["sd"] is None else f"{text} ± {summary['sd']:.1f}"

@@ -1,4 +1,4 @@
-"""Groups of runs side by side: which may stand in one table, and what stands in its rows. No torch."""
+"""Groups of runs side by side: which ones share a table, and its rows. No torch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from lantern.metrics.methods import Method, present_methods
 from lantern.metrics.paired import Difference, mean_sd
 from lantern.results.folds import fold_notes, fold_of, pool_folds
 from lantern.results.groups import Group, corrected
 from lantern.results.load import Run
-from lantern.results.scores import WEIGHTED
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Line:
 
     group: Group
     runs: list[Run]
+    """Empty in the table of a sweep, which has the results alone."""
     p_value: float | None
     """Of the accuracy difference, corrected after Holm over the rows of the table; None without a difference."""
 
@@ -32,7 +33,31 @@ class Line:
     @property
     def seeds(self) -> list[int]:
         """Seeds of the runs."""
-        return sorted(run.seed for run in self.runs)
+        return sorted(int(result["seed"]) for result in self.group.results)
+
+    @property
+    def backbone(self) -> str:
+        """Name of the backbone."""
+        return str(self.group.results[0]["backbone"])
+
+    @property
+    def llm(self) -> str:
+        """Name of the LLM, ``none`` for runs without one."""
+        llm = self.group.results[0].get("llm")
+        return str(llm["name"]) if llm else "none"
+
+    @property
+    def methods(self) -> list[Method]:
+        """The methods that any run reports, in the order in which they are shown."""
+        tests = [result["test"] for result in self.group.results]
+        coverage = max(test.get("coverage", 0) for test in tests)
+        return present_methods(coverage, {key for test in tests for key in test["methods"]})
+
+    @property
+    def folds(self) -> str | None:
+        """Numbers of the folds that were pooled; None where nothing was pooled."""
+        folds = self.group.results[0].get("folds")
+        return None if folds is None else " ".join(map(str, folds["numbers"]))
 
     @property
     def notes(self) -> list[str]:
@@ -57,7 +82,7 @@ class Line:
     @cached_property
     def cost(self) -> float | None:
         """Dollars that the replies of one run cost, mean over seeds; None where no LLM or a price is not known."""
-        costs = [(run.result.get("llm") or {}).get("cost") for run in self.runs]
+        costs = [(result.get("llm") or {}).get("cost") for result in self.group.results]
         known = [float(cost) for cost in costs if cost is not None]
         return float(mean_sd(known)["mean"]) if len(known) == len(costs) else None
 
@@ -70,8 +95,8 @@ class Line:
 
     def llm_sum(self, key: str) -> int | None:
         """Sum of a count over the runs; None for runs without an LLM."""
-        found = [run.result["llm"].get(key) for run in self.runs if run.result.get("llm")]
-        known = [int(value) for value in found if value is not None]
+        values = [result["llm"].get(key) for result in self.group.results if result.get("llm")]
+        known = [int(value) for value in values if value is not None]
         return sum(known) if known else None
 
 
@@ -103,7 +128,7 @@ class Comparison:
 
 
 def compare_runs(runs: Sequence[Run]) -> list[Comparison]:
-    """Tables of *runs*; what was not measured on the same utterances in the same way stands in tables of its own.
+    """Tables of *runs*; runs that were not measured on the same utterances in the same way get tables of their own.
 
     A table holds runs of one corpus (by fingerprint), label set, protocol, selection and test utterances. Its rows are
     runs whose settings differ in the seed alone. Runs of ``protocol=loso`` that differ in the fold alone are pooled.
@@ -231,9 +256,8 @@ def _plain(value: Any) -> str:
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
-def methods_of(lines: Sequence[Line]) -> list[str]:
-    """Names of the methods that any row has, vanilla first and the runs' own merge last."""
-    found = {name for line in lines for run in line.runs for name in run.result["test"]["methods"]}
-    bands = sorted(name for name in found if name.startswith("band") and name != "band")
-    order = ["vanilla", "temperature", *bands, "mean", "band", "stacking", "attention", WEIGHTED]
-    return [name for name in order if name in found]
+def methods_of(lines: Sequence[Line]) -> list[Method]:
+    """The methods that any of *lines* has, the vanilla model first and the runs' own merge last."""
+    found = {method.key: method for line in lines for method in line.methods}
+    coverage = 1 + max((m.band for m in found.values() if m.band is not None), default=-1)
+    return present_methods(coverage, found)

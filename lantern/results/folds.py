@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from lantern.metrics.classification import classification_report, pooled_report
+from lantern.errors import UserError
+from lantern.metrics.classification import pooled_report
+from lantern.metrics.methods import WEIGHTED
 from lantern.metrics.paired import mean_sd
-from lantern.results.scores import WEIGHTED
 from lantern.tables import PredictionTable, concatenate
 
 USUAL = 5
@@ -24,8 +24,8 @@ Result = dict[str, Any]
 
 def fold_of(result: Mapping[str, Any]) -> int | None:
     """The session that *result* was tested on under ``protocol=loso``; None for other protocols."""
-    found = re.fullmatch(r"loso, fold (\d+)", str((result.get("protocol") or {}).get("name")))
-    return None if found is None else int(found[1])
+    fold = (result.get("protocol") or {}).get("fold")
+    return None if fold is None else int(fold)
 
 
 def pool_folds(results: Sequence[Result]) -> list[tuple[Result, list[Result]]]:
@@ -33,7 +33,7 @@ def pool_folds(results: Sequence[Result]) -> list[tuple[Result, list[Result]]]:
 
     Other protocols have nothing to pool. Where the seeds do not all have the same folds, those with the most stand and
     the others are left out: a mean over different test utterances would mean nothing. What is missing and who is left
-    out stands under ``folds`` of each pooled result, see :func:`fold_notes`.
+    out is listed under ``folds`` of each pooled result, see :func:`fold_notes`.
     """
     seeds: dict[int, dict[int, Result]] = {}
     for result in results:
@@ -49,13 +49,19 @@ def pool_folds(results: Sequence[Result]) -> list[tuple[Result, list[Result]]]:
     return [(_pooled(numbers, left, part), part) for part in parts]
 
 
+def run_table(folder: Path, split: str, **options: Any) -> PredictionTable:
+    """The table of *split* in a run *folder*; options as of :meth:`PredictionTable.load`."""
+    try:
+        return PredictionTable.load(folder / f"predictions.{split}.parquet", **options)
+    except UserError as error:
+        raise UserError(f"{error}; repeat the run's command to write it again") from None
+
+
 def test_table(result: Mapping[str, Any]) -> PredictionTable:
     """Test table of a result without the replies of its fields, that of a pooled one from all its folders."""
     folders = result.get("folders") or [result["folder"]]
-    # A table that was cut off at the end of a line looks whole: only its length tells.
     count = result["test"].get("rows") if len(folders) == 1 else None
-    paths = [Path(folder) / "predictions.test.jsonl" for folder in folders]
-    return concatenate([PredictionTable.load(path, fields=False, count=count) for path in paths], "test")
+    return concatenate([run_table(Path(folder), "test", fields=False, count=count) for folder in folders], "test")
 
 
 def over_folds(results: Sequence[Result], method: str, metric: str) -> dict[str, Any] | None:
@@ -81,12 +87,12 @@ def fold_notes(results: Sequence[Result]) -> list[str]:
         lines.append(f"left out for its missing folds: {'; '.join(folds['left_out'])}")
     if len(numbers) < 2:
         return lines
-    told = []
+    parts = []
     for metric, title in (("accuracy", "accuracy"), ("weighted_f1", "weighted F1")):
         found = {method: over_folds(results, method, metric) for method in ("vanilla", WEIGHTED)}
         values = [f"{name} {_spread(one)}" for name, one in found.items() if one is not None]
-        told.append(f"{title} {', '.join(values)}")
-    return [*lines, f"mean ± sd over the {len(numbers)} folds: {'; '.join(told)}"]
+        parts.append(f"{title} {', '.join(values)}")
+    return [*lines, f"mean ± sd over the {len(numbers)} folds: {'; '.join(parts)}"]
 
 
 def _named(numbers: Sequence[int]) -> str:
@@ -195,18 +201,10 @@ def _test(parts: list[Result]) -> dict[str, Any]:
 
 def _methods(parts: list[Result]) -> dict[str, Any]:
     """Reports of every method that all folds have, over the utterances of all folds."""
-    found = {}
-    names = [name for name in parts[0]["test"]["methods"] if all(name in part["test"]["methods"] for part in parts)]
-    table: PredictionTable | None = None
-    for name in names:
-        report = pooled_report([part["test"]["methods"][name] for part in parts])
-        if report is None and name in ("vanilla", WEIGHTED):  # written before reports held their counts
-            table = table or test_table({"folders": [part["folder"] for part in parts]})
-            values = table.vanilla if name == "vanilla" else np.array([row.merged for row in table.rows])
-            report = classification_report(values, table.labels, table.classes)
-        if report is not None:
-            found[name] = report
-    return found
+    reports = [part["test"]["methods"] for part in parts]
+    names = [name for name in reports[0] if all(name in one for one in reports)]
+    pooled = {name: pooled_report([one[name] for one in reports]) for name in names}
+    return {name: report for name, report in pooled.items() if report is not None}
 
 
 def _effect(effects: list[dict[str, Any]]) -> dict[str, Any]:

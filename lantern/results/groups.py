@@ -10,9 +10,9 @@ import numpy as np
 
 from lantern.files import digest
 from lantern.metrics.classification import classification_report
+from lantern.metrics.methods import WEIGHTED
 from lantern.metrics.paired import Difference, holm, mean_sd, pooled_bootstrap
 from lantern.results.folds import test_table
-from lantern.results.scores import WEIGHTED
 from lantern.tables import PredictionTable
 
 
@@ -35,14 +35,13 @@ class Scored:
     @classmethod
     def of(cls, table: PredictionTable) -> Scored:
         """The arrays of *table*."""
-        whole = len(table) > 0 and all(row.merged is not None for row in table.rows)
         return cls(
             classes=table.classes,
-            rows=digest([[row.utterance, row.label] for row in table.rows]),
-            dialogues=np.array([row.dialogue for row in table.rows]),
+            rows=digest([[str(u), int(k)] for u, k in zip(table.utterances, table.labels)]),
+            dialogues=table.dialogues,
             labels=table.labels,
             vanilla=table.vanilla,
-            merged=np.array([row.merged for row in table.rows], dtype=np.float64) if whole else None,
+            merged=table.merged,
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from lantern.errors import UserError
+from lantern.results.folds import run_table
 from lantern.results.sweep import MANIFEST, read_sweep
 from lantern.tables import PredictionTable, concatenate
 
@@ -50,7 +51,7 @@ class Run:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The settings by which runs are told apart, flat; the seed, places and speed are none of them."""
+        """The settings that distinguish runs, flat. Excludes the seed, paths and speed settings."""
         found = dict(_leaves({k: v for k, v in self.config.items() if k not in _IGNORED}))
         for key in _IGNORED_LEAVES:
             found.pop(key, None)
@@ -61,8 +62,7 @@ class Run:
 
     def table(self, split: str = "test") -> PredictionTable:
         """The table of *split* (also ``oof`` or ``dev``), read anew at each call: many would fill the memory."""
-        tables = [PredictionTable.load(run.folder / f"predictions.{split}.jsonl") for run in self.parts or (self,)]
-        return concatenate(tables, split)
+        return concatenate([run_table(run.folder, split) for run in self.parts or (self,)], split)
 
 
 _NEEDED: dict[str, type | tuple[type, ...]] = {
@@ -136,7 +136,7 @@ def read_run(folder: Path) -> Run:
     path = folder / "metrics.json"
     if not path.is_file():
         raise UserError(f"{folder} is not a finished run: it has no metrics.json; type its command again to finish it")
-    for name in ("config.yaml", "predictions.test.jsonl"):
+    for name in ("config.yaml", "predictions.test.parquet"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} has a metrics.json but no {name}: not a run folder of this Lantern")
     try:

@@ -1,8 +1,7 @@
-"""How far a run is, kept in its folder for whoever looks: a table of the sweep, another machine, the day after."""
+"""The progress of a run: reported to the terminal and kept in its folder, for the sweep's table or another machine."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -10,16 +9,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lantern.errors import UserError
+from lantern.files import is_locked
 
 if TYPE_CHECKING:
-    from lantern.pipeline.train import Reporter
     from lantern.refine.types import Progress
 
 FILE, LOCK = "progress.json", "lock"
 _SECONDS = 0.5
+
+
+class Reporter(Protocol):
+    """Receives the progress of a run; ``experiments/`` draws it."""
+
+    def stage(self, title: str) -> None:
+        """A stage begins."""
+
+    def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        """An epoch of *epochs* ended."""
+
+    def asking(self, progress: Progress) -> None:
+        """The LLM refined more fields."""
+
+    def note(self, text: str) -> None:
+        """One line about the current stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +42,7 @@ class RunState:
     """State of one run."""
 
     state: str
-    """``waiting`` (nothing was done yet), ``running``, ``done``, ``failed`` or ``interrupted``."""
+    """``waiting`` (not started), ``running``, ``done``, ``failed`` or ``interrupted``."""
     stage: str = ""
     done: int = 0
     total: int = 0
@@ -43,20 +58,20 @@ class RunState:
 
 
 def read_state(folder: Path) -> RunState:
-    """The state of the run in *folder*, whoever is or was at it; a run whose process is gone is ``interrupted``."""
+    """The state of the run in *folder*; a run whose process ended early is ``interrupted``."""
     try:
         given = json.loads((folder / FILE).read_text(encoding="utf-8"))
         state = RunState(**{f.name: given[f.name] for f in fields(RunState) if f.name in given})
     except (OSError, ValueError, TypeError):
         return RunState("waiting")
-    return replace(state, state="interrupted") if state.state == "running" and not _held(folder / LOCK) else state
+    return replace(state, state="interrupted") if state.state == "running" and not is_locked(folder / LOCK) else state
 
 
 def record_failure(folder: Path, error: Exception) -> None:
-    """Note in *folder* that its run failed before it could note anything itself."""
+    """Record in *folder* that its run failed before it started."""
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    _write(folder, RunState("failed", started=time.time(), updated=time.time(), error=_told(error)))
+    _write(folder, RunState("failed", started=time.time(), updated=time.time(), error=_message(error)))
 
 
 @contextmanager
@@ -69,38 +84,35 @@ def recorded(folder: Path, reporter: Reporter | None) -> Iterator[Recorder]:
         recorder.end("interrupted")
         raise
     except BaseException as error:
-        recorder.end("failed", _told(error))
+        recorder.end("failed", _message(error))
         raise
     recorder.end("done")
 
 
 class Recorder:
-    """A reporter that writes ``progress.json``, at most twice a second, and passes on."""
+    """A reporter that writes ``progress.json``, at most twice a second, and passes everything on."""
 
     def __init__(self, folder: Path, reporter: Reporter | None) -> None:
         self.folder, self.reporter = folder, reporter
         self._state = RunState("running", started=time.time())
         self._before = (0, 0.0)
-        self._asked = (0, 0.0)
+        self._current = (0, 0.0)
         self._put(soon=True)
 
     def stage(self, title: str) -> None:
-        """A new stage begins."""
-        self._before = (self._before[0] + self._asked[0], self._before[1] + self._asked[1])
-        self._asked = (0, 0.0)
+        self._before = (self._before[0] + self._current[0], self._before[1] + self._current[1])
+        self._current = (0, 0.0)
         self._put(soon=True, stage=title, done=0, total=0, eta=None)
         if self.reporter is not None:
             self.reporter.stage(title)
 
     def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
-        """An epoch ended."""
         self._put(done=epoch, total=epochs)
         if self.reporter is not None:
             self.reporter.training(epoch, epochs, metrics)
 
     def asking(self, progress: Progress) -> None:
-        """The LLM stage moved on."""
-        self._asked = (progress.calls, progress.cost)
+        self._current = (progress.calls, progress.cost)
         calls, cost = self._before
         self._put(
             done=progress.done,
@@ -136,21 +148,9 @@ def _write(folder: Path, state: RunState) -> None:
         partial.write_text(json.dumps(asdict(state)), encoding="utf-8")
         partial.replace(folder / FILE)
     except OSError:
-        partial.unlink(missing_ok=True)  # a full disk is told by what matters
+        partial.unlink(missing_ok=True)  # a full disk is reported by what matters
 
 
-def _told(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error} (see run.log)"
     return " ".join(text.split())
-
-
-def _held(lock: Path) -> bool:
-    """Whether some process holds the run's lock."""
-    try:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False

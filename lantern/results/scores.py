@@ -9,19 +9,15 @@ import numpy as np
 from lantern.metrics.classification import classification_report
 from lantern.metrics.dimensions import table_dimension_report
 from lantern.metrics.llm_effect import llm_effect
+from lantern.metrics.methods import VANILLA, WEIGHTED
 from lantern.metrics.paired import compare, holm
 from lantern.tables import PredictionTable
-
-WEIGHTED = "weighted"
-"""Name of the run's own merge among the methods of a result."""
 
 
 def methods(table: PredictionTable, baselines: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Probabilities ``[N, C]`` of every method that is reported, the run's own merge last."""
-    found = {"vanilla": table.vanilla, **baselines}
-    if table.rows and table.rows[0].merged is not None:
-        found[WEIGHTED] = np.array([row.merged for row in table.rows])
-    return found
+    own = {} if table.merged is None else {WEIGHTED: table.merged}
+    return {VANILLA: table.vanilla, **baselines, **own}
 
 
 def split_result(table: PredictionTable, probabilities: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
@@ -35,11 +31,12 @@ def split_result(table: PredictionTable, probabilities: dict[str, np.ndarray], s
         ValueError: no row of the table is labelled.
     """
     labels, classes = table.labels, table.classes
-    dialogues = np.array([row.dialogue for row in table.rows])
+    dialogues = table.dialogues
     result: dict[str, Any] = {
         "rows": len(table),
         "labelled": int(table.labelled.sum()),
         "dialogues": len(set(dialogues.tolist())),
+        "coverage": table.coverage,
         "methods": {name: classification_report(p, labels, classes) for name, p in probabilities.items()},
         "dimensions": table_dimension_report(table),
         "against_vanilla": {},

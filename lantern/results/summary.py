@@ -1,11 +1,11 @@
-"""What every sink is told of a run: the same facts and the same summary keys, whatever the run."""
+"""What every sink receives of a run: the same facts and the same summary keys for all runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lantern.results.scores import WEIGHTED
+from lantern.metrics.methods import WEIGHTED
 
 if TYPE_CHECKING:
     from lantern.config.schema import RunConfig

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +39,14 @@ class Sweep:
         return self.folder.name
 
     def save(self) -> None:
-        """Write the manifest; one that is there already keeps its date.
+        """Write the manifest; one that lists the same runs keeps its date.
 
         Raises:
             UserError: the folder cannot be written.
         """
-        if (self.folder / MANIFEST).is_file():
-            return
+        with suppress(UserError):
+            if read_sweep(self.folder) == self:
+                return
         listed = [{"overrides": list(trial.overrides), "run": trial.folder.name} for trial in self.trials]
         try:
             write_json(self.folder / MANIFEST, {"created": time.time(), "trials": listed})
@@ -61,13 +63,13 @@ class Sweep:
 
 
 def titles(trials: Sequence[Sequence[str]]) -> list[str]:
-    """Short names of *trials*: what not all of them share; ``backbone=sdt`` is told well enough by ``sdt``."""
+    """Short names of *trials*: what not all of them share; of ``backbone=sdt`` only ``sdt``."""
     common = set.intersection(*(set(trial) for trial in trials)) if trials else set()
-    found = []
+    names = []
     for trial in trials:
         parts = [part.partition("=") for part in trial if part not in common]
-        found.append(" ".join(value if key in GROUPS else f"{key}={value}" for key, _, value in parts) or "all")
-    return found
+        names.append(" ".join(value if key in GROUPS else f"{key}={value}" for key, _, value in parts) or "all")
+    return names
 
 
 def sweep_of(runs: Path, trials: Sequence[Trial]) -> Sweep:
@@ -90,18 +92,18 @@ def read_sweep(folder: Path) -> Sweep:
     except FileNotFoundError:
         raise UserError(f"{folder} is not the folder of a sweep: it has no {MANIFEST}") from None
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged; type the sweep's command again to write it anew") from None
+        raise UserError(f"{path} is damaged; repeat the sweep's command to write it again") from None
 
 
 def find_sweep(place: Path) -> Sweep:
-    """The sweep in *place*: its folder, or the folder of runs, whose latest sweep is meant.
+    """The sweep in *place*: its folder, or the latest sweep in a folder of runs.
 
     Raises:
         UserError: there is none.
     """
     if (place / MANIFEST).is_file():
         return read_sweep(place)
-    found = sorted((place / "sweeps").glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    manifests = sorted((place / "sweeps").glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+    if not manifests:
         raise UserError(f"{place}: no sweep there; name a folder of runs or runs/sweeps/<id>")
-    return read_sweep(found[-1].parent)
+    return read_sweep(manifests[-1].parent)

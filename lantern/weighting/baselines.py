@@ -1,4 +1,4 @@
-"""What stands beside the attention weighting in every result."""
+"""The simpler merges that every result reports beside the attention weighting."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class LogisticStacking(nn.Module):
         offsets = (self.offsets[inputs.band + 1] * inputs.mask.unsqueeze(-1)).sum(1) + self.offsets[0]
         vanilla = floored_log(inputs.vanilla, self.floor) * self.log_slope.exp()
         merged = (vanilla + terms + offsets).log_softmax(-1)
-        alone = ~inputs.mask.any(dim=1, keepdim=True)
-        return torch.where(alone, floored_log(inputs.vanilla, 1e-12), merged), None
+        answered = inputs.answered.unsqueeze(1)
+        return torch.where(answered, merged, floored_log(inputs.vanilla, 1e-12)), None
 
     def penalty(self) -> Tensor:
         """Minus the log-density of the priors, up to a constant."""
@@ -58,25 +58,23 @@ class LogisticStacking(nn.Module):
 
 
 class FieldMean(nn.Module):
-    """Uniform mean of the fields that are there; the vanilla prediction where none is. Nothing to learn."""
+    """Uniform mean of the fields that answered, or the field of one *band* alone; else the vanilla prediction.
 
-    def forward(self, inputs: WeightingInputs) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities ``[N, C]`` and weights ``[N, 1 + T]``."""
-        present = inputs.mask.to(inputs.vanilla.dtype)
-        return _pool(inputs, present)
+    Nothing to learn.
+    """
 
-
-class SingleBand(nn.Module):
-    """The reply of one band alone; the vanilla prediction where it is missing. Nothing to learn."""
-
-    def __init__(self, band: int) -> None:
+    def __init__(self, band: int | None = None) -> None:
         super().__init__()
         self.band = band
 
     def forward(self, inputs: WeightingInputs) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities ``[N, C]`` and weights ``[N, 1 + T]``."""
-        present = (inputs.mask & (inputs.band == self.band)).to(inputs.vanilla.dtype)
-        return _pool(inputs, present)
+        chosen = inputs.mask if self.band is None else inputs.mask & (inputs.band == self.band)
+        present = chosen.to(inputs.vanilla.dtype)
+        count = present.sum(1, keepdim=True)
+        weights = torch.cat(((count == 0).to(present.dtype), present / count.clamp_min(1)), dim=1)
+        sources = torch.cat((inputs.vanilla.unsqueeze(1), inputs.refined), dim=1)
+        return floored_log(torch.einsum("ns,nsc->nc", weights, sources), 1e-12), weights
 
 
 class VanillaAlone(nn.Module):
@@ -91,11 +89,3 @@ def _only_vanilla(inputs: WeightingInputs) -> Tensor:
     weights = inputs.vanilla.new_zeros(len(inputs), 1 + inputs.mask.shape[1])
     weights[:, 0] = 1
     return weights
-
-
-def _pool(inputs: WeightingInputs, present: Tensor) -> tuple[Tensor, Tensor]:
-    count = present.sum(1, keepdim=True)
-    weights = torch.cat(((count == 0).to(present.dtype), present / count.clamp_min(1)), dim=1)
-    sources = torch.cat((inputs.vanilla.unsqueeze(1), inputs.refined), dim=1)
-    merged = torch.einsum("ns,nsc->nc", weights, sources)
-    return floored_log(merged, 1e-12), weights

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from lantern.errors import UserError
-from lantern.tables import PredictionTable
+from lantern.tables import DIMENSIONS, Fields, PredictionTable
 
 DESCRIPTORS = ("cut length / window", "relative position", "repaired")
-DIMENSIONS = 3
 
 
 @dataclass
 class WeightingInputs:
-    """One split as tensors, all float64 unless said otherwise; fields stand in the table's order.
+    """One split as tensors, all float64 unless said otherwise; rows and bands are in the table's order.
 
     ``N`` utterances, ``T`` fields each, ``C`` classes, ``R`` = ``len(DESCRIPTORS)``.
     """
@@ -40,77 +39,63 @@ class WeightingInputs:
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
+    @property
+    def answered(self) -> Tensor:
+        """``[N]`` bool: at least one field has probabilities."""
+        return self.mask.any(dim=1)
+
+    @property
+    def usable(self) -> Tensor:
+        """``[N]`` bool: labelled and answered, so that a weighting can be fitted on it."""
+        return (self.labels >= 0) & self.answered
+
     def select(self, rows: Tensor) -> WeightingInputs:
-        """The rows picked by a bool mask or by indices."""
+        """The rows of a bool mask or of indices."""
         return WeightingInputs(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
-def window_of(table: PredictionTable) -> int:
-    """Longest field of the table, which is the window unless every dialogue is shorter."""
-    return max((reply.length for row in table.rows for reply in row.fields), default=1)
-
-
 def build_inputs(
-    table: PredictionTable,
-    *,
-    coverage: int,
-    window: int,
-    score_range: tuple[float, float] | None,
+    table: PredictionTable, *, coverage: int, width: int, score_range: tuple[float, float] | None
 ) -> WeightingInputs:
-    """Tensors of *table* for a weighting that knows *coverage* bands.
+    """Tensors of a refined *table*.
 
     Args:
-        coverage: ``t`` of the split the weighting is fitted on.
-        window: field width by which cut lengths are divided.
+        table: the refined predictions.
+        coverage: bands of the table that the weighting is fitted on.
+        width: field width by which cut lengths are divided.
         score_range: lowest and highest dimension score on the corpus scale; None when the corpus has no scores.
 
     Raises:
-        UserError: a row has a band outside ``0 ... coverage-1``.
+        UserError: the table has another coverage.
     """
-    n, t, c = len(table), coverage, len(table.classes)
-    refined = np.full((n, t, c), 1.0 / c)
-    mask = np.zeros((n, t), dtype=bool)
-    band = np.tile(np.arange(t, dtype=np.int64), (n, 1))
-    descriptors = np.zeros((n, t, len(DESCRIPTORS)))
-    for i, row in enumerate(table.rows):
-        for reply in row.fields:
-            if not 0 <= reply.band < t:
-                raise UserError(
-                    f"utterance {row.utterance} has a reply in band {reply.band}, but the weighting was fitted with "
-                    f"{t} field(s) per utterance (bands 0 ... {t - 1}); use the same coverage for both splits"
-                )
-            if reply.probabilities is None:
-                continue
-            refined[i, reply.band] = reply.probabilities
-            mask[i, reply.band] = True
-            descriptors[i, reply.band] = (
-                min(reply.length / window, 1.0),
-                reply.position / max(reply.length - 1, 1),
-                float(reply.repaired),
-            )
+    fields = table.fields or Fields.empty(len(table), coverage, len(table.classes), width)
+    if fields.failures.shape[1] != coverage:
+        raise UserError(
+            f"the table has {fields.failures.shape[1]} fields per utterance, but the weighting was fitted with "
+            f"{coverage}; use the same refine.coverage for both splits"
+        )
+    mask = fields.mask
+    position = fields.positions / np.maximum(fields.lengths - 1, 1)
+    descriptors = np.stack([np.minimum(fields.lengths / width, 1.0), position, fields.repaired], axis=-1)
     return WeightingInputs(
-        vanilla=torch.from_numpy(table.vanilla),
+        vanilla=torch.from_numpy(table.vanilla.copy()),
         dimensions=torch.from_numpy(_dimensions(table, score_range)),
-        refined=torch.from_numpy(refined),
+        refined=torch.from_numpy(np.where(mask[..., None], fields.probabilities, 1.0 / len(table.classes))),
         mask=torch.from_numpy(mask),
-        band=torch.from_numpy(band),
-        descriptors=torch.from_numpy(descriptors),
-        labels=torch.from_numpy(table.labels),
+        band=torch.arange(coverage).repeat(len(table), 1),
+        descriptors=torch.from_numpy(descriptors * mask[..., None]),
+        labels=torch.from_numpy(table.labels.copy()),
     )
 
 
 def _dimensions(table: PredictionTable, score_range: tuple[float, float] | None) -> np.ndarray:
-    result = np.zeros((len(table), DIMENSIONS))
-    if score_range is None:
-        return result
+    if score_range is None or table.predicted_scores is None:
+        return np.zeros((len(table), DIMENSIONS))
     low, high = score_range
     if not low < high:
         raise ValueError(f"score_range {score_range} must rise")
-    for i, row in enumerate(table.rows):
-        if row.predicted_scores is not None:
-            result[i] = row.predicted_scores
-            result[i] = (result[i] - low) / (high - low) * 2 - 1
-    return np.clip(np.nan_to_num(result), -1.5, 1.5)
+    scaled = (table.predicted_scores - low) / (high - low) * 2 - 1
+    return np.clip(np.nan_to_num(scaled), -1.5, 1.5)
 
 
 def floored_log(probabilities: Tensor, floor: float) -> Tensor:

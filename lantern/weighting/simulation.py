@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lantern.tables import FieldReply, PredictionTable, Row
+from lantern.errors import FailureKind
+from lantern.tables import ANSWERED, KINDS, Fields, PredictionTable
 
 CLASSES = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
 
@@ -24,7 +25,7 @@ class World:
     skills: tuple[float, ...] = (0.5, 1.0, 1.5)
     gain: float = 2.0
     anchor: float = 0.0
-    """How much of the vanilla prediction, which stands in the prompt, a reply repeats."""
+    """How much of the vanilla prediction, which the prompt shows, a reply repeats."""
     correlation: float = 0.0
     """Of the noise of two fields."""
     missing: float = 0.05
@@ -72,33 +73,32 @@ def draw(world: World, utterances: int, seed: int, *, length: int = 40) -> tuple
         }[world.kind]()
     replies = np.round(replies, 3)
     replies = replies / replies.sum(-1, keepdims=True)
-    rows = []
-    for i in range(n):
-        fields = [
-            FieldReply(
-                band=k,
-                length=4 if cut[i, k] else 12,
-                position=min(k * 4, 3 if cut[i, k] else 11),
-                probabilities=replies[i, k].tolist() if present[i, k] else None,
-                failure=None if present[i, k] else "refusal",
-                repaired=False,
-            )
-            for k in range(t)
-        ]
-        rows.append(
-            Row(
-                dialogue=f"d{i // length}",
-                utterance=f"d{i // length}_{i % length}",
-                index=i % length,
-                speaker="FM"[i % 2],
-                label=int(y[i]),
-                scores=[3.0, 3.0, 3.0],
-                vanilla=vanilla[i].tolist(),
-                predicted_scores=(3 + rng.normal(size=3) * 0.5).tolist(),
-                fields=fields,
-            )
-        )
-    return PredictionTable(CLASSES, rows, "simulated"), softmax(optimal)
+    places = np.arange(n)
+    refusal = KINDS.index(FailureKind.REFUSAL)
+    fields = Fields(
+        width=12,
+        probabilities=np.where(present[..., None], replies, 0.0),
+        failures=np.where(present, ANSWERED, refusal).astype(np.int8),
+        lengths=np.where(cut, 4, 12),
+        positions=np.minimum(np.arange(t) * 4, np.where(cut, 3, 11)),
+        repaired=np.zeros((n, t), dtype=bool),
+        raw_sums=np.full((n, t), np.nan),
+        spreads=np.full((n, t), np.nan),
+    )
+    table = PredictionTable(
+        CLASSES,
+        dialogues=np.array([f"d{i // length}" for i in places], dtype=object),
+        utterances=np.array([f"d{i // length}_{i % length}" for i in places], dtype=object),
+        indices=(places % length).astype(np.int32),
+        speakers=np.array(["FM"[i % 2] for i in places], dtype=object),
+        labels=y,
+        scores=np.full((n, 3), 3.0),
+        vanilla=vanilla,
+        predicted_scores=3 + rng.normal(size=(n, 3)) * 0.5,
+        fields=fields,
+        split="simulated",
+    )
+    return table, softmax(optimal)
 
 
 def softmax(z: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The simulation study: does the weighting find a merge that is known to be the best one, and does it do no harm?"""
+"""The simulation study: does the weighting reach the known best merge, and does it do no harm?"""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class WorldResult:
     """The weighting when it was fitted on predictions for dialogues that the vanilla model trained on; only for the
     first world, else empty."""
     choices: list[str]
-    """The merge that the guard let stand: the configured one, ``band`` or ``vanilla``."""
+    """The merge that the guard chose: the configured one, ``band`` or ``vanilla``."""
 
     @property
     def share(self) -> float | None:
@@ -94,7 +94,7 @@ def study(
     Per seed the weighting is fitted on ``config.fit`` utterances and scored on ``config.test`` new ones, against
     the vanilla prediction, the uniform mean of the fields and the Bayes-optimal merge, which knows the skills. In the
     first world the same is done with a weighting that was fitted in-sample, where the vanilla model looks as if its
-    skill were :data:`OVERFIT`. *progress* is told world, seeds done and seeds in all.
+    skill were :data:`OVERFIT`. *progress* is called with the world, the seeds done and all seeds.
     """
     worlds = [(name, world, True) for name, world in SKILLED.items()]
     worlds += [(f"useless LLM: {name}", world, False) for name, world in USELESS.items()]
@@ -109,19 +109,16 @@ def _world(
     weighting: WeightingConfig,
     progress: Callable[[str, int, int], None] | None,
 ) -> WorldResult:
-    found: dict[str, list[float]] = {key: [] for key in ("vanilla", "mean", "weighted", "bayes", "in_sample")}
+    accuracies: dict[str, list[float]] = {key: [] for key in ("vanilla", "mean", "weighted", "bayes", "in_sample")}
     choices = []
     for number, seed in enumerate(range(config.first_seed, config.first_seed + config.seeds), 1):
         honest, _ = draw(world, config.fit, seed=2 * seed)
         target, bayes = draw(world, config.test, seed=2 * seed + 1)
-        refined, mask = target.refined()
-        count = mask.sum(axis=1, keepdims=True)
-        mean = np.where(count > 0, refined.sum(axis=1) / np.maximum(count, 1), target.vanilla)
         fitted = fit_weighting(weighting, honest, seed=seed)
         choices.append(fitted.choice)
         merged = {
             "vanilla": target.vanilla,
-            "mean": mean,
+            "mean": target.uniform_mean(),
             "weighted": fitted.predict(target).probabilities,
             "bayes": bayes,
         }
@@ -129,7 +126,7 @@ def _world(
             flattered, _ = draw(replace(world, vanilla=OVERFIT), config.fit, seed=2 * seed)
             merged["in_sample"] = fit_weighting(weighting, flattered, seed=seed).predict(target).probabilities
         for key, probabilities in merged.items():
-            found[key].append(accuracy(probabilities, target))
+            accuracies[key].append(accuracy(probabilities, target))
         if progress is not None:
             progress(name, number, config.seeds)
-    return WorldResult(name, useful, **found, choices=choices)
+    return WorldResult(name, useful, **accuracies, choices=choices)

@@ -24,18 +24,6 @@ LOSS = "weighting/loss"
 NLL = "weighting/nll"
 
 
-class WeightingData(lightning.LightningDataModule):
-    """One split of a predictions table, served as a single batch (a corpus is a few thousand short vectors)."""
-
-    def __init__(self, inputs: WeightingInputs) -> None:
-        super().__init__()
-        self.inputs = inputs
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """The whole split as one batch."""
-        return DataLoader([self.inputs], batch_size=None)  # type: ignore[arg-type]
-
-
 class WeightingTask(lightning.LightningModule):
     """Fits a merge by its negative log-likelihood plus its prior, with full-batch L-BFGS.
 
@@ -89,16 +77,17 @@ def train(
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
         "plugins": [LightningEnvironment()],  # one process, also inside a cluster job
-        **(trainer or {}),
     }
     stop = EarlyStopping(
         LOSS, min_delta=config.min_delta, patience=config.patience, check_on_train_epoch_end=True, check_finite=True
     )
-    settings["callbacks"] = [*settings.get("callbacks", ()), stop]
+    # A corpus is a few thousand short vectors: a split is one batch.
+    split: DataLoader[Any] = DataLoader([inputs], batch_size=None)  # type: ignore[arg-type]
     with quiet_lightning():
-        lightning.Trainer(**settings).fit(WeightingTask(merge, config.iterations), WeightingData(inputs))
+        lightning.Trainer(**{**settings, **(trainer or {})}, callbacks=[stop]).fit(
+            WeightingTask(merge, config.iterations), split
+        )
     return merge.eval()
 
 

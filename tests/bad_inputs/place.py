@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from experiments.console import command
+from experiments.cli.console import command
 from lantern.corpora.feature_files import sha256_of
+from lantern.tables import PredictionTable
 
 DEEP = "[" * 100_000
 """JSON so far, and deeper than Python reads."""
@@ -109,16 +112,29 @@ class Place:
         (folder,) = (path.parent for path in self.runs().glob("*/metrics.json"))
         return damaged(folder, file, content, values) if file else folder
 
-    def rows(self, change: Callable[[list[str]], list[str]]) -> Path:
-        """The folder of a finished run whose predictions are *change*\\ d, line by line."""
+    def predictions(self, change: Callable[[PredictionTable], PredictionTable]) -> Path:
+        """The folder of a finished run whose test predictions are changed."""
         folder = self.run()
-        path = folder / "predictions.test.jsonl"
-        path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+        path = folder / "predictions.test.parquet"
+        change(PredictionTable.load(path)).save(path)
         return folder
 
-    def row(self, **values: Any) -> Path:
-        """The folder of a finished run whose first prediction has other *values*."""
-        return self.rows(lambda lines: [json.dumps({**json.loads(lines[0]), **values}), *lines[1:]])
+    def cut_off(self) -> Path:
+        """The folder of a finished run whose test predictions end too early."""
+        folder = self.run()
+        path = folder / "predictions.test.parquet"
+        path.write_bytes(path.read_bytes()[:-100])
+        return folder
+
+    def labels(self, first: str) -> Path:
+        """The folder of a finished run whose *first* test label is another one."""
+        folder = self.run()
+        path = folder / "predictions.test.parquet"
+        file = pq.read_table(path)
+        at = file.column_names.index("label")
+        labels = pa.array([first, *file["label"].to_pylist()[1:]])
+        pq.write_table(file.set_column(at, "label", labels), path)
+        return folder
 
     def stage(self, file: str, content: str | bytes) -> list[str]:
         """The arguments of a run whose stage folder has a damaged *file* (a pattern)."""

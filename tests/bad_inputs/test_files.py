@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
+from lantern.tables import PredictionTable
 from tests.bad_inputs.place import DEEP, Case, Place, Prepare, cases
 
 TALKS: list[Case] = [
@@ -66,6 +71,17 @@ def test_a_run_that_is_to_predict(prepare: Prepare, told: tuple[str, ...], place
     place.refused(["predict", place.file("talk.txt", "A: hello\n"), "--run", run, *more], told)
 
 
+TABLE = "predictions.test.parquet"
+
+
+def _nan(table: PredictionTable) -> PredictionTable:
+    return replace(table, vanilla=np.where(np.arange(len(table))[:, None] == 1, np.nan, table.vanilla))
+
+
+def _one_class(table: PredictionTable) -> PredictionTable:
+    return replace(table, vanilla=table.vanilla[:, :1])
+
+
 COMPARE: list[Case] = [
     ("empty folder", lambda p: [p.folder()], "holds no finished run"),
     ("--out that is a file", lambda p: [p.run(), "--out", p.file("f")], "--out=", "is a file; name a folder"),
@@ -74,11 +90,18 @@ COMPARE: list[Case] = [
     ("seed that is a word", lambda p: [p.run("metrics.json", seed="x")], "metrics.json: seed is 'x'", "run it again"),
     ("older version", lambda p: [p.run("metrics.json", test={})], "metrics.json: no test.methods", "run it again"),
     ("LLM that is a word", lambda p: [p.run("metrics.json", llm="x")], "metrics.json: llm is 'x'"),
-    ("three rows", lambda p: [p.rows(lambda rows: rows[:3])], "predictions.test.jsonl: 3 rows, expected 52", "again"),
-    ("row cut off", lambda p: [p.rows(lambda rows: [*rows[:-1], rows[-1][:60]])], "line 52: not a predictions row"),
-    ("no text", lambda p: [p.run("predictions.test.jsonl", b"\xff\xfe")], "predictions.test.jsonl", "not UTF-8"),
-    ("label that is no class", lambda p: [p.row(label=99)], "line 1", "label 99 is no class"),
-    ("vector of one class", lambda p: [p.row(vanilla=[1.0])], "line 1", "one finite number per class"),
+    (
+        "three rows",
+        lambda p: [p.predictions(lambda t: t.select(slice(3)))],
+        f"{TABLE}: 3 rows, expected 52",
+        "repeat the run's command",
+    ),
+    ("predictions cut off", lambda p: [p.cut_off()], f"{TABLE}: not a predictions table", "repeat the run's command"),
+    ("predictions of another program", lambda p: [p.run(TABLE, b"\xff\xfe")], f"{TABLE}: not a predictions table"),
+    ("no predictions", lambda p: [p.run(TABLE)], "has a metrics.json but no", TABLE),
+    ("label that is no class", lambda p: [p.labels("glum")], f"{TABLE}: not a predictions table", "glum"),
+    ("probability that is no number", lambda p: [p.predictions(_nan)], TABLE, "a probability is not a finite number"),
+    ("vectors of one class", lambda p: [p.predictions(_one_class)], TABLE, "a vector is not of 6 classes"),
 ]
 
 
@@ -110,7 +133,13 @@ def test_ledger(prepare: Prepare, told: tuple[str, ...], place: Place) -> None:
 
 
 PLAN: list[Case] = [
-    ("empty predictions", lambda p: p.stage("vanilla.dev.*", ""), "vanilla.dev.", "line 1", "delete that file"),
+    (
+        "empty predictions",
+        lambda p: p.stage("vanilla.dev.*", ""),
+        "vanilla.dev.",
+        "not a predictions",
+        "delete that file",
+    ),
     ("study", lambda p: ["experiment=simulate"], "nothing to plan"),
     ("option of run", lambda p: ["--config"], "unknown option --config"),
 ]

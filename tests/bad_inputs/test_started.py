@@ -50,7 +50,7 @@ STARTED: list[Case] = [
     ("no memory holds it", lambda p: tiny(p.at, "backbone.hidden=9999999999"), "backbone=gru", "lower backbone.hidden"),
     ("record that is a list", lambda p: p.stage("done.json", "[]"), "done.json is damaged; delete the folder"),
     ("record that is empty", lambda p: p.stage("done.json", '{"record": {}}'), "done.json is damaged; delete the"),
-    ("predictions cut off", lambda p: p.stage("vanilla.test.*", '{"schema": 1'), "line 1", "delete that file"),
+    ("predictions cut off", lambda p: p.stage("vanilla.test.*", '{"schema": 1'), "vanilla.test.", "delete that file"),
     ("reads that are a folder", _reads, "test_reads.jsonl: Is a directory", "the same command goes on"),
 ]
 

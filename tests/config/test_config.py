@@ -43,6 +43,13 @@ def test_experiment_files_override_groups() -> None:
     assert config.backbone["hidden"] == 64
 
 
+def test_a_header_is_stored_as_the_name_of_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_GATEWAY", "Bearer secret-of-the-gateway")
+    config = compose(["llm=vllm", "+llm.headers.Authorization=MY_GATEWAY"])
+    assert config.llm.headers == {"Authorization": "MY_GATEWAY"}
+    assert "secret-of-the-gateway" not in dump(config)
+
+
 def test_dump_round_trips() -> None:
     import yaml
 

@@ -172,10 +172,13 @@ DAMAGE = {
     "count of utterances": (lambda c: _edit(c / "corpus.json", utterances=7), r"utterances, corpus\.json says 7"),
     "an unknown fitted_on": (lambda c: _edit(c / "features/text.json", fitted_on="test"), "'test' is not one of none"),
     "a card of something else": (lambda c: (c / "features/text.json").write_text("[]"), "not a feature card"),
-    "an unknown dialogue": (lambda c: _edit(c / "corpus.json", splits={"dev": ["x"]}), "'dev' names dialogue 'x'"),
+    "an unknown dialogue": (
+        lambda c: _edit(c / "corpus.json", splits={"dev": ["x"]}),
+        "has no dialogue 'x', which is named in dev",
+    ),
     "a dialogue in two splits": (
         lambda c: _edit(c / "corpus.json", splits={"dev": ["Sam01_scene01"], "test": ["Sam01_scene01"]}),
-        "'Sam01_scene01' is in split 'dev' and in 'test'",
+        "'Sam01_scene01' is in dev and in test",
     ),
     "a newer schema": (lambda c: _edit(c / "corpus.json", schema=9), "schema 9, this Lantern reads 1"),
     "a lost key": (lambda c: (c / "corpus.json").write_text('{"schema": 1}'), r"not a corpus header \(KeyError"),
@@ -277,7 +280,7 @@ def test_what_replaces_the_features_of_a_folder_is_another_corpus(corpus: Corpus
 
 
 @pytest.mark.parametrize("total", range(3, 20))
-def test_limit_gives_exactly_the_number_asked_for(total: int) -> None:
+def test_limit_gives_exactly_the_requested_number(total: int) -> None:
     assert len(generate_sample(dialogues=20).limit(total).dialogues) == total
 
 

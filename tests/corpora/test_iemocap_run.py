@@ -72,7 +72,7 @@ def test_a_text_only_iemocap_trains_and_reports_its_scores(tiny: Tiny, corpus_pa
     assert slices["sex"] == ["F", "M"]
 
 
-def test_paper_style_selection_is_marked_wherever_its_numbers_stand(
+def test_paper_style_selection_is_marked_beside_its_numbers(
     tiny: Tiny, corpus_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     style = ("protocol=session5", "protocol.selection=paper-style", "weighting.fit_on=oof")

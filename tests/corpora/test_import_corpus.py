@@ -23,7 +23,7 @@ def test_sample_is_written_as_generated(tmp_path: Path, capsys: pytest.CaptureFi
     assert "made up by a generator" in out
 
 
-def test_meld_without_features_tells_counts_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_meld_without_features_reports_counts_that_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "csv").mkdir()
     arguments = ["meld", "--csv", str(write(tmp_path / "csv")), "--out", str(tmp_path / "m"), "--no-features"]
     assert import_corpus.main(arguments) == 0
@@ -61,10 +61,10 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
     done = _run(*arguments)
-    told = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert done.returncode == 2
-    assert len(told) == 1
-    assert told[0].startswith(message)
+    assert len(lines) == 1
+    assert lines[0].startswith(message)
     assert done.stdout == ""
 
 

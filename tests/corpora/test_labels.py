@@ -46,14 +46,14 @@ def test_unknown_name_lists_the_valid_ones() -> None:
         ("meld-3", 13_708, 2_610),
     ],
 )
-def test_known_counts_stand_beside_the_set(name: str, total: int, test: int) -> None:
+def test_known_counts_belong_to_the_set(name: str, total: int, test: int) -> None:
     counts = COUNTS[name]
     assert sum(map(sum, counts.values())) == total
     assert sum(counts["test"]) == test
     assert {len(part) for part in counts.values()} == {len(label_set(name))}
 
 
-def test_a_label_set_of_ones_own(tmp_path: Path) -> None:
+def test_a_label_set_from_yaml(tmp_path: Path) -> None:
     path = tmp_path / "l.yaml"
     path.write_text("name: mood\nclasses: [up, down]\ndefinitions: {up: in good spirits}\n")
     found = read_label_set(path)

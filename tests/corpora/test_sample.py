@@ -95,7 +95,7 @@ def test_features_carry_a_signal_that_leaves_room_for_context() -> None:
     assert np.mean([_accuracy(generate_sample(seed), ["text"]) for seed in range(3)]) < np.mean(found) - 0.1
 
 
-def test_words_tell_valence_and_voices_arousal() -> None:
+def test_words_carry_valence_and_voices_arousal() -> None:
     found: dict[tuple[str, int], list[float]] = {}
     for seed in range(3):
         corpus = generate_sample(seed)

@@ -17,10 +17,9 @@ import pytest
 from experiments import extract_features as command
 from lantern.corpora.folder import Corpus, load_corpus
 from lantern.errors import UserError
-from lantern.features.extract import Plan, extract_features
+from lantern.features.extract import Plan, extract_features, standardise
 from lantern.features.extractors import logmel
 from lantern.features.extractors.logmel import DIMS, log_mel_stats
-from lantern.features.scale import standardise
 from lantern.features.sources import per_utterance
 from lantern.features.types import Item, Recipe, Result
 from tests.features.conftest import tone, write_wav, write_wavs
@@ -199,16 +198,16 @@ def test_a_recording_that_changed_meanwhile_is_extracted_again(
 
 def test_one_command_at_a_time_works_on_the_same_features(folder: Path, corpus: Corpus, tmp_path: Path) -> None:
     sources = per_utterance(corpus, write_wavs(corpus, tmp_path / "wavs"), (".wav",), "wav")
-    plan, told = Plan("audio", Recipe("log-mel-stats")), []
+    plan, refused = Plan("audio", Recipe("log-mel-stats")), []
 
     def again(done: int, total: int) -> None:
-        if not told:
+        if not refused:
             with pytest.raises(UserError, match="another command is extracting into"):
                 extract_features(corpus, plan, sources)
-            told.append(done)
+            refused.append(done)
 
     extract_features(corpus, plan, sources, again)
-    assert told == [4]
+    assert refused == [4]
 
 
 def test_arrays_per_utterance_are_averaged_over_time(folder: Path, corpus: Corpus, tmp_path: Path) -> None:
@@ -252,7 +251,7 @@ def test_text_by_minilm(folder: Path) -> None:
     ("options", "message"),
     [
         (["--modality", "audio"], "extractor log-mel-stats needs one of --wav DIR or --dialogue-wav DIR"),
-        (["--modality", "audio", "--wav", "nowhere"], "nowhere is no folder"),
+        (["--modality", "audio", "--wav", "nowhere"], "nowhere is not a folder"),
         (["--modality", "audio", "--wav", "."], r"no wav for any utterance; the first would be \*\*/Sam01"),
         (
             ["--modality", "audio", "--dialogue-wav", "."],
@@ -282,7 +281,7 @@ def test_mistakes_change_nothing(folder: Path, options: list[str], message: str)
     assert leftovers(folder) == []
 
 
-def test_missing_packages_are_told_with_the_command_that_installs_them(
+def test_missing_packages_are_reported_with_the_command_that_installs_them(
     folder: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("opensmile", "sentence_transformers", "cv2"):

@@ -1,4 +1,4 @@
-"""Extractors of the extras, with stand-ins for the packages: what they are asked for, and what the card says."""
+"""Extractors of the extras, with stand-ins for the packages: their arguments and their cards."""
 
 import os
 import sys
@@ -19,8 +19,8 @@ from tests.features.conftest import tone, write_wav
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Stands in for sentence-transformers; tells with what it was asked for a model."""
+def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Replaces sentence-transformers; returns the arguments with which a model is loaded."""
     seen: dict[str, Any] = {}
 
     class SentenceTransformer:
@@ -46,14 +46,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return seen
 
 
-def test_a_model_folder_is_read_offline_and_without_pickles(asked: dict[str, Any], tmp_path: Path) -> None:
+def test_a_model_folder_is_read_offline_and_without_pickles(loaded: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "my-model"
     folder.mkdir()
     save_file({"w": np.ones(3, dtype=np.float32)}, folder / "model.safetensors")
     extractor = build(Recipe("sentence-transformers", model=str(folder)))
     assert [v.tolist() for v in extractor.extract([Item(0, "a", "xyz"), Item(1, "b", "")])] == [[3, 1], [0, 1]]
-    assert (asked["offline"], asked["local_files_only"], asked["trust_remote_code"]) == ("1", True, False)
-    assert asked["model_kwargs"] == {"use_safetensors": True}
+    assert (loaded["offline"], loaded["local_files_only"], loaded["trust_remote_code"]) == ("1", True, False)
+    assert loaded["model_kwargs"] == {"use_safetensors": True}
     assert (extractor.card.extractor, extractor.card.fitted_on) == ("my-model", "unknown")
     assert "sentence-transformers 9.9" in extractor.card.version
     before = extractor.card.version
@@ -61,16 +61,16 @@ def test_a_model_folder_is_read_offline_and_without_pickles(asked: dict[str, Any
     assert build(Recipe("sentence-transformers", model=str(folder))).card.version != before
 
 
-def test_a_model_that_is_not_here_is_not_fetched_unasked(asked: dict[str, Any]) -> None:
+def test_a_model_that_is_not_here_is_not_fetched_without_download(loaded: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"--model nobody/nothing: no folder and no model in the cache; --download"):
         build(Recipe("sentence-transformers", model="nobody/nothing"))
     with pytest.raises(UserError, match="needs --model FOLDER"):
         build(Recipe("sentence-transformers"))
-    assert asked == {}
+    assert loaded == {}
 
 
 @pytest.mark.parametrize(("name", "expected"), [("egemaps", "eGeMAPSv02"), ("compare", "ComParE_2016")])
-def test_opensmile_gets_the_signal_and_its_card_tells_the_licence(
+def test_opensmile_gets_the_signal_and_its_card_names_the_licence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, expected: str
 ) -> None:
     class Smile:
@@ -208,10 +208,10 @@ def test_what_shows_no_face_is_named(screen: Screen, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     videos = [tmp_path / name for name in ("100.mp4", "3.mp4", "0.mp4", "5.cut")]
     items = [Item(n, str(n), path=path) for n, path in enumerate((tmp_path / "empty", *videos))]
-    told = [found.reason for found in build(Recipe("faces")).extract(items) if isinstance(found, Unusable)]
+    reasons = [found.reason for found in build(Recipe("faces")).extract(items) if isinstance(found, Unusable)]
     # Of a hundred frames 32 are looked at; a video that ends early gives those before its end.
     frames = [f"no face in {n} frames" for n in (32, 3)]
-    assert told == ["unreadable: no frames", *frames, "unreadable: no frames", "no face in 4 frames"]
+    assert reasons == ["unreadable: no frames", *frames, "unreadable: no frames", "no face in 4 frames"]
     assert screen.released == len(videos)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,11 +48,10 @@ def test_table_without_scores_has_no_report() -> None:
         Row("d", f"u{i}", i, "A", 0, [1.0 + i, None, 3.0], [1.0, 0.0], predicted_scores=[1.5 + i, 2.0, 3.0])
         for i in range(3)
     ]
-    report = table_dimension_report(PredictionTable(("a", "b"), rows))
+    table = PredictionTable.from_rows(("a", "b"), rows)
+    report = table_dimension_report(table)
     assert report is not None
     assert report["valence"]["pearson"] == pytest.approx(1)
     assert report["valence"]["rmse"] == pytest.approx(0.5)
     assert report["arousal"]["rows"] == 0
-    for row in rows:
-        row.predicted_scores = None
-    assert table_dimension_report(PredictionTable(("a", "b"), rows)) is None
+    assert table_dimension_report(replace(table, predicted_scores=None)) is None

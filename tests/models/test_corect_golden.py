@@ -93,9 +93,10 @@ def test_masked_targets(golden: Golden, garbage: bool) -> None:
 def lift_kinks(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     """Move what is within rounding of a ReLU's kink to its positive side.
 
-    One unit of the recorded run stood at -4.5e-8 (in double precision too), and rounding took it to the other side.
+    One unit of the recorded run is at -4.5e-8 (in double precision too), another one at 1.9e-7 with two threads, and
+    rounding takes them to the other side.
     """
-    return output + (output.abs() < 1e-7) * 2e-7
+    return output + (output.abs() < 1e-6) * 2e-6
 
 
 def test_gradients_of_the_first_step(golden: Golden) -> None:
@@ -253,7 +254,7 @@ def test_settings_are_read_from_names_and_shapes(options: dict[str, Any], publis
 
 def test_modality_subset_ignores_the_unused_encoder(recorded: Golden) -> None:
     torch.manual_seed(0)
-    hidden, heads = 12, 7
+    hidden, heads = recorded.config["hidden_size"], recorded.config.get("graph_transformer_nheads", 7)
     config = recorded.config | {"modalities": "tv", "modality_slot_order": ["text", "visual"]}
     state = {
         name.replace("layers.at.", "layers.tv.").replace("layers.ta.", "layers.vt.").replace("mem_a", "mem_v"): value

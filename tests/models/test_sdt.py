@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lantern.errors import UserError
 from lantern.models.batch import Batch, Sizes
+from lantern.models.dropout import keep_mask
 from lantern.models.sdt import Config, Model, export_published
-from lantern.models.sdt.encoder import Dropout, StackedLinear, encoder_pairs, keep_mask
+from lantern.models.sdt.encoder import Dropout, StackedLinear, encoder_pairs
 from lantern.models.sdt.loss import distillation, student_cross_entropy
 
 DIMS = {"text": 10, "audio": 6, "visual": 8}

@@ -13,7 +13,7 @@ import pytest
 from lantern.config.compose import compose
 from lantern.corpora.data import EpochSampler
 from lantern.errors import UserError
-from lantern.pipeline.train import follower
+from lantern.pipeline.trainer import follower
 from tests.pipeline.test_run import ROOT
 
 Tiny = Callable[..., list[str]]
@@ -34,7 +34,7 @@ def test_spawned_processes_and_torchrun_train_the_same_model_once(tiny: Tiny, tm
         assert out.count("test split") == 1  # the second process is silent
         (folder,) = (tmp_path / name).glob("sample-*")
         curves = (folder / "training" / "metrics.csv").read_text(encoding="utf-8")
-        table = (folder / "predictions.test.jsonl").read_text(encoding="utf-8")
+        table = (folder / "predictions.test.parquet").read_bytes()
         assert json.loads((folder / "metrics.json").read_text())["llm"]["calls"] > 0
         assert len((tmp_path / name / "stages" / "log.jsonl").read_text().splitlines()) == 1
         assert len((tmp_path / name / "test_reads.jsonl").read_text().splitlines()) == 1

@@ -37,7 +37,7 @@ def go(overrides: list[str], reporter: Recorder | None = None) -> dict[str, Any]
 
 
 def table(result: dict[str, Any], split: str) -> PredictionTable:
-    return PredictionTable.load(Path(result["folder"]) / f"predictions.{split}.jsonl")
+    return PredictionTable.load(Path(result["folder"]) / f"predictions.{split}.parquet")
 
 
 def test_every_training_dialogue_is_predicted_by_a_model_that_did_not_train_on_it(tiny: Tiny) -> None:
@@ -53,18 +53,18 @@ def test_every_training_dialogue_is_predicted_by_a_model_that_did_not_train_on_i
     result = run(ready, Recorder())
     fitted = table(result, "oof")
     assert fitted.split == "oof"
-    assert {row.dialogue for row in fitted.rows} == set(ready.split.train)
-    assert all(row.fields for row in fitted.rows)
-    assert not (Path(result["folder"]) / "predictions.dev.jsonl").exists()
+    assert set(fitted.dialogues) == set(ready.split.train)
+    assert fitted.coverage == 2
+    assert not (Path(result["folder"]) / "predictions.dev.parquet").exists()
     assert result["weighting"]["fit_on"] == "oof"
     assert result["weighting"]["models"] == len(folds)
     assert result["weighting"]["test_model"] == "full"
     # The models of the folds and the main one are different models.
     stored = [
-        PredictionTable.load(next(path.glob("vanilla.*.jsonl")))
+        PredictionTable.load(next(path.glob("vanilla.*.parquet")))
         for path in sorted((Path(result["folder"]).parent / "stages" / "train").iterdir())
     ]
-    assert len({tuple(t.rows[0].vanilla) for t in stored}) == len(folds) + 1
+    assert len({tuple(t.vanilla[0]) for t in stored}) == len(folds) + 1
 
 
 def test_fold_models_are_reused(tiny: Tiny) -> None:
@@ -77,10 +77,10 @@ def test_fold_models_are_reused(tiny: Tiny) -> None:
 
 def test_a_limit_trains_only_the_folds_it_needs(tiny: Tiny) -> None:
     ready = preflight(compose(oof(tiny, "refine.limit_dialogues=2")))
-    assert ready.asked["oof"] == ready.split.train[:2]
+    assert ready.refined["oof"] == ready.split.train[:2]
     assert len(ready.vanilla_stages) == 2
     result = run(ready, Recorder())
-    assert {row.dialogue for row in table(result, "oof").rows} == set(ready.split.train[:2])
+    assert set(table(result, "oof").dialogues) == set(ready.split.train[:2])
     assert any("first 2 dialogues of oof and test" in note for note in result["notes"])
 
 
@@ -89,12 +89,10 @@ def test_the_mean_of_the_folds_may_predict_test(tiny: Tiny) -> None:
     assert result["weighting"]["test_model"] == "mean"
     found = table(result, "test")
     runs = Path(result["folder"]).parent
-    parts = [PredictionTable.load(path) for path in (runs / "stages" / "train").glob("*/vanilla.test.*.jsonl")]
+    parts = [PredictionTable.load(path) for path in (runs / "stages" / "train").glob("*/vanilla.test.*.parquet")]
     assert len(parts) == result["weighting"]["models"]
     assert np.allclose(found.vanilla, np.mean([part.vanilla for part in parts], axis=0))
     assert np.allclose(found.vanilla.sum(axis=1), 1)
-    with pytest.raises(ValueError, match="different utterances"):
-        stages.mean_table([found, PredictionTable(found.classes, found.rows[::-1])])
 
 
 @pytest.mark.parametrize("other", ["weighting.fit_on=dev", "refine.enabled=false"])
@@ -130,7 +128,7 @@ def test_in_sample_is_refused_and_says_why(tiny: Tiny, fit_on: str) -> None:
     with pytest.raises(UserError, match=r"trust it too much; use weighting\.fit_on=oof"):
         compose(tiny(f"weighting.fit_on={fit_on}"))
     with pytest.raises(UserError, match="trained on"):
-        fit_weighting(WeightingConfig(), PredictionTable(("a", "b"), [], "train"))
+        fit_weighting(WeightingConfig(), PredictionTable.from_rows(("a", "b"), [], "train"))
 
 
 def test_test_dialogues_are_not_built_while_anything_is_fitted(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

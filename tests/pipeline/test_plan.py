@@ -21,12 +21,13 @@ from lantern.pipeline.run import run
 from lantern.refine.backends.config import BackendConfig, make_request
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.engine.engine import Engine
-from lantern.refine.estimate import ASSUMED_LATENCY, Tokenizer, estimate, expected_reply, tokenizer_of
+from lantern.refine.estimate import ASSUMED_LATENCY, Tokenizer, estimate, tokenizer_of
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.prompt import Prompt
 from lantern.refine.questions import Refiner
-from lantern.refine.reply import Parsed, parse_reply
-from lantern.refine.types import Price, Reply
+from lantern.refine.reply import parse
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Answer, Price, Reply
 from lantern.tables import PredictionTable, Row
 from tests.pipeline.test_run import Recorder
 from tests.refine.engine.test_engine import Fake, questions
@@ -126,10 +127,12 @@ def test_the_embedded_models_json_is_foreseen(tmp_path: Path) -> None:
     rows = [Row(dialogue.id, u.id, n, u.speaker, u.label, None, [1 / 6] * 6) for n, u in enumerate(dialogue.utterances)]
     prompt = Prompt(config.prompt, corpus.label_set, None)
     refiner = Refiner(corpus.by_id, prompt, config.refine, config.llm)
-    requests = [question.requests[0] for question in refiner.questions(PredictionTable(classes, rows, "dev"))[:3]]
+    requests = [
+        question.requests[0] for question in refiner.questions(PredictionTable.from_rows(classes, rows, "dev"))[:3]
+    ]
     found = estimate(requests, config.llm, None, tokenizer_of(config.llm, simulated=False), ledger)
-    replies = Engine(LiteLLMBackend(config.llm), ledger, judge=refiner.judge).run(requests)
-    usage = [outcome[0].usage for outcome in replies if isinstance(outcome[0], Reply)]
+    replies = Engine(LiteLLMBackend(config.llm), ledger).run(requests)
+    usage = [outcome[0].reply.usage for outcome in replies if isinstance(outcome[0], Answer)]
     assert found.calls == len(usage) == 3
     assert found.input == pytest.approx(sum(u.input for u in usage), rel=0.05)
     assert found.output == pytest.approx(sum(u.output for u in usage), rel=0.05)
@@ -169,9 +172,10 @@ def test_only_what_is_not_answered_costs_and_a_repair_sends_everything_again(tmp
         ]
         for n in range(5)
     ]
-    asked = [make_request(backend.config, pair, None, 50) for pair in messages]
+    shape = ReplyShape(2, ("happy", "sad"))
+    asked = [make_request(backend.config, pair, shape) for pair in messages]
     given = sum(len(x["content"]) for x in messages[0])
-    written = len(expected_reply(2, ("happy", "sad"), compact=False))
+    written = len(shape.example())
     ledger = Ledger(tmp_path / "l.sqlite")
     for known in range(3):
         left = 5 - known
@@ -181,7 +185,7 @@ def test_only_what_is_not_answered_costs_and_a_repair_sends_everything_again(tmp
         assert found.cost == pytest.approx(left * (given + 10 * written) / 1e6)
         # The repair turn sends the prompt and the reply that could not be used, and gets one as long.
         assert found.cost_with_repairs == pytest.approx(found.cost + left * (given + written + 10 * written) / 1e6)
-        ledger.store_answer(asked[known], Reply("{}", "stop"))
+        ledger.store_reply(asked[known], Reply("{}", "stop"))
 
 
 def test_the_common_start_of_long_prompts_is_cheap() -> None:
@@ -199,8 +203,8 @@ def test_the_common_start_of_long_prompts_is_cheap() -> None:
 
 @pytest.mark.parametrize("compact", [False, True])
 def test_the_expected_reply_is_one(compact: bool) -> None:
-    text = expected_reply(3, ("happy", "sad"), compact)
-    assert isinstance(parse_reply(Reply(text, "stop"), 3, ("happy", "sad")), Parsed)
+    shape = ReplyShape(3, ("happy", "sad"))
+    assert isinstance(parse(Reply(shape.example(compact), "stop"), shape), Answer)
 
 
 def test_questions_in_training_are_said_to_be_left_out(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

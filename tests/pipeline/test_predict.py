@@ -11,7 +11,7 @@ import pytest
 
 from experiments.predict import main
 from lantern.config.compose import compose, read_config
-from lantern.corpora.readers.transcripts import read_transcript
+from lantern.corpora.readers.conversations import read_transcript
 from lantern.corpora.sample.generator import generate_sample
 from lantern.corpora.types import Dialogue, Utterance
 from lantern.errors import UserError
@@ -45,13 +45,13 @@ def test_predictions_are_those_of_the_run_itself(finished: Path) -> None:
     loaded = load(finished)
     assert loaded.config == read_config(finished / "config.yaml")
     assert loaded.modalities == {"text": 384, "audio": 32}
-    test = PredictionTable.load(finished / "predictions.test.jsonl")
+    test = PredictionTable.load(finished / "predictions.test.parquet")
     corpus = preflight(loaded.config).corpus
-    name = test.rows[0].dialogue
+    name = test.dialogues[0]
     audio = corpus.features["audio"][corpus.rows[name]]
     text = corpus.features["text"][corpus.rows[name]]
     found = loaded.predict(corpus.by_id[name], {"text": text, "audio": audio})
-    expected = [row.vanilla for row in test.rows if row.dialogue == name]
+    expected = test.keep({name}).vanilla
     assert np.allclose(found.vanilla, expected, atol=1e-5)
     # Text features are computed where none are given.
     again = loaded.predict(corpus.by_id[name], {"audio": audio})
@@ -68,7 +68,7 @@ def test_the_command_writes_a_table(finished: Path, tmp_path: Path, capsys: pyte
     frame = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert list(frame.speaker) == ["Ann", "Bob", "Ann"]
     assert np.allclose(frame.filter(like="p(").sum(axis=1), 1, atol=1e-3)
-    assert len(PredictionTable.load(tmp_path / "out" / "predictions.jsonl")) == 3
+    assert len(pd.read_json(tmp_path / "out" / "predictions.jsonl", lines=True)) == 3
     page = (tmp_path / "out" / "predictions.html").read_text()
     assert "that is wonderful [really]" in page
     assert str(tmp_path / "out" / "predictions.html") in "".join(out.split())
@@ -90,13 +90,56 @@ def test_files_go_where_they_can_be_found(
     assert not Path("new").exists()
 
 
+def test_a_second_chat_of_the_same_name_never_replaces_the_first_ones_predictions(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, text in (("a", CHAT), ("b", "Ann: another one\nPim: yes\n")):
+        Path(folder).mkdir()
+        Path(folder, "_chat.txt").write_text(text)
+    command = ["--run", str(finished)]
+    assert main(["a/_chat.txt", *command]) == 0
+    assert main(["a/_chat.txt", *command]) == 0  # the same conversation
+    before = Path("predicted/_chat/predictions.csv").read_bytes()
+    with pytest.raises(UserError, match=r"predicted/_chat holds the predictions of another conversation.*--overwrite"):
+        main(["b/_chat.txt", *command])
+    assert Path("predicted/_chat/predictions.csv").read_bytes() == before
+    Path("predicted/_chat/predictions.csv").unlink()
+    with pytest.raises(UserError, match="another conversation"):
+        main(["a/_chat.txt", *command])
+    assert main(["b/_chat.txt", *command, "--overwrite"]) == 0
+    assert "another one" in Path("predicted/_chat/predictions.csv").read_text()
+
+
+@pytest.mark.parametrize("backbone", ["sdt_small", "corect_small"])
+def test_speakers_beyond_those_of_the_training_corpus_share_the_last_index(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, backbone: str
+) -> None:
+    sample = generate_sample(dialogues=12)
+    texts = [u.text for u in sample.utterances]
+    replace(sample, features={}, present={}, cards={}).with_features(
+        "text", MiniLM().encode(texts), card(len(texts))
+    ).save(tmp_path / "corpus")
+    overrides = [f"backbone={backbone}", "backbone.epochs=1", f"corpus.path={tmp_path}/corpus", "refine.enabled=false"]
+    loaded = load(run(preflight(compose([*overrides, f"runs={tmp_path}/runs"])), Recorder())["folder"])
+    known = loaded.module.hparams["sizes"]["speakers"]
+    names = [f"speaker {n}" for n in range(9)]
+    crowd = Dialogue("crowd", tuple(Utterance(f"{n}", name, f"I said {n}") for n, name in enumerate(names * 2)))
+    shared = [names[min(n, known - 1)] for n in range(9)] * 2
+    same = Dialogue("same", tuple(replace(u, speaker=s) for u, s in zip(crowd.utterances, shared, strict=True)))
+    table = loaded.predict([crowd, replace(same, utterances=tuple(replace(u, id=f"s{u.id}") for u in same.utterances))])
+    assert np.array_equal(table.vanilla[:18], table.vanilla[18:])
+    assert list(table.speakers[:9]) == names
+    assert [r.message for r in caplog.records if "has 9 speakers" in r.message] == [
+        f"conversation 'crowd' has 9 speakers, the model tells {known} apart: the others share the index of the last"
+    ]
+
+
 def test_what_cannot_be_predicted_is_told(finished: Path, tmp_path: Path) -> None:
     loaded = load(finished)
     (tmp_path / "chat.txt").write_text(CHAT)
     (dialogue,) = read_transcript(tmp_path / "chat.txt")
-    crowd = Dialogue("crowd", tuple(Utterance(str(n), f"speaker {n}", "hello") for n in range(9)))
     for given, features, told in (
-        (crowd, None, "has 9 speakers"),
         ([], None, "no turns"),
         (dialogue, {"smell": np.zeros((3, 2))}, "not smell"),
         (dialogue, {"audio": np.zeros((2, 32))}, r"expected \[3, 32\]"),

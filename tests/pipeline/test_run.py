@@ -64,11 +64,12 @@ def test_a_run_leaves_everything(tiny: Tiny) -> None:
     assert result["llm"]["calls"] == result["llm"]["prompts"] == result["llm"]["fields"]
     assert any("simulated" in note for note in result["notes"])
     assert any("made up" in note for note in result["notes"])
-    frame = pd.read_json(folder / "predictions.test.jsonl", lines=True)
+    frame = pd.read_parquet(folder / "predictions.test.parquet")
     assert len(frame) == result["test"]["rows"]
-    table = PredictionTable.load(folder / "predictions.test.jsonl")
-    assert all(row.merged is not None and sum(row.merged) == pytest.approx(1) for row in table.rows)
-    assert all(row.weights is None or sum(row.weights) == pytest.approx(1) for row in table.rows)
+    table = PredictionTable.load(folder / "predictions.test.parquet")
+    assert table.merged is not None
+    assert table.merged.sum(axis=1) == pytest.approx(1)
+    assert table.weights is None or table.weights.sum(axis=1) == pytest.approx(1)
     for checkpoint in (folder / "checkpoints").glob("*.ckpt"):
         torch.load(checkpoint, weights_only=True)
     assert (folder / "checkpoints" / "best.ckpt").is_file()
@@ -113,7 +114,7 @@ def test_a_run_goes_on_after_ctrl_c_in_a_later_stage(tiny: Tiny, stage: str, lef
 def test_ctrl_c_is_told_and_ends_with_130(tiny: Tiny) -> None:
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from experiments.console import ConsoleReporter, command; from experiments.run import main;"
+        "from experiments.cli.console import ConsoleReporter, command; from experiments.run import main;"
         "import os;"
         "ConsoleReporter.training = lambda self, e, n, m: os.kill(os.getpid(), signal.SIGINT) if e == 2 else None;"
         "command(main)"
@@ -157,8 +158,8 @@ def test_backbones_run_on_any_modalities_and_without_scores(tiny: Tiny, backbone
     extra = [f"backbone={backbone}", "backbone.epochs=1", "model.dimensions=false", f"corpus.modalities={modalities}"]
     result = go([*overrides, *extra, *(f"backbone.{o}" for o in small)])
     assert result["test"]["dimensions"] is None
-    table = PredictionTable.load(Path(result["folder"]) / "predictions.test.jsonl")
-    assert table.rows[0].predicted_scores is None
+    table = PredictionTable.load(Path(result["folder"]) / "predictions.test.parquet")
+    assert table.predicted_scores is None
 
 
 def test_consent_is_needed_for_a_corpus_that_may_not_be_passed_on(

@@ -20,8 +20,8 @@ import pytest
 from rich.console import Console
 
 from experiments import compare, status
+from experiments.cli.sweeps import state_table
 from experiments.run import main
-from experiments.sweeps import state_table
 from lantern.config.compose import compose
 from lantern.errors import UserError
 from lantern.files import locked
@@ -48,7 +48,7 @@ def numbers(runs: Path) -> dict[str, Any]:
     """What the runs under *runs* came to."""
     found = {}
     for path in sorted(runs.glob("*/metrics.json")):
-        table = (path.parent / "predictions.test.jsonl").read_text(encoding="utf-8")
+        table = (path.parent / "predictions.test.parquet").read_bytes()
         found[path.parent.name] = (json.loads(path.read_text(encoding="utf-8"))["test"]["methods"], table)
     return found
 
@@ -169,7 +169,7 @@ def test_finished_runs_are_taken_as_they_are_until_something_changes(tiny: Tiny,
         assert ready.finished() is None
         attempt(ready)
         assert ready.finished() is not None
-    (ready.folder / "predictions.test.jsonl").unlink()
+    (ready.folder / "predictions.test.parquet").unlink()
     assert ready.finished() is None
 
 

@@ -16,23 +16,22 @@ from lantern.corpora.data import CorpusDataModule
 from lantern.corpora.sample.generator import generate_sample
 from lantern.errors import UserError
 from lantern.files import digest
-from lantern.models.module import MONITOR
+from lantern.models.selection import SELECTION
 from lantern.pipeline import preflight as prepare
 from lantern.pipeline import train as stages
-from lantern.pipeline.preflight import Prepared, preflight
+from lantern.pipeline.preflight import ReadyRun, preflight
 from lantern.pipeline.store import StageFolder
-from lantern.refine.questions import RefineStats
+from lantern.pipeline.trainer import build_trainer, check_trainer
 from lantern.refine.types import Progress
-from lantern.tables import PredictionTable, Row
 
 
 @pytest.fixture(scope="module")
-def base() -> Prepared:
+def base() -> ReadyRun:
     config = compose(["backbone=gru", "llm=simulated", "corpus.dialogues=15", "weighting.fit_on=oof"])
     return preflight(config)
 
 
-def changed(base: Prepared, **values: Any) -> RunConfig:
+def changed(base: ReadyRun, **values: Any) -> RunConfig:
     """The configuration of *base* with other values, by keys such as ``model__dimensions``."""
     config = copy.deepcopy(base.config)
     for key, value in values.items():
@@ -48,7 +47,7 @@ def changed(base: Prepared, **values: Any) -> RunConfig:
     return config
 
 
-def address(base: Prepared, config: RunConfig | None = None, **split: Any) -> str:
+def address(base: ReadyRun, config: RunConfig | None = None, **split: Any) -> str:
     """Of the main model; *split* takes the place of parts of the split."""
     parts = replace(base.split, **split)
     return digest(stages.train_inputs(config or base.config, base.corpus, parts, in_training=True))
@@ -77,11 +76,11 @@ def address(base: Prepared, config: RunConfig | None = None, **split: Any) -> st
         ("refine__when", "best"),
     ],
 )
-def test_what_changes_the_model_changes_its_address(base: Prepared, key: str, value: Any) -> None:
+def test_what_changes_the_model_changes_its_address(base: ReadyRun, key: str, value: Any) -> None:
     assert address(base, changed(base, **{key: value})) != address(base)
 
 
-def test_another_backbone_or_corpus_is_another_address(base: Prepared) -> None:
+def test_another_backbone_or_corpus_is_another_address(base: ReadyRun) -> None:
     corpus = generate_sample(dialogues=15, seed=1)
     assert [d.id for d in corpus.dialogues] == [d.id for d in base.corpus.dialogues]
     assert address(replace(base, corpus=corpus)) != address(base)
@@ -106,21 +105,21 @@ def test_another_backbone_or_corpus_is_another_address(base: Prepared) -> None:
         ("tracking__name", "csv"),
     ],
 )
-def test_what_comes_after_training_is_no_part_of_it(base: Prepared, key: str, value: Any) -> None:
+def test_what_comes_after_training_is_no_part_of_it(base: ReadyRun, key: str, value: Any) -> None:
     assert address(base, changed(base, **{key: value})) == address(base)
 
 
-def test_in_training_the_model_is_known_by_who_is_asked_and_when(base: Prepared) -> None:
-    asked = changed(base, refine__when="every_n")
+def test_an_llm_in_training_is_part_of_the_address(base: ReadyRun) -> None:
+    often = changed(base, refine__when="every_n")
     others: list[tuple[str, Any]] = [
         ("refine__every_n", 7),
         ("llm__name", "another"),
         ("prompt__priors", "none"),
         ("refine__when", "best"),
     ]
-    within = replace(base, config=asked)
+    within = replace(base, config=often)
     found = {address(base, changed(within, **{key: value})) for key, value in others}
-    assert len(found | {address(base, asked)}) == 1 + len(others)
+    assert len(found | {address(base, often)}) == 1 + len(others)
     assert address(base, changed(within, refine__enabled=False)) == address(base)
     # The models of the folds are trained without an LLM, whatever the main one is.
     main, *folds = within.vanilla_stages
@@ -129,7 +128,7 @@ def test_in_training_the_model_is_known_by_who_is_asked_and_when(base: Prepared)
     assert [s.inputs for s in folds] == [s.inputs for s in base.vanilla_stages[1:]]
 
 
-def test_train_and_dev_dialogues_count_and_test_dialogues_do_not(base: Prepared) -> None:
+def test_train_and_dev_dialogues_count_and_test_dialogues_do_not(base: ReadyRun) -> None:
     split = base.split
     assert address(base, train=split.train[1:]) != address(base)
     assert address(base, train=split.train[::-1]) != address(base)
@@ -140,7 +139,7 @@ def test_train_and_dev_dialogues_count_and_test_dialogues_do_not(base: Prepared)
         assert (stage.inputs["train"], stage.inputs["dev"]) == (list(stage.split.train), list(split.dev))
 
 
-def test_weights_to_start_from_count_by_their_content(base: Prepared, tmp_path: Path) -> None:
+def test_weights_to_start_from_count_by_their_content(base: ReadyRun, tmp_path: Path) -> None:
     one, same, other = (tmp_path / name for name in ("one.pt", "same.pt", "other.pt"))
     for path, content in ((one, b"a"), (same, b"a"), (other, b"b")):
         path.write_bytes(content)
@@ -151,9 +150,7 @@ def test_weights_to_start_from_count_by_their_content(base: Prepared, tmp_path: 
     assert address(base, changed(base, backbone__init_from=str(one))) == found[other]
 
 
-def test_run_folders_are_told_apart_by_all_that_decides_a_result(
-    base: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_folders_differ_by_all_that_decides_a_result(base: ReadyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "read_corpus", lambda config: base.corpus)
 
     def folder(**values: Any) -> Path:
@@ -172,43 +169,43 @@ def test_run_folders_are_told_apart_by_all_that_decides_a_result(
     assert (elsewhere.name, elsewhere.parent) == (base.folder.name, Path("elsewhere"))
 
 
-def test_a_limit_cuts_what_is_asked_and_which_folds_are_trained(base: Prepared) -> None:
+def test_a_limit_cuts_what_is_refined_and_which_folds_are_trained(base: ReadyRun) -> None:
     split = base.split
-    assert base.asked == {"oof": split.train, "test": split.test}
+    assert base.refined == {"oof": split.train, "test": split.test}
     _, *folds = base.vanilla_stages
     assert sorted(i for stage in folds for i in stage.split.test) == sorted(split.train)
     for stage in folds:
         assert sorted(stage.split.train + stage.split.test) == sorted(split.train)
         assert not set(stage.split.train) & set(stage.split.test)
     cut = replace(base, config=changed(base, refine__limit_dialogues=1))
-    assert cut.asked == {"oof": split.train[:1], "test": split.test[:1]}
+    assert cut.refined == {"oof": split.train[:1], "test": split.test[:1]}
     assert [split.train[0] in stage.split.test for stage in cut.vanilla_stages[1:]] == [True]
     mean = replace(base, config=changed(cut, oof__test_model="mean"))
     assert len(mean.vanilla_stages) == len(base.vanilla_stages)
     dev = replace(base, config=changed(cut, weighting__fit_on="dev"))
-    assert dev.asked == {"dev": split.dev[:1], "test": split.test[:1]}
+    assert dev.refined == {"dev": split.dev[:1], "test": split.test[:1]}
     assert len(dev.vanilla_stages) == 1
-    assert replace(base, backend=None).asked == {}
+    assert replace(base, backend=None).refined == {}
 
 
-def test_a_corpus_is_limited_as_the_configuration_says(base: Prepared) -> None:
+def test_a_corpus_is_limited_as_the_configuration_says(base: ReadyRun) -> None:
     assert len(prepare.read_corpus(base.config).dialogues) == 15
     assert len(prepare.read_corpus(changed(base, corpus__limit_dialogues=6)).dialogues) == 6
     with pytest.raises(UserError, match=r"corpus=meld needs corpus\.path=<folder"):
         prepare.read_corpus(changed(base, corpus__name="meld"))
 
 
-def test_scores_that_nobody_gave_are_not_learned(base: Prepared) -> None:
+def test_scores_that_nobody_gave_are_not_learned(base: ReadyRun) -> None:
     defaults, options = split_backbone(base.config.backbone)
     for corpus, expected in ((base.corpus, True), (replace(base.corpus, score_range=None), False)):
         data = CorpusDataModule(corpus, base.split.train, base.split.dev, base.split.test, batch_size=3)
         module = stages.build_module(base.config, corpus, data, defaults, options)
         assert module.hparams["dimensions"] is expected
-    assert stages._trainer(changed(base, trainer__gradient_clip=0.25), logger=False).gradient_clip_val == 0.25
+    assert build_trainer(changed(base, trainer__gradient_clip=0.25), logger=False).gradient_clip_val == 0.25
 
 
 class Epochs:
-    """A reporter that keeps what is told after each epoch."""
+    """A reporter that keeps the dev score of each epoch."""
 
     def __init__(self) -> None:
         self.scores: list[float] = []
@@ -220,18 +217,18 @@ class Epochs:
     def note(self, text: str) -> None: ...
 
     def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
-        self.scores.append(metrics[MONITOR])
+        self.scores.append(metrics[SELECTION.monitor])
 
 
-def trained(base: Prepared, folder: Path, **values: Any) -> tuple[stages.Vanilla, list[float]]:
+def trained(base: ReadyRun, folder: Path, **values: Any) -> tuple[stages.Vanilla, list[float]]:
     config = changed(base, backbone__hidden=12, backbone__lr=0.05, **values)
-    split, told = base.split, Epochs()
+    split, reporter = base.split, Epochs()
     data = CorpusDataModule(base.corpus, split.train, split.dev, split.test, batch_size=3, seed=config.seed)
-    vanilla = stages.train(config, base.corpus, data, StageFolder(folder, {}), told, False, [])
-    return vanilla, told.scores
+    vanilla = stages.train(config, base.corpus, data, StageFolder(folder, {}), reporter, False, [])
+    return vanilla, reporter.scores
 
 
-def test_the_epoch_with_the_highest_dev_score_is_taken(base: Prepared, tmp_path: Path) -> None:
+def test_the_epoch_with_the_highest_dev_score_is_taken(base: ReadyRun, tmp_path: Path) -> None:
     vanilla, scores = trained(base, tmp_path / "a", backbone__epochs=6)
     assert len(set(scores)) > 1
     assert vanilla.best_score == pytest.approx(max(scores))
@@ -248,71 +245,19 @@ def test_the_epoch_with_the_highest_dev_score_is_taken(base: Prepared, tmp_path:
     assert trained(base, tmp_path / "c", backbone__epochs=6, seed=1)[1] != scores
 
 
-def test_patience_counts_epochs_without_a_better_dev_score(base: Prepared, tmp_path: Path) -> None:
+def test_patience_counts_epochs_without_a_better_dev_score(base: ReadyRun, tmp_path: Path) -> None:
     _, scores = trained(base, tmp_path / "a", backbone__epochs=25, trainer__patience=2)
     last_better = max(n for n, score in enumerate(scores) if score > max([*scores[:n], -1.0]))
     assert len(scores) == last_better + 1 + 2 < 25
 
 
-def test_stored_predictions_are_read_and_no_model_is_asked_for(base: Prepared, tmp_path: Path) -> None:
-    ids = base.split.dev
-    rows = [
-        Row(name, u.id, n, u.speaker, u.label, None, [0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
-        for name in ids
-        for n, u in enumerate(base.corpus.by_id[name].utterances)
-    ]
-    path = stages.vanilla_path(tmp_path, "dev", ids)
-    PredictionTable(base.corpus.label_set.classes, rows, "dev").save(path)
-    before = path.read_bytes()
-    data = CorpusDataModule(base.corpus, base.split.train, ids, base.split.test, batch_size=3)
-    vanilla = stages.Vanilla(tmp_path / "gone.ckpt", tmp_path, 0, 0.5, reused=True)
-    asked: list[PredictionTable] = []
-
-    def ask(table: PredictionTable) -> RefineStats:
-        asked.append(table)
-        table.rows[0].vanilla = [1.0] + [0.0] * 5
-        return RefineStats(calls=3)
-
-    table, stats = stages.refine(base.config, base.corpus, data, vanilla, "dev", ids[:1], ask)
-    assert asked == [table]
-    assert stats.calls == 3
-    assert [row.utterance for row in table.rows] == [u.id for u in base.corpus.by_id[ids[0]].utterances]
-    assert path.read_bytes() == before
-    whole, _ = stages.refine(base.config, base.corpus, data, vanilla, "dev", None, None)
-    assert whole.rows == rows
-
-
-def test_stored_predictions_are_named_by_split_and_dialogues(tmp_path: Path) -> None:
-    names = {
-        stages.vanilla_path(tmp_path, split, ids)
-        for split in ("dev", "oof")
-        for ids in (("a", "b"), ("b", "a"), ("a",), ("ab",))
-    }
-    assert len(names) == 8
-    assert stages.vanilla_path(tmp_path, "dev", ["a", "b"]) in names
-
-
-def test_the_mean_of_tables_is_that_of_probabilities_and_scores() -> None:
-    def table(vanilla: list[float], scores: list[float] | None) -> PredictionTable:
-        row = Row("d", "d_0", 0, "A", 1, None, vanilla, scores)
-        return PredictionTable(("x", "y"), [row], "test")
-
-    mean = stages.mean_table([table([0.2, 0.8], [1.0, 2.0, 3.0]), table([0.6, 0.4], [3.0, 2.0, 5.0])])
-    assert mean.rows[0].vanilla == pytest.approx([0.4, 0.6])
-    assert mean.rows[0].predicted_scores == [2.0, 2.0, 4.0]
-    assert (mean.rows[0].label, mean.split, mean.classes) == (1, "test", ("x", "y"))
-    assert stages.mean_table([table([0.2, 0.8], None)] * 2).rows[0].predicted_scores is None
-
-
-def test_a_gpu_that_is_not_there_is_told_before_anything_is_trained(
-    base: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_gpu_is_refused_before_training(base: ReadyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="trainer=gpu: this machine has no CUDA device"):
-        stages.check_device(changed(base, trainer__accelerator="gpu"))
+        check_trainer(changed(base, trainer__accelerator="gpu"))
 
 
-def test_modalities_that_the_corpus_lacks_are_refused(base: Prepared) -> None:
+def test_modalities_that_the_corpus_lacks_are_refused(base: ReadyRun) -> None:
     config = changed(base, corpus__modalities=["smell"])
     with pytest.raises(UserError, match=r"corpus 'sample' has no 'smell'; it has text, audio, visual"):
         stages.modalities(config, base.corpus)

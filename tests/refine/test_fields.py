@@ -38,7 +38,7 @@ def test_band_zero_is_the_newest_stretch() -> None:
 def test_refuses_nonsense() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         receptive_fields(5, stride=0, coverage=1)
-    with pytest.raises(ValueError, match="not asked about in the field"):
+    with pytest.raises(ValueError, match="no target of the field"):
         receptive_fields(5, stride=1, coverage=1)[0].band(3)
 
 

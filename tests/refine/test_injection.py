@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from lantern.config.compose import compose
 from lantern.corpora.types import Utterance
 from lantern.refine.backends.config import BackendConfig, make_request
-from lantern.refine.failures import CONTENT
 from lantern.refine.prompt import Prompt, Turn, quote
-from lantern.refine.reply import Parsed, asked, classes_of, parse_letters, parse_reply
-from lantern.refine.types import Failure, Reply, Request
+from lantern.refine.reply import parse
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Answer, Failure, Reply, Request
 from tests.refine.test_questions import LABELS
 
 CONFIG = BackendConfig(name="t", model="openai/m")
@@ -46,10 +46,11 @@ TURNS = st.lists(st.tuples(SAID, SAID, st.booleans()), min_size=1, max_size=6)
 
 def request_for(turns: list[tuple[str, str, bool]], elicitation: str = "json") -> Request:
     shown = [
-        Turn(Utterance(f"u{n}", speaker, text), [0.25, 0.75], [1.0, 2.0, 3.0], asked=is_asked)
-        for n, (speaker, text, is_asked) in enumerate(turns)
+        Turn(Utterance(f"u{n}", speaker, text), [0.25, 0.75], [1.0, 2.0, 3.0], target=is_target)
+        for n, (speaker, text, is_target) in enumerate(turns)
     ]
-    return make_request(CONFIG, PROMPTS[elicitation].messages(shown), None, 50)
+    prompt = PROMPTS[elicitation]
+    return make_request(CONFIG, prompt.messages(shown), prompt.shape(sum(t.target for t in shown)))
 
 
 @given(TURNS, st.sampled_from(sorted(PROMPTS)))
@@ -57,7 +58,7 @@ def request_for(turns: list[tuple[str, str, bool]], elicitation: str = "json") -
 def test_a_line_for_every_turn_and_nothing_else(turns: list[tuple[str, str, bool]], elicitation: str) -> None:
     request = request_for(turns, elicitation)
     system, user = request.messages
-    plain = request_for([("A", "b", is_asked) for *_, is_asked in turns], elicitation)
+    plain = request_for([("A", "b", is_target) for *_, is_target in turns], elicitation)
     assert system == plain.messages[0], "nothing said reaches the static part"
     lines = user["content"].split("\n")
     assert (lines[0], lines[-2]) == ("<dialogue>", "</dialogue>")
@@ -66,9 +67,7 @@ def test_a_line_for_every_turn_and_nothing_else(turns: list[tuple[str, str, bool
     assert user["content"].count("<") == user["content"].count(">") == 2
     numbers = [line.split(" ", 1)[0] for line in lines[1:-2]]
     count = iter(range(1, len(turns) + 1))
-    assert numbers == [f"{next(count)}." if is_asked else "-" for *_, is_asked in turns]
-    assert asked(request) == sum(is_asked for *_, is_asked in turns)
-    assert classes_of(request) == LABELS.classes
+    assert numbers == [f"{next(count)}." if is_target else "-" for *_, is_target in turns]
     note = " [happy 0.25, sad 0.75; valence 1.0, arousal 2.0, dominance 3.0]"
     for line, (_, text, _) in zip(lines[1:-2], turns, strict=True):
         assert line.endswith(f": {quote(text)}{note}")
@@ -124,9 +123,9 @@ REPLIES = st.one_of(
 @example('{"1": {"happy": 1' + "0" * 5000 + ', "sad": 0}}', 1)
 @example("[" * 50_000 + '{"1": 2}', 1)
 def test_any_reply_is_an_answer_or_a_failure_of_the_content(text: str, count: int) -> None:
-    found = parse_reply(Reply(text, "stop"), count, LABELS.classes)
+    found = parse(Reply(text, "stop"), ReplyShape(count, LABELS.classes))
     if isinstance(found, Failure):
-        assert found.kind in CONTENT
+        assert found.kind.content
         return
     assert len(found.probabilities) == count
     for vector in found.probabilities:
@@ -149,11 +148,11 @@ SURE = [{"token": " A", "logprob": 0.0}]
 @example([{"token": "9" * 5000 + ": A", "logprob": 0.0, "top_logprobs": SURE}], 1)
 def test_any_token_probabilities_are_an_answer_or_a_failure(tokens: list[dict[str, object]], count: int) -> None:
     text = "".join(str(token["token"]) for token in tokens)
-    found = parse_letters(Reply(text, "stop", logprobs=tokens), count, LABELS.classes)
+    found = parse(Reply(text, "stop", logprobs=tokens), ReplyShape(count, LABELS.classes, "logprobs"))
     if isinstance(found, Failure):
-        assert found.kind in CONTENT
+        assert found.kind.content
         return
-    assert isinstance(found, Parsed)
+    assert isinstance(found, Answer)
     assert len(found.probabilities) == count
     for vector, mass in zip(found.probabilities, found.sums, strict=True):
         assert sum(vector) == pytest.approx(1)

@@ -11,15 +11,16 @@ import pytest
 
 from lantern.config.compose import compose
 from lantern.corpora.types import LabelSet
-from lantern.errors import UserError
+from lantern.errors import FailureKind, UserError
 from lantern.refine.backends.config import BackendConfig
 from lantern.refine.backends.embedded import bind
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.backends.simulated import SimulatedConfig, simulate
 from lantern.refine.prompt import Prompt
 from lantern.refine.questions import RefineConfig, Refiner
-from lantern.refine.reply import Parsed, asked, classes_of, parse_letters
-from lantern.refine.types import Failure, Outcome, Reply, Request
+from lantern.refine.reply import parse
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Answer, Failure, Outcome, Reply, Request, Stored
 from tests.refine.test_prompt import turn
 from tests.refine.test_questions import LABELS, ScriptedEngine, dialogues, table_of
 
@@ -35,6 +36,10 @@ def reply(*tokens: dict[str, Any], finish: str = "stop") -> Reply:
     return Reply("".join(t["token"] for t in tokens), finish, logprobs=list(tokens))
 
 
+def parse_letters(given: Reply, count: int, classes: tuple[str, ...]) -> Outcome:
+    return parse(given, ReplyShape(count, classes, "logprobs"))
+
+
 def test_spellings_are_summed_and_absent_classes_get_a_bound() -> None:
     found = parse_letters(
         reply(
@@ -44,7 +49,7 @@ def test_spellings_are_summed_and_absent_classes_get_a_bound() -> None:
         2,
         THREE,
     )
-    assert isinstance(found, Parsed)
+    assert isinstance(found, Answer)
     # C is not listed: at most the least likely listed token (0.05), at most what is not listed (0.05).
     assert found.probabilities[0] == pytest.approx([0.3 / 0.95, 0.6 / 0.95, 0.05 / 0.95])
     assert found.probabilities[1] == pytest.approx([0.25 / 0.9, 0.15 / 0.9, 0.5 / 0.9])
@@ -53,26 +58,26 @@ def test_spellings_are_summed_and_absent_classes_get_a_bound() -> None:
 
 def test_absent_classes_share_what_is_not_listed() -> None:
     found = parse_letters(reply(token("1: "), token("A", A=0.9, B=0.04)), 1, (*THREE, "neutral"))
-    assert isinstance(found, Parsed)
+    assert isinstance(found, Answer)
     assert found.probabilities[0] == pytest.approx([0.9, 0.04, 0.03, 0.03])
     assert found.sums == pytest.approx([0.94])
     # Though 0.4 is not listed: no more than the least likely token that is.
     found = parse_letters(reply(token("1: "), token("A", A=0.5, B=0.1)), 1, THREE)
-    assert isinstance(found, Parsed)
+    assert isinstance(found, Answer)
     assert found.probabilities[0] == pytest.approx([0.5 / 0.7, 0.1 / 0.7, 0.1 / 0.7])
 
 
 def test_a_logarithm_above_zero_is_a_probability_of_one() -> None:
     listed = [{"token": "A", "logprob": 0.7}, {"token": "B", "logprob": math.log(0.25)}]
     found = parse_letters(reply(token("1: "), {"token": "A", "logprob": 0.7, "top_logprobs": listed}), 1, THREE[:2])
-    assert isinstance(found, Parsed)
+    assert isinstance(found, Answer)
     assert found.probabilities[0] == pytest.approx([0.8, 0.2])
 
 
 def test_a_token_may_hold_more_than_the_letter() -> None:
     whole = {"token": "1: A", "logprob": -0.1, "top_logprobs": [{"token": ": A", "logprob": math.log(0.5)}]}
     found = parse_letters(reply(whole), 1, THREE)
-    assert isinstance(found, Parsed)
+    assert isinstance(found, Answer)
     assert found.probabilities[0][0] > 0.5
 
 
@@ -102,21 +107,27 @@ def test_the_prompt_asks_for_letters() -> None:
     config = compose([]).prompt
     labels = LabelSet("three", THREE, {"sad": "low"})
     prompt = Prompt(config, labels, None, "logprobs")
-    system, user = prompt.messages([turn("a"), turn("b")])
+    system, _ = prompt.messages([turn("a"), turn("b")])
     assert "- sad (B): low" in system["content"]
     assert "JSON" not in system["content"]
     assert "1: A\n2: C" in system["content"]
-    assert prompt.schema(2) is None
-    assert "one letter from A to C" in prompt.repair("it was odd", 2)
-    request = Request("p", "m", None, (system, user), {})
-    assert classes_of(request) == THREE
-    assert asked(request) == 2
+    assert prompt.shape(2) == ReplyShape(2, THREE, "logprobs")
+    assert prompt.shape(2).schema is None
+    assert "one letter from A to C" in prompt.repair("1: Z", "it was odd", 2)[1]["content"]
     with pytest.raises(UserError, match="at most 26 classes"):
         Prompt(config, LabelSet("many", tuple(map(str, range(27)))), None, "logprobs")
 
 
+def test_a_prompt_with_a_list_of_its_own_keeps_the_grammar() -> None:
+    config = compose([]).prompt
+    own = dataclasses.replace(config, system="- Tone: judge the words only\n- Length: short\n" + config.system)
+    prompt = Prompt(own, LABELS, None, "logprobs")
+    assert "- Tone: judge" in prompt.messages([turn("a")])[0]["content"]
+    assert bind({}, prompt.shape(1))["extra_body"]["grammar"] == 'root ::= "1:" [A-B]'
+
+
 def test_the_embedded_server_is_bound_to_lines_of_letters() -> None:
-    found = bind({"logprobs": True, "extra_body": {"a": 1}}, 2, 3)
+    found = bind({"logprobs": True, "extra_body": {"a": 1}}, ReplyShape(2, THREE, "logprobs"))
     assert found["extra_body"] == {"a": 1, "grammar": 'root ::= "1:" [A-C] "\\n" "2:" [A-C]'}
 
 
@@ -142,13 +153,13 @@ def asking(found: Any, elicitation: str = "json", **settings: Any) -> Refiner:
 def test_letters_go_through_the_refiner() -> None:
     found = dialogues([5])
     table = table_of(found)
-    stats = asking(found, "logprobs").refine(table, ScriptedEngine(simulate))
+    table, stats = asking(found, "logprobs").refine(table, ScriptedEngine(simulate))
     assert stats.failed_fields == 0
-    assert all(entry.probabilities is not None for row in table.rows for entry in row.fields)
-    right = [entry.probabilities[row.label or 0] for row in table.rows for entry in row.fields if entry.probabilities]
+    assert all(entry.probabilities is not None for row in table for entry in row.fields)
+    right = [entry.probabilities[row.label or 0] for row in table for entry in row.fields if entry.probabilities]
     assert np.mean(right) > 0.6
     engine = ScriptedEngine(lambda request: Reply("1: A", "stop"))
-    stats = asking(found, "logprobs").refine(table, engine)
+    _, stats = asking(found, "logprobs").refine(table, engine)
     assert set(stats.failures) == {"no_logprobs"}
     assert stats.calls == stats.fields  # asking again would bring the same
 
@@ -157,15 +168,14 @@ def test_samples_are_averaged_and_their_spread_is_kept() -> None:
     found = dialogues([3])
     vectors = {0: (0.8, 0.2), 1: (0.4, 0.6), 2: (0.6, 0.4)}
 
-    def answer(request: Request) -> Outcome:
-        happy, sad = vectors[request.replicate]
-        body = ", ".join(f'"{n}": {{"happy": {happy}, "sad": {sad}}}' for n in range(1, asked(request) + 1))
-        return Reply(f"{{{body}}}", "stop")
+    def answer(request: Request) -> Stored:
+        assert request.shape is not None
+        return Reply(request.shape.write([vectors[request.replicate]] * request.shape.count), "stop")
 
     table = table_of(found)
-    stats = asking(found, samples=3).refine(table, ScriptedEngine(answer))
+    table, stats = asking(found, samples=3).refine(table, ScriptedEngine(answer))
     assert stats.prompts == stats.calls == 3 * stats.fields
-    for row in table.rows:
+    for row in table:
         for entry in row.fields:
             assert entry.probabilities == pytest.approx([0.6, 0.4])
             assert entry.spread == pytest.approx(0.4 / 3)
@@ -174,17 +184,18 @@ def test_samples_are_averaged_and_their_spread_is_kept() -> None:
 def test_a_field_fails_only_when_every_sample_does() -> None:
     found = dialogues([2])
 
-    def answer(request: Request) -> Outcome:
+    def answer(request: Request) -> Stored:
         if request.replicate == 1:
             return Reply('{"1": {"happy": 1, "sad": 0}, "2": {"happy": 1, "sad": 0}}', "stop")
-        return Failure("server_error", "boom", 500)
+        return Failure(FailureKind.SERVER_ERROR, "boom", 500)
 
     table = table_of(found)
-    stats = asking(found, samples=2).refine(table, ScriptedEngine(answer))
+    table, stats = asking(found, samples=2).refine(table, ScriptedEngine(answer))
     assert stats.failed_fields == 0
-    assert table.rows[0].fields[0].probabilities == [1.0, 0.0]
-    assert table.rows[0].fields[0].spread == 0.0
-    stats = asking(found, samples=2).refine(table, ScriptedEngine(lambda request: Failure("quota", "empty", 429)))
+    assert table.row(0).fields[0].probabilities == [1.0, 0.0]
+    assert table.row(0).fields[0].spread == 0.0
+    empty = ScriptedEngine(lambda request: Failure(FailureKind.QUOTA, "empty", 429))
+    _, stats = asking(found, samples=2).refine(table, empty)
     assert stats.failures == {"quota": stats.fields}
 
 

@@ -9,10 +9,7 @@ import pytest
 from lantern.config.compose import compose
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
-from lantern.refine.estimate import expected_reply
 from lantern.refine.prompt import Prompt, PromptConfig, Turn, quote, turns_of
-from lantern.refine.reply import asked
-from lantern.refine.types import Request
 
 LABELS = LabelSet("two", ("happy", "sad"), {"happy": "glad or amused"})
 HOSTILE = [
@@ -60,9 +57,9 @@ def test_switches_leave_things_out(config: PromptConfig) -> None:
 def test_there_is_room_for_a_reply_about_every_utterance(config: PromptConfig, elicitation: str) -> None:
     prompt = Prompt(config, LABELS, None, elicitation)
     for count in (1, 10, 40):
-        reply = expected_reply(count, LABELS.classes if elicitation == "json" else (), compact=False)
+        shape = prompt.shape(count)
         # No tokenizer in use makes more tokens of a reply than one for two characters.
-        assert prompt.max_tokens(count) > len(reply) / 2
+        assert shape.max_tokens > len(shape.example()) / 2
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -74,7 +71,6 @@ def test_a_hostile_turn_stays_one_quoted_line(config: PromptConfig, text: str) -
     assert len(hostile[1]["content"].split("\n")) == len(plain[1]["content"].split("\n"))
     assert hostile[1]["content"].count("</dialogue>") == 1
     assert hostile[1]["content"].count("<dialogue>") == 1
-    assert asked(Request("p", "m", None, hostile, {})) == 3
 
 
 def test_quote_keeps_the_words() -> None:
@@ -87,7 +83,8 @@ def test_static_part_comes_first_and_is_the_same_for_every_field(config: PromptC
 
 
 def test_schema_asks_for_every_utterance_and_class(config: PromptConfig) -> None:
-    schema = Prompt(config, LABELS, None).schema(3)
+    schema = Prompt(config, LABELS, None).shape(3).schema
+    assert schema is not None
     assert schema["required"] == ["1", "2", "3"]
     assert schema["properties"]["2"]["required"] == ["happy", "sad"]
     assert schema["additionalProperties"] is False
@@ -155,11 +152,10 @@ def test_shuffling_leaves_nobody_their_own(config: PromptConfig) -> None:
         assert all(a != b for a, b in zip(shown, own, strict=True))
 
 
-def test_only_what_is_asked_about_is_numbered(config: PromptConfig) -> None:
-    turns = [dataclasses.replace(turn("a"), asked=False), dataclasses.replace(turn("1. x"), asked=False), turn("c")]
+def test_only_targets_are_numbered(config: PromptConfig) -> None:
+    turns = [dataclasses.replace(turn("a"), target=False), dataclasses.replace(turn("1. x"), target=False), turn("c")]
     messages = Prompt(config, LABELS, None).messages(turns)
     lines = messages[1]["content"].splitlines()
     assert lines[1].startswith('- A: "a"')
     assert lines[3].startswith('1. A: "c"')
     assert lines[-1] == "Give the probabilities for all 1 utterances."
-    assert asked(Request("p", "m", None, messages, {})) == 1

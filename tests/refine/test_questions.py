@@ -9,11 +9,12 @@ import pytest
 
 from lantern.config.compose import compose
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
-from lantern.errors import UserError
+from lantern.errors import FailureKind, UserError
 from lantern.refine.backends.simulated import SimulatedConfig, oracle, simulate
 from lantern.refine.prompt import Prompt
 from lantern.refine.questions import RefineConfig, Refiner, RefineStats
-from lantern.refine.types import Failure, Outcome, Reply, Request, Usage
+from lantern.refine.reply import parse
+from lantern.refine.types import Failure, Outcome, Reply, Request, Stored, Usage
 from lantern.tables import PredictionTable, Row
 
 LABELS = LabelSet("two", ("happy", "sad"))
@@ -33,13 +34,13 @@ def table_of(found: dict[str, Dialogue]) -> PredictionTable:
         for d in found.values()
         for i, u in enumerate(d.utterances)
     ]
-    return PredictionTable(LABELS.classes, rows, "dev")
+    return PredictionTable.from_rows(LABELS.classes, rows, "dev")
 
 
 class ScriptedEngine:
-    """Answers by a function of the request; follow-ups are asked as the real engine does."""
+    """Replies by a function of the request; follow-ups are sent as the real engine does."""
 
-    def __init__(self, answer: Callable[[Request], Outcome]) -> None:
+    def __init__(self, answer: Callable[[Request], Stored]) -> None:
         self.answer, self.calls, self.asked = answer, 0, []
 
     def run(
@@ -57,7 +58,9 @@ class ScriptedEngine:
     def _ask(self, request: Request) -> Outcome:
         self.calls += 1
         self.asked.append(request)
-        return self.answer(request)
+        stored = self.answer(request)
+        assert request.shape is not None
+        return parse(stored, request.shape) if isinstance(stored, Reply) else stored
 
 
 def refiner(found: dict[str, Dialogue], simulated: SimulatedConfig | None = None, **settings: object) -> Refiner:
@@ -66,20 +69,18 @@ def refiner(found: dict[str, Dialogue], simulated: SimulatedConfig | None = None
     return Refiner(found, Prompt(config.prompt, LABELS, None), refine, config.llm, simulated)
 
 
-cut = Failure("cut_off", reply=Reply("{", "length"))
+cut = Failure(FailureKind.CUT_OFF, reply=Reply("{", "length"))
 
 
 def good(request: Request) -> Reply:
-    count = request.messages[1]["content"].split("\n</dialogue>")[0].count("\n")
-    text = json.dumps({str(n): {"happy": 3, "sad": 1} for n in range(1, count + 1)})
-    return Reply(text, "stop", Usage(10, 4, 5), cost=0.5)
+    assert request.shape is not None
+    return Reply(request.shape.write([[3, 1]] * request.shape.count), "stop", Usage(10, 4, 5), cost=0.5)
 
 
 def test_every_utterance_gets_one_entry_per_band() -> None:
     found = dialogues([5, 1])
-    table, engine = table_of(found), ScriptedEngine(good)
-    stats = refiner(found).refine(table, engine)
-    for row in table.rows:
+    table, stats = refiner(found).refine(table_of(found), ScriptedEngine(good))
+    for row in table:
         assert [entry.band for entry in row.fields] == [0, 1]
         assert all(entry.probabilities == [0.75, 0.25] and entry.raw_sum == 4 for entry in row.fields)
     assert stats.fields == 4 + 2
@@ -90,7 +91,7 @@ def test_every_utterance_gets_one_entry_per_band() -> None:
 
 def test_fields_that_read_the_same_are_paid_once() -> None:
     found = dialogues([1])
-    stats = refiner(found).refine(table_of(found), ScriptedEngine(good))
+    _, stats = refiner(found).refine(table_of(found), ScriptedEngine(good))
     assert (stats.fields, stats.prompts) == (2, 1)
     assert stats.cost == 0.5
 
@@ -99,33 +100,32 @@ def test_a_failure_masks_its_field_and_is_counted() -> None:
     found = dialogues([4])
     broken = Reply("no idea", "stop", Usage(1, 0, 1), cost=0.1)
 
-    def answer(request: Request) -> Outcome:
+    def answer(request: Request) -> Stored:
         if "line 0 0" in request.messages[1]["content"] and "line 0 2" not in request.messages[1]["content"]:
-            return Failure("unparsable", "there is no JSON object in it", reply=broken)
+            return Failure(FailureKind.UNPARSABLE, "there is no JSON object in it", reply=broken)
         return good(request)
 
-    table = table_of(found)
-    stats = refiner(found).refine(table, ScriptedEngine(answer))
+    table, stats = refiner(found).refine(table_of(found), ScriptedEngine(answer))
     assert stats.failures == {"unparsable": 1}
-    assert table.rows[0].fields[0].failure == "unparsable"
-    assert table.rows[0].fields[1].probabilities is not None
-    _, mask = table.refined()
-    assert mask.sum() == mask.size - 2
+    assert table.row(0).fields[0].failure == "unparsable"
+    assert table.row(0).fields[1].probabilities is not None
+    assert table.fields is not None
+    assert table.fields.mask.sum() == table.fields.mask.size - 2
     assert stats.cost == pytest.approx(2 * 0.5 + 2 * 0.1)
 
 
 def test_one_repair_turn_shows_the_error() -> None:
     found = dialogues([2])
 
-    def answer(request: Request) -> Outcome:
+    def answer(request: Request) -> Stored:
         if len(request.messages) == 2:
-            return Failure("incomplete", "utterances missing: 2", reply=Reply('{"1": 0}', "stop"))
+            return Failure(FailureKind.INCOMPLETE, "utterances missing: 2", reply=Reply('{"1": 0}', "stop"))
         return good(request)
 
-    engine, table = ScriptedEngine(answer), table_of(found)
-    stats = refiner(found).refine(table, engine)
+    engine = ScriptedEngine(answer)
+    table, stats = refiner(found).refine(table_of(found), engine)
     assert stats.repaired == stats.fields
-    assert all(entry.repaired for row in table.rows for entry in row.fields)
+    assert all(entry.repaired for row in table for entry in row.fields)
     assert engine.asked[1].messages[2] == {"role": "assistant", "content": '{"1": 0}'}
     assert "utterances missing: 2" in engine.asked[1].messages[3]["content"]
     assert engine.asked[1].key != engine.asked[0].key
@@ -135,42 +135,43 @@ def test_cut_off_is_asked_again_with_room_and_transport_failures_are_not_repaire
     found = dialogues([2])
     asking = refiner(found)
     request = asking.questions(table_of(found))[0].requests[0]
-    again = asking.repair(request, Failure("cut_off", reply=Reply("{", "length")))
+    again = asking.repair(request, Failure(FailureKind.CUT_OFF, reply=Reply("{", "length")))
     assert again is not None
     assert again.sampling["max_tokens"] == 2 * request.sampling["max_tokens"]
-    assert asking.repair(request, Failure("timeout")) is None
+    assert asking.repair(request, Failure(FailureKind.TIMEOUT)) is None
     for kind in ("no_logprobs", "low_mass"):  # the same question would bring the same numbers
-        assert asking.repair(request, Failure(kind, reply=Reply("1: A", "stop"))) is None
-    assert refiner(found, repair=False).repair(request, Failure("cut_off", reply=Reply("{", "length"))) is None
+        assert asking.repair(request, Failure(FailureKind(kind), reply=Reply("1: A", "stop"))) is None
+    assert (
+        refiner(found, repair=False).repair(request, Failure(FailureKind.CUT_OFF, reply=Reply("{", "length"))) is None
+    )
 
 
 def test_a_repair_turn_that_fails_too_mended_nothing() -> None:
     found = dialogues([2])
-    table, engine = table_of(found), ScriptedEngine(lambda r: Failure("unparsable", "no", reply=Reply("no", "stop")))
-    stats = refiner(found).refine(table, engine)
+    engine = ScriptedEngine(lambda r: Failure(FailureKind.UNPARSABLE, "no", reply=Reply("no", "stop")))
+    table, stats = refiner(found).refine(table_of(found), engine)
     assert (stats.calls, stats.repaired, stats.failed_fields) == (2 * stats.fields, 0, stats.fields)
-    assert not any(entry.repaired for row in table.rows for entry in row.fields)
+    assert not any(entry.repaired for row in table for entry in row.fields)
 
 
 def test_refining_again_takes_the_place_of_what_was_there() -> None:
     found = dialogues([3])
     table = table_of(found)
     for _ in range(2):
-        refiner(found).refine(table, ScriptedEngine(good))
-        assert [[entry.band for entry in row.fields] for row in table.rows] == [[0, 1]] * 3
+        table, _ = refiner(found).refine(table, ScriptedEngine(good))
+        assert [[entry.band for entry in row.fields] for row in table] == [[0, 1]] * 3
 
 
 def test_each_entry_says_where_its_utterance_sits() -> None:
     found = dialogues([5])
-    both, causal = table_of(found), table_of(found)
-    refiner(found).refine(both, ScriptedEngine(good))
-    refiner(found, context="causal").refine(causal, ScriptedEngine(good))
+    both, _ = refiner(found).refine(table_of(found), ScriptedEngine(good))
+    causal, _ = refiner(found, context="causal").refine(table_of(found), ScriptedEngine(good))
     # Fields [0, 2), [0, 4), [2, 5), [4, 5); of each utterance the field of band 0, then that of band 1.
-    places = [[(entry.length, entry.position) for entry in row.fields] for row in both.rows]
+    places = [[(entry.length, entry.position) for entry in row.fields] for row in both]
     assert places[:2] == [[(2, 0), (4, 0)], [(2, 1), (4, 1)]]
     assert places[2:] == [[(4, 2), (3, 0)], [(4, 3), (3, 1)], [(3, 2), (1, 0)]]
     # Of a causal field it is the last one; there are two or four turns, as far as the dialogue goes back.
-    places = [[(entry.length, entry.position) for entry in row.fields] for row in causal.rows]
+    places = [[(entry.length, entry.position) for entry in row.fields] for row in causal]
     lengths = [(1, 1), (2, 2), (2, 3), (2, 4), (2, 4)]
     assert places == [[(n, n - 1) for n in pair] for pair in lengths]
     asked = refiner(found, SimulatedConfig(), context="causal").questions(causal)
@@ -181,12 +182,12 @@ def test_each_entry_says_where_its_utterance_sits() -> None:
 def test_a_cost_that_is_not_known_is_not_stated() -> None:
     found = dialogues([3])
 
-    def answer(request: Request) -> Outcome:
+    def answer(request: Request) -> Stored:
         return dataclasses.replace(good(request), cost=None if "line 0 2" in request.messages[1]["content"] else 0.5)
 
-    unknown = refiner(found).refine(table_of(found), ScriptedEngine(answer))
+    _, unknown = refiner(found).refine(table_of(found), ScriptedEngine(answer))
     assert unknown.cost is None
-    known = refiner(found).refine(table_of(found), ScriptedEngine(good))
+    _, known = refiner(found).refine(table_of(found), ScriptedEngine(good))
     assert known.cost == 0.5 * known.prompts
     whole = RefineStats(failures={"refusal": 2}, cost=1.0, cached_input_tokens=1)
     whole.add(dataclasses.replace(known, failures={"cut_off": 1, "refusal": 1}))
@@ -199,8 +200,7 @@ def test_a_cost_that_is_not_known_is_not_stated() -> None:
 
 def test_the_transcript_must_be_whole() -> None:
     found = dialogues([3])
-    table = table_of(found)
-    del table.rows[1]
+    table = table_of(found).select([0, 2])
     with pytest.raises(ValueError, match="do not cover its transcript"):
         refiner(found).questions(table)
 
@@ -213,11 +213,10 @@ def test_nonsense_is_refused(setting: dict[str, int]) -> None:
 
 def simulated_accuracy(config: SimulatedConfig, band: int) -> float:
     found = dialogues([40] * 10)
-    table = table_of(found)
-    refiner(found, config).refine(table, ScriptedEngine(simulate))
-    refined, mask = table.refined()
-    assert mask.all()
-    return float((refined[:, band].argmax(axis=1) == table.labels).mean())
+    table, _ = refiner(found, config).refine(table_of(found), ScriptedEngine(simulate))
+    assert table.fields is not None
+    assert table.fields.mask.all()
+    return float((table.fields.probabilities[:, band].argmax(axis=1) == table.labels).mean())
 
 
 def test_the_simulated_skill_is_the_stated_one() -> None:
@@ -229,10 +228,11 @@ def test_the_simulated_skill_is_the_stated_one() -> None:
 
 def test_the_simulated_reply_is_a_function_of_the_request() -> None:
     found = dialogues([6])
-    first, second = table_of(found), table_of(found)
-    refiner(found, SimulatedConfig()).refine(first, ScriptedEngine(simulate))
-    refiner(found, SimulatedConfig()).refine(second, ScriptedEngine(simulate))
-    np.testing.assert_array_equal(first.refined()[0], second.refined()[0])
+    first, _ = refiner(found, SimulatedConfig()).refine(table_of(found), ScriptedEngine(simulate))
+    second, _ = refiner(found, SimulatedConfig()).refine(table_of(found), ScriptedEngine(simulate))
+    assert first.fields is not None
+    assert second.fields is not None
+    np.testing.assert_array_equal(first.fields.probabilities, second.fields.probabilities)
 
 
 def test_the_simulated_reply_follows_its_settings() -> None:
@@ -256,7 +256,7 @@ def test_the_simulated_reply_follows_its_settings() -> None:
 
 def test_simulated_failures_come_at_their_rate() -> None:
     found = dialogues([40] * 10)
-    stats = refiner(found, SimulatedConfig(failure_rate=0.25), repair=False).refine(
+    _, stats = refiner(found, SimulatedConfig(failure_rate=0.25), repair=False).refine(
         table_of(found), ScriptedEngine(lambda r: reply if (reply := simulate(r)).finish_reason == "stop" else cut)
     )
     assert stats.failed_fields == pytest.approx(0.25 * stats.fields, rel=0.3)
@@ -266,6 +266,7 @@ def test_simulated_failures_are_cut_off() -> None:
     found = dialogues([9])
     asking = refiner(found, SimulatedConfig(failure_rate=1.0))
     request = asking.questions(table_of(found))[0].requests[0]
-    failure = asking.judge(request, simulate(request))
-    assert failure is not None
+    assert request.shape is not None
+    failure = parse(simulate(request), request.shape)
+    assert isinstance(failure, Failure)
     assert failure.kind == "cut_off"

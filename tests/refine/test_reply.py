@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lantern.refine.reply import Parsed, parse_reply
-from lantern.refine.types import Failure, Reply
+from lantern.refine import reply as replies
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Answer, Failure, Outcome, Reply
 
 CLASSES = ("happy", "sad", "neutral")
 GOOD = {"1": {"happy": 0.2, "sad": 0.3, "neutral": 0.5}, "2": {"happy": 1, "sad": 2, "neutral": 1}}
 
 
-def parse(text: str, count: int = 2, finish: str | None = "stop") -> Parsed | Failure:
-    return parse_reply(Reply(text=text, finish_reason=finish), count, CLASSES)
+def parse(text: str, count: int = 2, finish: str | None = "stop") -> Outcome:
+    return replies.parse(Reply(text=text, finish_reason=finish), ReplyShape(count, CLASSES))
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def parse(text: str, count: int = 2, finish: str | None = "stop") -> Parsed | Fa
 )
 def test_good_replies_in_any_dress(text: str) -> None:
     parsed = parse(text)
-    assert isinstance(parsed, Parsed)
+    assert isinstance(parsed, Answer)
     assert parsed.probabilities[0] == pytest.approx([0.2, 0.3, 0.5])
     assert parsed.probabilities[1] == pytest.approx([0.25, 0.5, 0.25])
     assert parsed.sums == pytest.approx([1.0, 4.0])
@@ -80,11 +81,11 @@ def test_bad_replies_are_typed_failures_that_keep_the_paid_reply(text: str, fini
 
 @given(st.text(max_size=200))
 def test_any_text_parses_or_fails_but_never_raises(text: str) -> None:
-    assert isinstance(parse(text), Parsed | Failure)
+    assert isinstance(parse(text), Answer | Failure)
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=3, max_size=3).filter(lambda v: sum(v) > 0))
 def test_renormalised_to_one(values: list[float]) -> None:
     parsed = parse(json.dumps({"1": dict(zip(CLASSES, values))}), count=1)
-    assert isinstance(parsed, Parsed)
+    assert isinstance(parsed, Answer)
     assert sum(parsed.probabilities[0]) == pytest.approx(1)

@@ -97,7 +97,7 @@ def expected_marks(report: Path) -> dict[str, int]:
     """Of the first dialogue, counted from the run folder."""
     folder = next(path for path in report.parent.iterdir() if path.name.startswith("made-sdt-gpt-4o-seed0"))
     found = dict.fromkeys(("all", "helped", "harmed", "failed", "changed"), 0)
-    for row in PredictionTable.load(folder / "predictions.test.jsonl").rows[:20]:
+    for row in PredictionTable.load(folder / "predictions.test.parquet").select(slice(0, 20)):
         assert row.merged is not None
         before, after = (max(range(6), key=p.__getitem__) for p in (row.vanilla, row.merged))
         found["all"] += 1
@@ -138,10 +138,10 @@ def test_filters_and_keys(opened: Page, report: Path) -> None:
 
 def test_the_reader_shows_what_the_table_holds(opened: Page, report: Path) -> None:
     folder = next(path for path in report.parent.iterdir() if path.name.startswith("made-sdt-gpt-4o-seed0"))
-    table = PredictionTable.load(folder / "predictions.test.jsonl")
+    table = PredictionTable.load(folder / "predictions.test.parquet")
     take_run(opened, "sdt + gpt-4o, seed 0")
     for place in (0, 4, 7):
-        row = table.rows[place]
+        row = table.row(place)
         opened.js(f"document.querySelector('.turn[data-index=\"{place}\"]').click()")
         shown = opened.js(
             "[...document.querySelectorAll('.turn[aria-current] .source')].map("
@@ -196,7 +196,7 @@ def test_any_table_can_be_read_and_its_text_is_only_text(tab: Page, tmp_path: Pa
         )
         for k in range(2)
     ]
-    shown = Shown("</script>my chat", PredictionTable(("x</script>", "y"), rows, "predict"))
+    shown = Shown("</script>my chat", PredictionTable.from_rows(("x</script>", "y"), rows, "predict"))
     data = reader_data([shown], {"u0": HOSTILE})
     path = tmp_path / "page.html"
     path.write_text(whole_page("t", '<div class="reader"></div>', data), encoding="utf-8")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lantern.report.conversation import conversation_html
@@ -24,11 +25,11 @@ def tab() -> Iterator[Page]:
 def written(at: Path, llm: str | None) -> tuple[Path, PredictionTable]:
     """A page of two dialogues of ten turns without gold, by a run with or without an LLM."""
     run = read_run(write_run(at, "sdt", llm or "none", 0, turns=20, length=10))
-    rows = [replace(row, label=None, scores=None) for row in run.table().rows]
+    table = run.table()
+    table = replace(table, labels=np.full_like(table.labels, -1), scores=np.full_like(table.scores, np.nan))
     if llm is None:
-        rows = [replace(row, predicted_scores=None) for row in rows[:10]]
-    table = PredictionTable(run.table().classes, rows, "own")
-    texts = {row.utterance: f"<b>word {row.index}</b>" for row in rows}
+        table = replace(table.select(slice(0, 10)), predicted_scores=None)
+    texts = {row.utterance: f"<b>word {row.index}</b>" for row in table}
     path = at / "page.html"
     path.write_text(conversation_html("my <chat>.txt", table, texts, run, (1.0, 5.0), llm), encoding="utf-8")
     return path, table
@@ -48,7 +49,7 @@ def test_without_an_llm_a_turn_is_its_words_and_its_likeliest_emotions(tab: Page
     tab.open(path)
     assert shown(tab, "h1") == ["my <chat>.txt"]
     assert shown(tab, ".words") == [f"<b>word {k}</b>" for k in range(10)]
-    first = sorted(zip(table.rows[0].vanilla, table.classes, strict=True), reverse=True)[:3]
+    first = sorted(zip(table.row(0).vanilla, table.classes, strict=True), reverse=True)[:3]
     assert shown(tab, '.turn[data-index="0"] .chip') == [f"{name} {100 * p:.0f}" for p, name in first]
     assert shown(tab, ".turn[aria-current] .prob span:first-child") == list(table.classes)
     # Nothing that is not there: no gold, no scores, no filter, no second run or dialogue to choose.
@@ -70,7 +71,7 @@ def test_with_an_llm_every_source_of_a_turn_is_shown(tab: Page, tmp_path: Path) 
     tab.open(path)
     assert shown(tab, "[data-filter]") == ["all", "failed", "changed"]
     assert shown(tab, ".gold, .is-gold, .mark-helped, .mark-harmed") == []
-    row = next(row for row in table.rows if all(reply.probabilities for reply in row.fields))
+    row = next(row for row in table if all(reply.probabilities for reply in row.fields))
     assert row.weights is not None
     assert row.merged is not None
     assert row.predicted_scores is not None
@@ -86,7 +87,9 @@ def test_with_an_llm_every_source_of_a_turn_is_shown(tab: Page, tmp_path: Path) 
     assert shown(tab, ".turn[aria-current] .scores") == [scores]
     assert "from 1 to 5" in shown(tab, "header")[0]
     assert len(shown(tab, ".turn")) == 10
-    changed = sum(max(r.vanilla) != r.vanilla[r.merged.index(max(r.merged))] for r in table.rows[:10] if r.merged)
+    changed = sum(
+        max(r.vanilla) != r.vanilla[r.merged.index(max(r.merged))] for r in table.select(slice(0, 10)) if r.merged
+    )
     tab.press("f")
     tab.press("f")
     assert len(shown(tab, ".turn")) == changed > 0

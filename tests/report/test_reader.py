@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lantern.errors import FailureKind
 from lantern.report.reader import ALPHABET, NOTHING, ReaderData, Shown, embedded_json, reader_data
 from lantern.tables import FieldReply, PredictionTable, Row
 from tests.results.made_runs import made_table
@@ -23,7 +24,7 @@ def test_every_number_comes_back() -> None:
     table = made_table(0, 60, 20, 3, 0.5, SIX)
     run = reader_data([Shown("r", table)], {})["runs"][0]
     assert len(run["rows"]) == run["width"] * 60
-    for place, row in enumerate(table.rows):
+    for place, row in enumerate(table):
         found = numbers(run, place)
         assert np.array(found[:6]) / 1000 == pytest.approx(np.array(row.vanilla), abs=5.1e-4)
         assert np.array(found[6:9]) / 100 - 20 == pytest.approx(np.array(row.predicted_scores), abs=5.1e-3)
@@ -53,13 +54,13 @@ def test_turns_are_kept_once_for_all_runs_of_them() -> None:
 def test_what_is_missing_is_nothing() -> None:
     rows = [
         Row("d", "u0", 0, "A", None, None, [0.5, 0.5]),
-        Row("d", "u1", 1, "B", 1, None, [1.0, 0.0], fields=[FieldReply(0, 2, 0, None, failure="refusal")]),
+        Row("d", "u1", 1, "B", 1, None, [1.0, 0.0], fields=[FieldReply(0, 2, 0, None, failure=FailureKind.REFUSAL)]),
     ]
-    run = reader_data([Shown("r", PredictionTable(("x", "y"), rows))], {"u0": "words"})
+    run = reader_data([Shown("r", PredictionTable.from_rows(("x", "y"), rows))], {"u0": "words"})
     assert run["sets"][0]["dialogues"][0]["turns"] == [[0, 0, "u0", 0, -1, None, "words"], [1, 1, "u1", 1, 1]]
     assert numbers(run["runs"][0], 0)[2:] == [NOTHING] * (len(numbers(run["runs"][0], 0)) - 2)
     assert run["runs"][0]["kinds"] == ["refusal"]
-    empty = reader_data([Shown("r", PredictionTable(("x", "y"), []))], {})
+    empty = reader_data([Shown("r", PredictionTable.from_rows(("x", "y"), []))], {})
     assert empty["runs"][0]["rows"] == ""
 
 
@@ -74,5 +75,5 @@ def test_a_sweep_of_iemocaps_size_stays_small(tmp_path: Path) -> None:
     data = ReaderData()
     table = made_table(0, 2170, 70, 3, 0.5, SIX)
     for seed in range(20):
-        data.add(Shown(f"sdt + llama-3.1-405b, seed {seed}", table), {row.utterance: "x" * 60 for row in table.rows})
+        data.add(Shown(f"sdt + llama-3.1-405b, seed {seed}", table), dict.fromkeys(table.utterances, "x" * 60))
     assert len(embedded_json(data.as_dict())) < 4_500_000

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from rich.console import Console
 
 from lantern.report.terminal import print_sweep
 from lantern.results.scores import methods, split_result
-from lantern.tables import PredictionTable
 from lantern.weighting.simulation import World, draw
 
 NAMES = ("weighting.use_dimensions=false", "prompt.dimensions=false weighting.use_dimensions=false")
@@ -17,9 +17,8 @@ NAMES = ("weighting.use_dimensions=false", "prompt.dimensions=false weighting.us
 
 def run(folder: Path, seed: int) -> dict[str, Any]:
     table, bayes = draw(World(), 200, seed=seed)
-    for row, merged in zip(table.rows, bayes.tolist(), strict=True):
-        row.merged = merged
-    PredictionTable(table.classes, table.rows, "test").save(folder / "predictions.test.jsonl")
+    table = replace(table, merged=bayes)
+    table.save(folder / "predictions.test.parquet")
     found = methods(table, {"mean": bayes, "band0": np.roll(bayes, 1, axis=0)})
     return {"folder": str(folder), "test": split_result(table, found, seed=0)}
 

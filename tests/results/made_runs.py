@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from lantern.config.compose import compose, to_plain
+from lantern.errors import FailureKind
 from lantern.files import write_json
 from lantern.results.scores import methods, split_result
 from lantern.tables import PredictionTable
@@ -26,12 +27,12 @@ def made_table(
     table, _ = draw(World(skills=(1.5, 1.0, 0.6)[:coverage]), turns, seed=0, length=length)
     rng = np.random.default_rng([seed, coverage, int(100 * noise)])
     rows = []
-    for place, row in enumerate(table.rows):
+    for place, row in enumerate(table):
         shaken = softmax(np.log(np.array(row.vanilla)) + rng.normal(size=6) * 0.7)
         fields = []
         for reply in row.fields:
             if reply.probabilities is None:
-                fields.append(replace(reply, failure=("refusal", "cut_off")[place % 2]))
+                fields.append(replace(reply, failure=FailureKind(("refusal", "cut_off")[place % 2])))
             else:
                 moved = softmax(np.log(np.maximum(reply.probabilities, 1e-3)) + rng.normal(size=6) * noise)
                 fields.append(replace(reply, probabilities=moved.tolist(), repaired=place % 17 == 0))
@@ -53,7 +54,7 @@ def made_table(
                 merged=merged.tolist(),
             )
         )
-    return PredictionTable(tuple(classes), rows, "test")
+    return PredictionTable.from_rows(classes, rows, "test", width=12)
 
 
 def write_run(
@@ -87,25 +88,26 @@ def write_run(
                 utterance=f"s{fold}_{row.utterance}",
                 label=None if row.label is None else (row.label + (place % (fold + 1) == 0)) % len(classes),
             )
-            for place, row in enumerate(other.rows)
+            for place, row in enumerate(other)
         ]
-        table = PredictionTable(tuple(classes), rows, "test")
+        table = PredictionTable.from_rows(classes, rows, "test", width=12)
     weighting: dict[str, Any] | None = None
     if llm == "none":
         config.refine.enabled = False
-        rows = [replace(row, fields=[], weights=None, merged=None) for row in table.rows]
-        table = PredictionTable(table.classes, rows, "test")
+        table = replace(table, fields=None, weights=None, merged=None)
         found = methods(table, {})
     else:
-        refined, mask = table.refined()
+        assert table.fields is not None
+        assert table.weights is not None
+        refined, mask = table.fields.probabilities, table.fields.mask
         bands = {f"band{k}": np.where(mask[:, k, None], refined[:, k], table.vanilla) for k in range(coverage)}
         found = methods(table, {**bands, "mean": (table.vanilla + sum(bands.values())) / (1 + coverage)})
-        mean = np.array([row.weights for row in table.rows]).mean(0)
+        mean = table.weights.mean(0)
         names = ["vanilla", *(f"band {k}" for k in range(coverage))]
         sources = [{"source": n, "present": turns, "mean": float(m)} for n, m in zip(names, mean)]
         weighting = {"name": "attention", "choice": "attention", "fit_on": "oof", "weights": {"sources": sources}}
     folder = runs / f"made-{backbone}-{llm}-seed{seed}-{len(overrides)}{turns}{'p' * paper_style}{fold or ''}"
-    failed = sum(reply.failure is not None for row in table.rows for reply in row.fields)
+    failed = 0 if table.fields is None else int((~table.fields.mask).sum())
     write_json(
         folder / "metrics.json",
         {
@@ -113,13 +115,15 @@ def write_run(
             "folder": "/somewhere/else",
             "time": f"2026-11-{10 + seed % 15:02d}T08:00:00Z",
             "seed": seed,
+            "backbone": backbone,
             "corpus": {"name": "made", "label_set": "made-6", "fingerprint": "ab" * 32, "made_up": True},
             "protocol": {
                 "name": "own" if fold is None else f"loso, fold {fold}",
+                "fold": fold,
                 "selection": "paper-style" if paper_style else "dev",
                 "train": 40,
                 "dev": 10,
-                "test": len({row.dialogue for row in table.rows}),
+                "test": len(table.by_dialogue),
             },
             "prompt": {"name": "scores", "version": 1, "digest": config.prompt.digest},
             "llm": None
@@ -144,5 +148,5 @@ def write_run(
         },
     )
     (folder / "config.yaml").write_text(yaml.safe_dump(to_plain(config)), encoding="utf-8")
-    table.save(folder / "predictions.test.jsonl")
+    table.save(folder / "predictions.test.parquet")
     return folder

@@ -6,11 +6,11 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lantern.metrics.paired import holm, paired_bootstrap
-from lantern.report.text_tables import HEADS, cells, latex, to_csv, to_latex, to_markdown
+from lantern.report.text_tables import latex, to_csv, to_latex, to_markdown
+from lantern.results.columns import Place, cells, heads
 from lantern.results.comparison import Comparison, compare_runs
 from lantern.results.load import find_runs
 from lantern.tables import PredictionTable
@@ -45,9 +45,9 @@ def test_rows_are_runs_that_differ_in_the_seed_alone(tmp_path: Path) -> None:
 def test_one_seed_has_the_interval_of_a_run(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "sdt", "gpt-4o", 0)
     (table,) = compared(folder)
-    predictions = PredictionTable.load(folder / "predictions.test.jsonl")
-    after = np.array([row.merged for row in predictions.rows]).argmax(1)
-    names = [row.dialogue for row in predictions.rows]
+    predictions = PredictionTable.load(folder / "predictions.test.parquet")
+    assert predictions.merged is not None
+    after, names = predictions.merged.argmax(1), predictions.dialogues
     expected = paired_bootstrap(predictions.vanilla.argmax(1), after, predictions.labels, names, 6)
     assert table.lines[0].difference("accuracy") == expected["accuracy"]
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_compared_stands_in_tables_of_its_own(tmp_path: Path) -> 
 
 def test_one_dialogue_is_no_ground_for_an_interval(tmp_path: Path) -> None:
     (table,) = compared(write_run(tmp_path, "sdt", "gpt-4o", 0, turns=20))
-    row = dict(zip(HEADS, cells(table.lines[0]), strict=True))
+    row = dict(zip(heads(Place.TEXT), cells(table.lines[0], Place.TEXT), strict=True))
     assert row["95 % interval"] == row["p (Holm)"] == "-"
     assert re.fullmatch(r"[+-]\d+\.\d", row["Δ acc"])
 
@@ -88,12 +88,12 @@ def test_the_files_say_the_same(tmp_path: Path) -> None:
         assert float(row["difference_weighted_f1"]) == one.difference
         assert float(row["p_holm"]) == line.p_value
         assert row["cost"] == ("" if line.cost is None else str(line.cost))
-        for cell in cells(line):
+        for cell in cells(line, Place.TEXT):
             assert cell.replace("[", "\\[").replace("]", "\\]") in to_markdown(tables)
     tex = to_latex(tables)
     assert tex.count("\\toprule") == tex.count("\\bottomrule") == 1
     body = tex.split("\\midrule\n")[1].split("\\bottomrule")[0].strip().splitlines()
-    assert all(line.count("&") == len(HEADS) - 2 and line.endswith(r"\\") for line in body)
+    assert all(line.count("&") == len(heads(Place.PAPER)) - 1 and line.endswith(r"\\") for line in body)
 
 
 def test_latex_signs_are_escaped() -> None:

@@ -15,7 +15,8 @@ from lantern.metrics.paired import mean_sd, pooled_bootstrap
 from lantern.report import sections
 from lantern.report.html import report_html
 from lantern.report.terminal import print_sweep
-from lantern.report.text_tables import HEADS, cells, to_csv, to_latex, to_markdown
+from lantern.report.text_tables import to_csv, to_latex, to_markdown
+from lantern.results.columns import Place, cells, heads
 from lantern.results.comparison import Comparison, compare_runs
 from lantern.results.folds import fold_notes, over_folds, pool_folds
 from lantern.results.load import find_runs
@@ -32,7 +33,7 @@ def loaded(folder: Path) -> dict[str, Any]:
 
 
 def whole(folders: list[Path]) -> PredictionTable:
-    return concatenate([PredictionTable.load(folder / "predictions.test.jsonl") for folder in folders], "test")
+    return concatenate([PredictionTable.load(folder / "predictions.test.parquet") for folder in folders], "test")
 
 
 def compared(runs: Path) -> list[Comparison]:
@@ -72,17 +73,17 @@ def test_folds_are_one_evaluation_per_seed(tmp_path: Path) -> None:
     assert line.seeds == [0, 1]
     assert "protocol loso, 5 folds pooled" in table.title
     tables = {seed: whole(folders) for seed, folders in seeds.items()}
-    labels, names = tables[0].labels, [row.dialogue for row in tables[0].rows]
-    merged = {seed: np.array([row.merged for row in one.rows]) for seed, one in tables.items()}
+    labels, names = tables[0].labels, tables[0].dialogues
+    merged = {seed: one.merged for seed, one in tables.items() if one.merged is not None}
     for run in line.runs:
         one = tables[run.seed]
         close(run.result["test"]["methods"]["vanilla"], classification_report(one.vanilla, labels, one.classes))
         close(run.result["test"]["methods"]["weighted"], classification_report(merged[run.seed], labels, one.classes))
         assert {"band0", "band1", "mean"} < set(run.result["test"]["methods"])
-        assert [row.utterance for row in run.table().rows] == [row.utterance for row in one.rows]
+        assert run.table().utterances.tolist() == one.utterances.tolist()
     pairs = [(tables[seed].vanilla.argmax(1), merged[seed].argmax(1)) for seed in (0, 1)]
-    assert line.difference("accuracy") == pooled_bootstrap(pairs, labels, np.array(names), 6)["accuracy"]
-    assert dict(zip(HEADS, cells(line), strict=True))["seeds"] == "2"
+    assert line.difference("accuracy") == pooled_bootstrap(pairs, labels, names, 6)["accuracy"]
+    assert dict(zip(heads(Place.TEXT), cells(line, Place.TEXT), strict=True))["seeds"] == "2"
     assert line.cost == pytest.approx(5 * 1.25)
     assert line.llm_sum("fields") == 2 * 5 * 60
 
@@ -155,17 +156,6 @@ def test_the_sections_of_the_report_count_every_fold_once(tmp_path: Path) -> Non
     assert page.count("-seed0-") >= 5  # a row of provenance for each folder
     assert "5 run folders" in page
     assert not any("more runs" in note for note in notes)
-
-
-def test_results_without_counts_are_pooled_from_the_predictions(tmp_path: Path) -> None:
-    parts = [loaded(folder) for folder in write_folds(tmp_path, 0)]
-    expected = pool_folds(parts)[0][0]["test"]["methods"]["weighted"]
-    for part in parts:
-        for report in part["test"]["methods"].values():
-            del report["confusion"], report["reliability"]
-    found = pool_folds(parts)[0][0]["test"]["methods"]
-    assert set(found) == {"vanilla", "weighted"}
-    close(found["weighted"], expected)
 
 
 def test_the_reader_holds_whole_pools_and_says_what_it_leaves_out(tmp_path: Path) -> None:

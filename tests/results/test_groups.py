@@ -18,12 +18,8 @@ def run(folder: Path, seed: int, merged: bool = True) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     noisy = table.vanilla * rng.uniform(0.5, 1.5, size=table.vanilla.shape)
     noisy /= noisy.sum(axis=1, keepdims=True)
-    rows = [
-        replace(row, vanilla=v, merged=m if merged else None)
-        for row, v, m in zip(table.rows, noisy.tolist(), bayes.tolist(), strict=True)
-    ]
-    table = PredictionTable(table.classes, rows, "test")
-    table.save(folder / "predictions.test.jsonl")
+    table = replace(table, vanilla=noisy, merged=bayes if merged else None, split="test")
+    table.save(folder / "predictions.test.parquet")
     methods = {"vanilla": classification_report(table.vanilla, table.labels, table.classes)}
     if merged:
         methods["weighted"] = classification_report(bayes, table.labels, table.classes)
@@ -55,8 +51,8 @@ def test_runs_without_an_llm_or_on_other_utterances_have_no_difference(tmp_path:
     assert plain.difference is None
     assert corrected([plain]) == {}
     results = [run(tmp_path / name, 0) for name in ("a", "b")]
-    table = PredictionTable.load(tmp_path / "b" / "predictions.test.jsonl")
-    PredictionTable(table.classes, table.rows[1:], "test").save(tmp_path / "b" / "predictions.test.jsonl")
+    path = tmp_path / "b" / "predictions.test.parquet"
+    PredictionTable.load(path).select(slice(1, None)).save(path)
     mixed = Group("m", results)
     assert not mixed.same_rows
     assert mixed.difference is None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,7 @@ def result(merges: dict[str, np.ndarray] | None = None) -> tuple[dict[str, Any],
     better = np.roll(bayes, 1, axis=0)
     better[:150] = bayes[:150]
     found = merges or {"mean": better, "band": bayes, "attention": bayes}
-    for row, merged in zip(table.rows, bayes.tolist(), strict=True):
-        row.merged = merged
+    table = replace(table, merged=bayes)
     probabilities = methods(table, {"temperature": table.vanilla**0.9, **found})
     return split_result(table, probabilities, seed=0), probabilities
 

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from lantern.errors import UserError
-from lantern.tables import FieldReply, PredictionTable
-from lantern.weighting.baselines import FieldMean, LogisticStacking, SingleBand, TemperatureScaling
-from lantern.weighting.features import WeightingInputs, agreement, build_inputs, window_of
+from lantern.errors import FailureKind, UserError
+from lantern.tables import KINDS, FieldReply, PredictionTable, Row
+from lantern.weighting.baselines import FieldMean, LogisticStacking, TemperatureScaling
+from lantern.weighting.features import WeightingInputs, agreement, build_inputs
 from lantern.weighting.module import AttentionWeighting
 from lantern.weighting.simulation import CLASSES, World, draw, softmax
+from lantern.weighting.stage import width_of
 from lantern.weighting.training import WeightingTask
 
 
 def inputs_of(table: PredictionTable) -> WeightingInputs:
-    return build_inputs(table, coverage=table.coverage, window=window_of(table), score_range=(1.0, 5.0))
+    return build_inputs(table, coverage=table.coverage, width=width_of(table), score_range=(1.0, 5.0))
 
 
 def permuted(inputs: WeightingInputs, order: torch.Tensor) -> WeightingInputs:
@@ -38,9 +39,10 @@ def awakened(pool: str = "linear", coverage: int = 3) -> AttentionWeighting:
 @pytest.fixture(scope="module")
 def inputs() -> WeightingInputs:
     table, _ = draw(World(missing=0.4), 200, seed=1)
-    for reply in table.rows[0].fields:
-        reply.probabilities = None
-    return inputs_of(table)
+    assert table.fields is not None
+    failures = table.fields.failures.copy()
+    failures[0] = KINDS.index(FailureKind.REFUSAL)
+    return inputs_of(replace(table, fields=replace(table.fields, failures=failures)))
 
 
 @pytest.mark.parametrize("pool", ["linear", "log"])
@@ -202,9 +204,7 @@ def test_any_coverage_and_a_single_utterance(pool: str, coverage: int) -> None:
 
 def test_no_fields_at_all_is_vanilla() -> None:
     table, _ = draw(World(), 5, seed=0)
-    for row in table.rows:
-        row.fields = []
-    empty = inputs_of(table)
+    empty = inputs_of(replace(table, fields=None))
     merged, weights = awakened(coverage=0)(empty)
     assert torch.allclose(merged.exp(), empty.vanilla, atol=1e-12)
     assert torch.equal(weights, torch.ones(5, 1, dtype=torch.float64))
@@ -213,12 +213,12 @@ def test_no_fields_at_all_is_vanilla() -> None:
 @pytest.mark.parametrize("pool", ["linear", "log"])
 def test_gradients_are_finite_with_missing_replies_and_hard_zeros(pool: str) -> None:
     table, _ = draw(World(missing=0.5), 60, seed=0)
-    for row in table.rows[:20]:
-        row.vanilla = [1.0, 0, 0, 0, 0, 0]
-        for reply in row.fields:
-            if reply.probabilities is not None:
-                reply.probabilities = [0, 0, 0, 0, 0, 1.0]
-    module, inputs = awakened(pool), inputs_of(table)
+    assert table.fields is not None
+    vanilla, refined = table.vanilla.copy(), table.fields.probabilities.copy()
+    vanilla[:20] = np.eye(6)[0]
+    refined[:20] = np.where(table.fields.mask[:20, :, None], np.eye(6)[5], 0.0)
+    hard = replace(table, vanilla=vanilla, fields=replace(table.fields, probabilities=refined))
+    module, inputs = awakened(pool), inputs_of(hard)
     (module(inputs)[0].gather(1, inputs.labels.unsqueeze(1)).sum() + module.penalty()).backward()
     assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
 
@@ -240,7 +240,7 @@ def test_mean_and_single_band_by_hand(inputs: WeightingInputs) -> None:
     full = int(inputs.mask.all(1).nonzero()[0])
     assert torch.allclose(merged[full].exp(), inputs.refined[full].mean(0))
     assert weights[full, 0] == 0
-    merged, weights = SingleBand(1)(inputs)
+    merged, weights = FieldMean(1)(inputs)
     there = inputs.mask[:, 1]
     assert torch.allclose(merged[there].exp(), inputs.refined[there, 1])
     assert torch.allclose(merged[~there].exp(), inputs.vanilla[~there])
@@ -252,20 +252,24 @@ def test_baselines_start_at_vanilla(inputs: WeightingInputs) -> None:
 
 
 def test_a_reply_is_described_by_its_field() -> None:
-    table, _ = draw(World(missing=0.0), 1, seed=0)
+    start = Row("d", "d_0", 0, "A", 0, None, [1 / 6] * 6)
     kept = [FieldReply(1, 4, 3, [0.1] * 4 + [0.3, 0.3], repaired=True), FieldReply(0, 1, 0, [0.5] * 2 + [0.0] * 4)]
-    table.rows[0].fields = [*kept, FieldReply(2, 30, 15, None, failure="refusal")]
-    found = build_inputs(table, coverage=3, window=12, score_range=None)
+    failed = FieldReply(2, 30, 15, None, failure=FailureKind.REFUSAL)
+    table = PredictionTable.from_rows(CLASSES, [replace(start, fields=[*kept, failed])])
+    found = build_inputs(table, coverage=3, width=12, score_range=None)
     assert found.mask.tolist() == [[True, True, False]]
     assert found.band.tolist() == [[0, 1, 2]]
     assert found.refined[0, 1].tolist() == kept[0].probabilities
     # Share of the window, place in the field from 0 to 1, repaired; nothing is told of a reply that is missing.
     assert found.descriptors[0].tolist() == [[1 / 12, 0.0, 0.0], [4 / 12, 1.0, 1.0], [0.0, 0.0, 0.0]]
-    table.rows[0].fields = [FieldReply(2, 30, 15, [1 / 6] * 6)]
-    longer = build_inputs(table, coverage=3, window=12, score_range=None)
+    whole = FieldReply(2, 30, 15, [1 / 6] * 6)
+    table = PredictionTable.from_rows(CLASSES, [replace(start, fields=[*kept, whole])])
+    longer = build_inputs(table, coverage=3, width=12, score_range=None)
     assert longer.descriptors[0, 2].tolist() == [1.0, 15 / 29, 0.0]
-    with pytest.raises(UserError, match=r"has a reply in band 2, but .* 2 field\(s\) per utterance \(bands 0 ... 1\)"):
-        build_inputs(table, coverage=2, window=12, score_range=None)
+    with pytest.raises(
+        UserError, match=r"has 3 fields per utterance, but .* fitted with 2; use the same refine\.coverage"
+    ):
+        build_inputs(table, coverage=2, width=12, score_range=None)
 
 
 def test_agreement_and_dimension_features() -> None:
@@ -273,11 +277,11 @@ def test_agreement_and_dimension_features() -> None:
     other = torch.tensor([[[0.7, 0.3], [0.2, 0.8]]], dtype=torch.float64)
     assert torch.allclose(agreement(vanilla, other), torch.tensor([[[1.0, 1.0], [0.5, 0.0]]], dtype=torch.float64))
     table, _ = draw(World(), 3, seed=0)
-    table.rows[0].predicted_scores = [1.0, 3.0, 5.0]
-    table.rows[1].predicted_scores = None
+    table = replace(table, predicted_scores=np.array([[1.0, 3.0, 5.0], [np.nan] * 3, [3.0] * 3]))
     inputs = inputs_of(table)
     assert inputs.dimensions[0].tolist() == [-1, 0, 1]
     assert inputs.dimensions[1].tolist() == [0, 0, 0]
-    assert not build_inputs(table, coverage=3, window=12, score_range=None).dimensions.any()
+    assert not inputs_of(replace(table, predicted_scores=None)).dimensions.any()
+    assert not build_inputs(table, coverage=3, width=12, score_range=None).dimensions.any()
     with pytest.raises(ValueError, match="must rise"):
-        build_inputs(table, coverage=3, window=12, score_range=(5.0, 1.0))
+        build_inputs(table, coverage=3, width=12, score_range=(5.0, 1.0))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from lantern.errors import UserError
-from lantern.tables import PredictionTable
+from lantern.tables import Fields, PredictionTable
 from lantern.weighting import stage
 from lantern.weighting.config import WEIGHTINGS, WeightingConfig
 from lantern.weighting.features import WeightingInputs
@@ -36,26 +37,36 @@ def fitted(tables: tuple[PredictionTable, PredictionTable]) -> FittedWeighting:
     return fit_weighting(WeightingConfig(guard=False), tables[0], seed=3)
 
 
+def unlabelled(table: PredictionTable) -> PredictionTable:
+    return replace(table, labels=np.full(len(table), -1))
+
+
+def marked(table: PredictionTable, marks: Mapping[str, float]) -> PredictionTable:
+    """*table* whose valence, mapped to [-1, 1], is the mark of the dialogue."""
+    scores = np.full((len(table), 3), 3.0)
+    scores[:, 0] = [3 + 2 * marks[name] for name in table.dialogues]
+    return replace(table, predicted_scores=scores)
+
+
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_every_weighting_sums_to_one_and_leaves_failed_rows_alone(
     name: str, tables: tuple[PredictionTable, PredictionTable]
 ) -> None:
     fit, target = tables[0], draw(World(missing=0.5), 300, seed=5)[0]
-    silent = [i for i, row in enumerate(target.rows) if all(reply.probabilities is None for reply in row.fields)]
-    assert silent
+    assert target.fields is not None
+    mask = target.fields.mask
+    silent = ~mask.any(axis=1)
+    assert silent.any()
     filled, summary = apply_weighting(fit_weighting(WeightingConfig(name=name, guard=False), fit), target)
-    for i, row in enumerate(filled.rows):
-        assert row.merged is not None
-        assert sum(row.merged) == pytest.approx(1)
-        if i in silent:
-            assert row.merged == row.vanilla
-        if row.weights is not None:
-            assert sum(row.weights) == pytest.approx(1)
-            for weight, reply in zip(row.weights[1:], row.fields, strict=True):
-                assert reply.probabilities is not None or weight == 0
-    assert (filled.rows[0].weights is None) == (name == "stacking")
+    assert filled.merged is not None
+    assert filled.merged.sum(axis=1) == pytest.approx(1)
+    assert np.array_equal(filled.merged[silent], filled.vanilla[silent])
+    assert (filled.weights is None) == (name == "stacking")
+    if filled.weights is not None:
+        assert filled.weights.sum(axis=1) == pytest.approx(1)
+        assert not filled.weights[:, 1:][~mask].any()
     assert summary["choice"] == name
-    assert target.rows[0].merged is None
+    assert (target.merged, target.weights) == (None, None)
     assert json.loads(json.dumps(summary)) == summary
 
 
@@ -88,8 +99,8 @@ def test_attention_learns_that_cut_fields_are_worthless() -> None:
     assert learned.choice == "attention"
     weights = learned.predict(target).weights
     assert weights is not None
-    cut = np.array([[reply.length == 4 for reply in row.fields] for row in target.rows])
-    _, mask = target.refined()
+    assert target.fields is not None
+    cut, mask = target.fields.lengths == 4, target.fields.mask
     assert weights[:, 1:][cut & mask].mean() < 0.5 * weights[:, 1:][~cut & mask].mean()
     band = fit_weighting(WeightingConfig(name="band"), fit).predict(target).probabilities
     assert accuracy(learned.predict(target).probabilities, target) > accuracy(band, target)
@@ -114,15 +125,15 @@ def test_same_seed_same_result_and_the_callers_random_state_is_untouched(
 def test_labels_are_not_looked_at_when_applying(
     tables: tuple[PredictionTable, PredictionTable], fitted: FittedWeighting
 ) -> None:
-    blind = PredictionTable(CLASSES, [replace(row, label=None) for row in tables[1].rows])
+    blind = unlabelled(tables[1])
     assert np.array_equal(fitted.predict(blind).probabilities, fitted.predict(tables[1]).probabilities)
 
 
 def test_unlabelled_rows_do_not_enter_the_fit(tables: tuple[PredictionTable, PredictionTable]) -> None:
-    half = [replace(row, label=None if i >= 300 else row.label) for i, row in enumerate(tables[0].rows)]
+    half = replace(tables[0], labels=np.where(np.arange(600) < 300, tables[0].labels, -1))
     config = WeightingConfig(name="band")
-    a = fit_weighting(config, PredictionTable(CLASSES, half))
-    b = fit_weighting(config, PredictionTable(CLASSES, tables[0].rows[:300]))
+    a = fit_weighting(config, half)
+    b = fit_weighting(config, tables[0].select(slice(300)))
     assert np.array_equal(a.predict(tables[1]).probabilities, b.predict(tables[1]).probabilities)
     assert a.report["fitted_on"] == b.report["fitted_on"] < 301
 
@@ -150,31 +161,25 @@ def test_checkpoint_errors(tmp_path: Path) -> None:
 
 def test_degenerate_fit_tables() -> None:
     table, _ = draw(World(), 60, seed=0)
-    unlabelled = PredictionTable(CLASSES, [replace(row, label=None) for row in table.rows], "dev")
+    blind = replace(unlabelled(table), split="dev")
     with pytest.raises(UserError, match=r"weighting\.name=attention.*dev table"):
-        fit_weighting(WeightingConfig(), unlabelled)
-    assert fit_weighting(WeightingConfig(name="mean"), unlabelled).choice == "mean"
-    failed = PredictionTable(
-        CLASSES,
-        [
-            replace(row, fields=[replace(f, probabilities=None, failure="refusal") for f in row.fields])
-            for row in table.rows
-        ],
-    )
+        fit_weighting(WeightingConfig(), blind)
+    assert fit_weighting(WeightingConfig(name="mean"), blind).choice == "mean"
+    failed = replace(table, fields=Fields.empty(60, 3, 6, 12))
     silent = fit_weighting(WeightingConfig(), failed)
     assert silent.choice == "vanilla"
     assert np.array_equal(silent.predict(failed).probabilities, failed.vanilla)
-    one = PredictionTable(CLASSES, table.rows[:1])
+    one = table.select(slice(1))
     assert fit_weighting(WeightingConfig(), one).choice == "vanilla"
     assert fit_weighting(WeightingConfig(guard=False), one).choice == "attention"
-    single_class = PredictionTable(CLASSES, [replace(row, label=2) for row in table.rows])
+    single_class = replace(table, labels=np.full(60, 2))
     assert np.isfinite(fit_weighting(WeightingConfig(), single_class).predict(table).probabilities).all()
-    unrefined = PredictionTable(CLASSES, [replace(row, fields=[]) for row in table.rows])
+    unrefined = replace(table, fields=None)
     merged = fit_weighting(WeightingConfig(), unrefined).predict(unrefined)
     assert np.array_equal(merged.probabilities, unrefined.vanilla)
     assert merged.weights is not None
     assert merged.weights.shape == (60, 1)
-    assert fit_weighting(WeightingConfig(), table).predict(PredictionTable(CLASSES, [])).probabilities.shape == (0, 6)
+    assert fit_weighting(WeightingConfig(), table).predict(table.select(slice(0))).probabilities.shape == (0, 6)
 
 
 class Fixed(torch.nn.Module):
@@ -204,12 +209,10 @@ class Fixed(torch.nn.Module):
 def test_the_guard_wants_a_gain_of_so_many_standard_errors_over_dialogues(
     gains: tuple[float, ...], margin: float, choice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "TemperatureScaling", lambda scale: Fixed(better=False))
-    monkeypatch.setattr(stage, "_build", lambda *_: Fixed(better=True))
+    monkeypatch.setattr(stage, "_build", lambda name, *_: Fixed(better=name != "temperature"))
     monkeypatch.setattr(stage, "train", lambda module, *_: module)
     table, _ = draw(World(missing=0.0), 12, seed=0, length=3)
-    for row in table.rows:
-        row.predicted_scores = [3 + 2 * gains[int(row.dialogue[1:])] / 3, 3.0, 3.0]
+    table = marked(table, {f"d{number}": gain / 3 for number, gain in enumerate(gains)})
     fitted = fit_weighting(WeightingConfig(name="band", margin=margin, folds=3), table)
     assert fitted.choice == choice
     held_out = fitted.report["held_out"]
@@ -218,9 +221,8 @@ def test_the_guard_wants_a_gain_of_so_many_standard_errors_over_dialogues(
 
 def test_no_dialogue_is_held_out_from_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     table, _ = draw(World(missing=0.0), 60, seed=0, length=6)
-    marks = {row.dialogue: float(number % 40) / 20 - 1 for number, row in enumerate(table.rows)}
-    for row in table.rows:
-        row.predicted_scores = [3 + 2 * marks[row.dialogue], 3.0, 3.0]
+    marks = {name: float(number % 40) / 20 - 1 for number, name in enumerate(table.dialogues)}
+    table = marked(table, marks)
     fits: list[set[float]] = []
 
     class Watched(Fixed):
@@ -233,7 +235,6 @@ def test_no_dialogue_is_held_out_from_itself(monkeypatch: pytest.MonkeyPatch) ->
         return module
 
     held: list[tuple[set[float], set[float]]] = []
-    monkeypatch.setattr(stage, "TemperatureScaling", lambda scale: Watched(better=False))
     monkeypatch.setattr(stage, "_build", lambda *_: Watched(better=False))
     monkeypatch.setattr(stage, "train", train)
     fit_weighting(WeightingConfig(name="band", folds=4), table)
@@ -259,10 +260,10 @@ def test_a_diverged_fit_falls_back_to_vanilla(
 
 def test_tables_that_do_not_fit_are_refused(fitted: FittedWeighting) -> None:
     wider, _ = draw(World(skills=(1.0,) * 4), 5, seed=0)
-    with pytest.raises(UserError, match="band 3"):
+    with pytest.raises(UserError, match=r"has 4 fields per utterance, but .* fitted with 3"):
         fitted.predict(wider)
     with pytest.raises(UserError, match="fitted on classes"):
-        fitted.predict(PredictionTable(("a", "b"), []))
+        fitted.predict(PredictionTable.from_rows(("a", "b"), []))
 
 
 def test_baselines_side_by_side(tables: tuple[PredictionTable, PredictionTable], fitted: FittedWeighting) -> None:
@@ -286,9 +287,9 @@ def test_baselines_side_by_side(tables: tuple[PredictionTable, PredictionTable],
     assert np.array_equal(merged["temperature"].argmax(1), target.vanilla.argmax(1))
     assert np.array_equal(merged["attention"], fitted.predict(target).probabilities)
     assert accuracy(merged["band2"], target) > accuracy(merged["band0"], target)
-    refined, mask = target.refined()
-    there = mask[:, 2]
-    assert np.allclose(merged["band2"][there], refined[there, 2])
+    assert target.fields is not None
+    there = target.fields.mask[:, 2]
+    assert np.allclose(merged["band2"][there], target.fields.probabilities[there, 2])
 
 
 def test_stacking_agrees_with_scikit_learn_when_hardly_regularised() -> None:
@@ -299,7 +300,8 @@ def test_stacking_agrees_with_scikit_learn_when_hardly_regularised() -> None:
     ours = fit_weighting(config, fit).predict(target).probabilities
 
     def features(table: PredictionTable) -> np.ndarray:
-        logs = np.log(np.maximum(table.refined()[0], 1e-3))
+        assert table.fields is not None
+        logs = np.log(np.maximum(table.fields.probabilities, 1e-3))
         vanilla = np.log(np.maximum(table.vanilla, 1e-3))
         return np.concatenate((vanilla[:, None], logs), axis=1).reshape(len(table), -1)
 
@@ -309,25 +311,28 @@ def test_stacking_agrees_with_scikit_learn_when_hardly_regularised() -> None:
 
 def test_weight_summary_by_hand(tables: tuple[PredictionTable, PredictionTable]) -> None:
     filled, summary = apply_weighting(fit_weighting(WeightingConfig(name="mean"), tables[0]), tables[1])
-    weights = np.array([row.weights for row in filled.rows])
+    weights = filled.weights
+    assert weights is not None
+    assert filled.fields is not None
     assert [s["source"] for s in summary["sources"]] == ["vanilla", "band 0", "band 1", "band 2"]
     assert [s["mean"] for s in summary["sources"]] == pytest.approx(weights.mean(0).tolist())
-    mask = filled.refined()[1]
+    mask = filled.fields.mask
     assert summary["sources"][1]["mean_present"] == pytest.approx(weights[mask[:, 0], 1].mean())
     assert weight_summary(tables[1]) == {"rows": 0, "sources": []}
 
 
 def test_every_row_is_explained(tables: tuple[PredictionTable, PredictionTable]) -> None:
     target = draw(World(missing=0.5), 300, seed=5)[0]
-    rows = apply_weighting(fit_weighting(WeightingConfig(name="mean"), tables[0]), target)[0].rows
+    rows = list(apply_weighting(fit_weighting(WeightingConfig(name="mean"), tables[0]), target)[0])
     silent = next(row for row in rows if all(f.probabilities is None for f in row.fields))
     heard = next(row for row in rows if all(f.probabilities is not None for f in row.fields))
     top = int(np.argmax(silent.vanilla))
-    assert silent.explanation == f"vanilla {CLASSES[top]} {silent.vanilla[top]:.2f} stands: no usable reply"
+    assert silent.explain(CLASSES) == f"vanilla {CLASSES[top]} {silent.vanilla[top]:.2f} is kept: no usable reply"
     assert heard.merged is not None
     best = int(np.argmax(heard.merged))
-    assert heard.explanation is not None
-    assert f"merged {CLASSES[best]} {heard.merged[best]:.2f}; most weight (0.33) on band 0, " in heard.explanation
+    explanation = heard.explain(CLASSES)
+    assert explanation is not None
+    assert f"merged {CLASSES[best]} {heard.merged[best]:.2f}; most weight (0.33) on band 0, " in explanation
 
 
 def test_quiet_and_without_files(
@@ -357,7 +362,7 @@ def test_a_logger_can_be_given(tables: tuple[PredictionTable, PredictionTable], 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pool": "lin"}, r"weighting\.pool=lin is not known.*weighting\.pool=linear\|log"),
+        ({"pool": "lin"}, r"weighting\.pool=lin is not one of linear, log\. Did you mean"),
         ({"name": "atention"}, r"weighting\.name=atention.*Did you mean 'attention'"),
         ({"hidden": 0}, r"weighting\.hidden=0"),
         ({"folds": 1}, r"weighting\.folds=1"),

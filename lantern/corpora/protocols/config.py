@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from lantern.errors import UserError, did_you_mean
-
-PROTOCOLS = ("own", "session5", "loso", "cosmic", "corect")
-SELECTIONS = ("dev", "paper-style")
+from lantern.errors import UserError
+from lantern.settings import OneOf, check
 
 
 @dataclass
 class ProtocolConfig:
-    """Which dialogues train, select and test.
+    """Which dialogues train, select and test."""
 
-    Raises:
-        UserError: from ``__post_init__``, naming the command-line spelling of the bad setting.
-    """
-
-    name: str = "own"
+    name: Annotated[str, OneOf("own", "session5", "loso", "cosmic", "corect")] = "own"
     """``own``: the corpus's own split; without a dev split, one training session or a seeded share is held out.
     ``session5``: session 5 tests, session 4 is dev, the others train. ``loso``: session *fold* tests (leave one session
     out). ``cosmic``: 108 / 12 / 31 dialogues, as COSMIC ships them. ``corect``: the first tenth (12) of the published
     training list is dev, as COGMEN and CORECT cut it."""
-    selection: str = "dev"
+    selection: Annotated[str, OneOf("dev", "paper-style")] = "dev"
     """Which dialogues choose the epoch. ``dev``; ``paper-style``: the test dialogues, as several published codes do,
     with all others in training. Only good for a comparison with printed numbers."""
     fold: int | None = None
@@ -37,11 +32,7 @@ class ProtocolConfig:
     """``own``: share of training dialogues held out where neither a dev split nor sessions exist."""
 
     def __post_init__(self) -> None:
-        for key, valid in (("name", PROTOCOLS), ("selection", SELECTIONS)):
-            value = getattr(self, key)
-            if value not in valid:
-                hint = did_you_mean(value, list(valid))
-                raise UserError(f"protocol.{key}={value} is not known.{hint} Valid: {', '.join(valid)}")
+        check(self, "protocol")
         if not 0 < self.dev_share < 1:
             raise UserError(f"protocol.dev_share={self.dev_share} must lie between 0 and 1")
         by_session = self.name in ("session5", "loso")

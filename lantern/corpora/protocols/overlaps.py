@@ -1,4 +1,4 @@
-"""What the parts of a split have in common: dialogues, speakers, texts. For the start of a run and its result."""
+"""Speakers and texts that the parts of a split share, for the start of a run and for its result."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ from typing import Any
 
 from lantern.corpora.folder import Corpus
 from lantern.corpora.protocols.config import ProtocolConfig
-from lantern.corpora.protocols.splits import FEW_SESSIONS, PARTS, Split
+from lantern.corpora.protocols.splits import FEW_SESSIONS, Split
+from lantern.corpora.types import PARTS, Utterance
 
 PAPER_STYLE = "paper-style: the epoch was chosen on the test dialogues"
 
 
 def normalised(text: str) -> str:
-    """*text* in lower case, words only: two turns with the same one are twins."""
+    """*text* in lower case, words only: turns with the same normalised text are twins."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def training_texts(corpus: Corpus, split: Split) -> set[str]:
     """:func:`normalised` texts of the training dialogues; turns without words are left out."""
-    return {normalised(u.text) for i in split.train for u in corpus.by_id[i].utterances} - {""}
+    return {normalised(u.text) for u in _turns(corpus, split.train)} - {""}
 
 
 def text_twins(corpus: Corpus, split: Split) -> frozenset[str]:
-    """Ids of the test utterances whose text, normalised, also stands in training.
+    """Ids of the test utterances whose normalised text also occurs in training.
 
-    Scripted dialogues are acted again in every session, so IEMOCAP's parts share them word for word.
+    IEMOCAP's scripted dialogues are acted again in every session, so its parts share them word for word.
     """
-    heard = training_texts(corpus, split)
-    return frozenset(u.id for i in split.test for u in corpus.by_id[i].utterances if normalised(u.text) in heard)
+    known = training_texts(corpus, split)
+    return frozenset(u.id for u in _turns(corpus, split.test) if normalised(u.text) in known)
 
 
 def speaker_overlap(corpus: Corpus, split: Split) -> dict[str, tuple[str, ...]]:
-    """For ``dev`` and ``test`` the speakers who are heard in training too; empty where speakers are disjoint."""
-    heard = _speakers(corpus, split.train)
-    return {part: tuple(sorted(_speakers(corpus, getattr(split, part)) & heard)) for part in ("dev", "test")}
+    """For ``dev`` and ``test`` the speakers who also speak in training; empty where speakers are disjoint."""
+    speakers = {part: {s for i in getattr(split, part) for s in corpus.by_id[i].speakers} for part in PARTS}
+    return {part: tuple(sorted(speakers[part] & speakers["train"])) for part in ("dev", "test")}
 
 
 def protocol_report(corpus: Corpus, split: Split, protocol: ProtocolConfig) -> dict[str, Any]:
     """Names, counts and overlaps of a split as plain JSON: the ``protocol`` of a result.
 
-    ``train``, ``dev`` and ``test`` count dialogues (no dialogue is in two of them, but for ``dev_is_test``),
-    ``labelled`` their utterances with a label. ``same_speakers`` are those of dev and test who are heard in training,
-    ``twins`` the labelled test utterances whose text also stands in training.
+    ``train``, ``dev`` and ``test`` count dialogues (no dialogue is in two of them unless ``dev_is_test``), ``labelled``
+    their utterances with a label. ``same_speakers`` are those of dev and test who also speak in training, ``twins`` the
+    labelled test utterances whose text also occurs in training.
     """
     parts = {part: getattr(split, part) for part in PARTS}
     labelled = {part: {u.id for u in _turns(corpus, ids) if u.label is not None} for part, ids in parts.items()}
@@ -74,21 +75,18 @@ def protocol_lines(report: dict[str, Any]) -> list[str]:
     elif report["held_out"]:
         lines.append(f"dev: {report['held_out']}")
     shared = {part: names for part, names in report["same_speakers"].items() if names}
-    told = [f"{part} shares {len(names)} speakers with training: {_some(names)}" for part, names in shared.items()]
-    lines += told or ["no speaker of dev or test is heard in training"]
+    lines += [
+        f"{part} shares {len(names)} speakers with training: {', '.join(names[:5])}"
+        f"{' and others' if len(names) > 5 else ''}"
+        for part, names in shared.items()
+    ]
+    if not shared:
+        lines.append("no speaker of dev or test is heard in training")
     test = report["labelled"]["test"]
     share = f", {100 * report['twins'] / test:.1f} %" if test else ""
-    lines.append(f"{report['twins']} of {test:,} labelled test turns have a text that also stands in training{share}")
+    lines.append(f"{report['twins']} of {test:,} labelled test turns have a text that also occurs in training{share}")
     return lines
 
 
-def _turns(corpus: Corpus, ids: Iterable[str]) -> list[Any]:
+def _turns(corpus: Corpus, ids: Iterable[str]) -> list[Utterance]:
     return [u for i in ids for u in corpus.by_id[i].utterances]
-
-
-def _speakers(corpus: Corpus, ids: Iterable[str]) -> set[str]:
-    return {speaker for i in ids for speaker in corpus.by_id[i].speakers}
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (" and others" if len(names) > 5 else "")

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from lantern.corpora.checks import check_parts
 from lantern.corpora.folder import Corpus
 from lantern.corpora.protocols.config import ProtocolConfig
+from lantern.corpora.types import PARTS
 from lantern.errors import UserError
 
-PARTS = ("train", "dev", "test")
 FEW_SESSIONS = 8
-"""Up to so many sessions are taken for recording sessions with their own speakers; more are episodes of one cast."""
+"""Up to this many sessions count as recording sessions with their own speakers; more are episodes of one cast."""
 COSMIC = (108, 12, 31)
 """Dialogues that COSMIC trains, selects and tests on."""
 
@@ -61,8 +62,8 @@ def resolve_split(corpus: Corpus, protocol: ProtocolConfig, seed: int = 0) -> Sp
         split = Split(tuple(train), tuple(dev), tuple(test), held_out)
     check_split(corpus, {part: getattr(split, part) for part in PARTS})
     if protocol.name == "cosmic" and (len(split.train), len(split.dev), len(split.test)) != COSMIC:
-        found = " / ".join(str(len(getattr(split, part))) for part in PARTS)
-        raise UserError(f"protocol=cosmic is 108 / 12 / 31 dialogues, corpus {corpus.name!r} gives {found}")
+        sizes = " / ".join(str(len(getattr(split, part))) for part in PARTS)
+        raise UserError(f"protocol=cosmic is 108 / 12 / 31 dialogues, corpus {corpus.name!r} gives {sizes}")
     if protocol.selection == "paper-style":
         everyone = set(split.train) | set(split.dev)
         train = [d.id for d in corpus.dialogues if d.id in everyone]
@@ -71,42 +72,36 @@ def resolve_split(corpus: Corpus, protocol: ProtocolConfig, seed: int = 0) -> Sp
 
 
 def check_split(corpus: Corpus, parts: dict[str, Sequence[str]]) -> None:
-    """Refuse empty *parts*, ids the corpus lacks, and dialogues that occur twice."""
-    seen: dict[str, str] = {}
+    """Refuse empty *parts*, dialogues that the corpus lacks, and dialogues that occur twice."""
     for part, ids in parts.items():
         if not ids:
-            raise UserError(f"corpus {corpus.name!r} has no {part} dialogues; its splits: {_counts(corpus)}")
-        for i in ids:
-            if i not in corpus.by_id:
-                raise UserError(f"corpus {corpus.name!r} has no dialogue {i!r}, which is named in {part}")
-            if i in seen:
-                where = f"twice in {part}" if seen[i] == part else f"in {seen[i]} and in {part}"
-                raise UserError(f"corpus {corpus.name!r}: dialogue {i!r} is {where}")
-            seen[i] = part
+            splits = ", ".join(f"{name} {len(chosen)}" for name, chosen in corpus.splits.items()) or "none"
+            raise UserError(f"corpus {corpus.name!r} has no {part} dialogues; its splits: {splits}")
+    check_parts(f"corpus {corpus.name!r}", parts, corpus.by_id)
 
 
 def _by_session(corpus: Corpus, protocol: ProtocolConfig, test: int) -> Split:
-    """Whole sessions, whatever the corpus's own splits are: recording sessions have speakers of their own."""
+    """Whole sessions, whatever the corpus's own splits are: each recording session has its own speakers."""
     named = f"protocol={protocol.name}"
-    # Named 5, Ses05 or Session5, depending on the importer.
-    found: dict[int, list[str]] = {}
+    sessions: dict[int, list[str]] = {}
     for dialogue in corpus.dialogues:
+        # 5, Ses05 or Session5, depending on the importer.
         number = re.fullmatch(r"(?:Ses|Session)?0*(\d)", dialogue.session or "")
         if number is None:
             raise UserError(
                 f"{named} needs recording sessions, which corpus {corpus.name!r} does not have; take protocol=own"
             )
-        found.setdefault(int(number[1]), []).append(dialogue.id)
+        sessions.setdefault(int(number[1]), []).append(dialogue.id)
     dev = (test - 1 if test > 1 else 5) if protocol.dev_session is None else protocol.dev_session
     for key, session in ((f"{named}: test", test), (f"{named}: dev", dev)):
-        if session not in found:
-            sessions = ", ".join(map(str, sorted(found)))
+        if session not in sessions:
+            numbers = ", ".join(map(str, sorted(sessions)))
             cut = any(note.startswith("limited to") for note in corpus.notes)
             hint = "; corpus.limit_dialogues dropped the others, take protocol=own with it" if cut else ""
-            raise UserError(f"{key} session {session} is not in corpus {corpus.name!r}, which has {sessions}{hint}")
-    held = {*found[test], *found[dev]}
+            raise UserError(f"{key} session {session} is not in corpus {corpus.name!r}, which has {numbers}{hint}")
+    held = {*sessions[test], *sessions[dev]}
     train = [d.id for d in corpus.dialogues if d.id not in held]
-    return Split(tuple(train), tuple(found[dev]), tuple(found[test]), f"session {dev}")
+    return Split(tuple(train), tuple(sessions[dev]), tuple(sessions[test]), f"session {dev}")
 
 
 def _listed(corpus: Corpus, path: Path, others: list[str]) -> tuple[list[str], list[str]]:
@@ -132,7 +127,7 @@ def _listed(corpus: Corpus, path: Path, others: list[str]) -> tuple[list[str], l
 
 def _first_tenth(corpus: Corpus, train: list[str]) -> tuple[list[str], str]:
     count = len(train) // 10
-    # The published lists are in no order that a person would choose; a sorted one was made by somebody else.
+    # The published lists are in no particular order; a sorted one is not theirs.
     if train == sorted(train) or not count:
         why = "the training dialogues are not in the order of the published file"
         raise UserError(_no_list(corpus, "corect", why))
@@ -158,14 +153,12 @@ def folds(corpus: Corpus, train_ids: Sequence[str], k: int, seed: int) -> list[t
     check_split(corpus, {"train": train_ids})
     groups = list(_recording_sessions(corpus, train_ids).values())
     if not groups:
-        if not 2 <= k <= len(train_ids):
-            if len(train_ids) < 2:
-                raise UserError(
-                    f"folds of {len(train_ids)} training dialogue cannot be made; take weighting.fit_on=dev"
-                )
-            count = len(train_ids)
+        count = len(train_ids)
+        if count < 2:
+            raise UserError(f"{count} training dialogue cannot be cut into folds; take weighting.fit_on=dev")
+        if not 2 <= k <= count:
             raise UserError(f"oof.folds={k}: {k} folds of {count} training dialogues; give 2 to {count}")
-        order = np.random.default_rng([seed, k]).permutation(len(train_ids))
+        order = np.random.default_rng([seed, k]).permutation(count)
         groups = [[train_ids[i] for i in part] for part in np.array_split(order, k)]
     pairs = []
     for group in groups:
@@ -177,15 +170,15 @@ def folds(corpus: Corpus, train_ids: Sequence[str], k: int, seed: int) -> list[t
 
 def _recording_sessions(corpus: Corpus, ids: Sequence[str]) -> dict[str, list[str]]:
     """Dialogue ids by session in the order of their names; empty unless every dialogue has one and they are few."""
-    found: dict[str, list[str]] = {}
+    sessions: dict[str, list[str]] = {}
     for i in ids:
         session = corpus.by_id[i].session
         if session is None:
             return {}
-        found.setdefault(session, []).append(i)
+        sessions.setdefault(session, []).append(i)
     # By length first, so that session 10 comes after session 9.
-    ordered = sorted(found, key=lambda name: (len(name), name))
-    return {name: found[name] for name in ordered} if 2 <= len(found) <= FEW_SESSIONS else {}
+    ordered = sorted(sessions, key=lambda name: (len(name), name))
+    return {name: sessions[name] for name in ordered} if 2 <= len(sessions) <= FEW_SESSIONS else {}
 
 
 def _hold_out(corpus: Corpus, train: list[str], seed: int, share: float) -> tuple[list[str], str]:
@@ -199,7 +192,3 @@ def _hold_out(corpus: Corpus, train: list[str], seed: int, share: float) -> tupl
     count = min(max(1, round(share * len(train))), len(train) - 1)
     chosen = sorted(np.random.default_rng(seed).permutation(len(train))[:count].tolist())
     return [train[i] for i in chosen], f"{count} of {len(train)} training dialogues, seed {seed}"
-
-
-def _counts(corpus: Corpus) -> str:
-    return ", ".join(f"{name} {len(ids)}" for name, ids in corpus.splits.items()) or "none"

@@ -1,0 +1,141 @@
+"""Readers of raw corpora, and the table of what ``experiments.import_corpus`` can import.
+
+A new source is a reader module and an entry of :data:`SOURCES`. This module imports no reader, so listing is fast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lantern.corpora.folder import Corpus
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of the command line."""
+
+    flag: str
+    help: str
+    settings: dict[str, Any]
+    """Further arguments of ``argparse.ArgumentParser.add_argument``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One kind of raw corpus."""
+
+    help: str
+    reader: str
+    """``module:function`` below ``lantern.corpora``; the function returns a :class:`Corpus`."""
+    options: dict[str, Option]
+    """By keyword argument of the reader."""
+
+    def read(self, arguments: dict[str, Any]) -> Corpus:
+        """The corpus that the reader makes of *arguments*, one per option. Errors are those of the reader."""
+        module, function = self.reader.split(":")
+        return getattr(import_module(f"lantern.corpora.{module}"), function)(**arguments)
+
+
+def _option(flag: str, help: str, **settings: Any) -> Option:
+    return Option(flag, help, settings)
+
+
+def _path(flag: str, help: str, metavar: str = "DIR", **settings: Any) -> Option:
+    return Option(flag, help, {"type": Path, "metavar": metavar, **settings})
+
+
+def _label_set(help: str, default: str | None = None, metavar: str = "NAME", **settings: Any) -> Option:
+    return Option("--label-set", help, {"default": default, "metavar": metavar, **settings})
+
+
+def _pickle(layouts: tuple[str, ...], origin: str) -> dict[str, Option]:
+    joined = f"corpus folder imported from {origin}: its full transcript, labels and scores with the pickle's features"
+    return {
+        "path": _path("--pickle", "read without running anything in it", "FILE", required=True),
+        "layout": _option("--layout", "accept only this layout; default: the one that fits", choices=layouts),
+        "folder": _path("--join", joined),
+    }
+
+
+_IEMOCAP_SETS = "iemocap-6 (default), iemocap-6-legacy, iemocap-4-hap, iemocap-4-hap-legacy or iemocap-4-happexc"
+_COLUMNS = (
+    ".csv or .jsonl with dialogue, speaker, text; optional: utterance (id), label, valence, arousal, dominance, split, "
+    "session, start, end"
+)
+_YAML = "one of Lantern's, or a file with name, classes (a list), definitions (a line per class; optional)"
+_SPLIT = "dialogues of train, dev or test, by id or pattern (test='s05_*'); in place of a column split"
+_TERMS = "whether the text may be passed on, for example to a remote LLM; default: %(default)s"
+_MINILM = "only text features, by MiniLM from the words: such runs can predict your own conversations"
+
+SOURCES: dict[str, Source] = {
+    "meld": Source(
+        "MELD from its CSV files; text features by MiniLM on the CPU, minutes",
+        "readers.meld:import_meld",
+        {
+            "folder": _path("--csv", "holds train_, dev_, test_sent_emo.csv", required=True),
+            "label_set_name": _label_set("meld-7 (default) or meld-3 (sentiment)", "meld-7"),
+        },
+    ),
+    "iemocap": Source(
+        "IEMOCAP from its raw release; text features by MiniLM, minutes",
+        "readers.iemocap:import_iemocap",
+        {
+            "root": _path("--release", "IEMOCAP_full_release", required=True),
+            "label_set_name": _label_set(_IEMOCAP_SETS, "iemocap-6"),
+        },
+    ),
+    "iemocap-pickle": Source(
+        "IEMOCAP from a published feature pickle (MMGCN, COGMEN, CORECT, SDT, COSMIC)",
+        "readers.join:import_iemocap_pickle",
+        {
+            **_pickle(("mmgcn", "sdt", "corect", "cosmic"), "the raw release"),
+            "label_set_name": _label_set("of the pickle's labels; default: iemocap-6-legacy or iemocap-4-hap-legacy"),
+            "ids": _path("--ids", "another pickle, to take turn ids from", "PICKLE"),
+        },
+    ),
+    "meld-pickle": Source(
+        "MELD from a published feature pickle (MMGCN, SDT)",
+        "readers.join:import_meld_pickle",
+        _pickle(("mmgcn", "sdt"), "the CSV files"),
+    ),
+    "emorynlp": Source(
+        "EmoryNLP from its JSON or CSV files; text features by MiniLM",
+        "readers.emorynlp:import_emorynlp",
+        {
+            "json": _path("--json", "holds emotion-detection-{trn,dev,tst}.json: all of it"),
+            "csv": _path("--csv", "holds emorynlp_{train,dev,test}_final.csv: the part with times"),
+        },
+    ),
+    "custom": Source(
+        "your own transcript, labels, scores and feature files",
+        "readers.custom:read_custom",
+        {
+            "path": _path(
+                "--transcript",
+                _COLUMNS,
+                "FILE",
+                required=True,
+            ),
+            "label_set_name": _label_set(_YAML, metavar="NAME|FILE.yaml", required=True),
+            "name": _option("--name", "of the corpus; default: that of the transcript", default=""),
+            "score_range": _option("--score-range", "scale of the scores, for example 1,5", metavar="LOW,HIGH"),
+            "redistribution": _option(
+                "--redistribution", _TERMS, choices=("allowed", "forbidden"), default="forbidden"
+            ),
+            "split": _option("--split", _SPLIT, action="append", default=[], metavar="PART=ID,..."),
+        },
+    ),
+    "sample": Source(
+        "the made-up sample corpus, written out",
+        "sample.generator:generate_sample",
+        {
+            "seed": _option("--seed", "default: %(default)s", type=int, default=0),
+            "dialogues": _option("--dialogues", "default: %(default)s", type=int, default=60),
+            "features": _option("--minilm", _MINILM, action="store_false"),
+        },
+    ),
+}

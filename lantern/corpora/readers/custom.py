@@ -1,4 +1,4 @@
-"""A corpus of one's own: a CSV or JSON Lines transcript with optional labels, scores, splits and times. No torch."""
+"""A user's corpus: a CSV or JSON Lines transcript with optional labels, scores, splits and times. No torch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from lantern.corpora.csv_files import read_csv, read_jsonl
 from lantern.corpora.folder import Corpus
-from lantern.corpora.protocols.splits import PARTS
-from lantern.corpora.readers.clock import seconds
-from lantern.corpora.types import DIMENSIONS, Dialogue, LabelSet, Utterance
+from lantern.corpora.labels import label_set, read_label_set
+from lantern.corpora.text_files import pairs, read_rows
+from lantern.corpora.types import DIMENSIONS, PARTS, Dialogue, LabelSet, Utterance, seconds
 from lantern.errors import UserError, did_you_mean
 
 REQUIRED = ("dialogue", "speaker", "text")
@@ -21,13 +20,52 @@ OPTIONAL = ("utterance", "label", *DIMENSIONS, "split", "session", "start", "end
 
 
 @dataclass
-class _Read:
-    """A dialogue while its rows come in."""
+class _Open:
+    """A dialogue whose rows are being read."""
 
     line: int
     session: str
     split: str
     turns: list[Utterance] = field(default_factory=list)
+
+
+def read_custom(
+    path: Path,
+    label_set_name: str,
+    name: str = "",
+    score_range: str | None = None,
+    redistribution: str = "forbidden",
+    split: Sequence[str] = (),
+) -> Corpus:
+    """:func:`import_custom` with its arguments as a person types them.
+
+    Args:
+        label_set_name: one of Lantern's label sets, or a YAML file (see :func:`read_label_set`).
+        score_range: ``LOW,HIGH``.
+        split: ``PART=ID,ID,...``, once per part.
+
+    Raises:
+        UserError: an argument of another form, and as :func:`import_custom`.
+    """
+    from_file = label_set_name.endswith((".yaml", ".yml"))
+    return import_custom(
+        path,
+        read_label_set(Path(label_set_name)) if from_file else label_set(label_set_name),
+        name,
+        None if score_range is None else _range(score_range),
+        redistribution,
+        {part: ids.split(",") for part, ids in pairs(split, "--split", "PART=ID,...").items()},
+    )
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not -math.inf < low < high < math.inf:
+        raise UserError(f"--score-range {text}: expected LOWEST,HIGHEST, for example 1,5")
+    return low, high
 
 
 def import_custom(
@@ -40,11 +78,11 @@ def import_custom(
 ) -> Corpus:
     """The transcript in *path*, without features.
 
-    Columns (CSV) or keys (JSON Lines): ``dialogue``, ``speaker`` and ``text``; and, where there is something to tell,
-    ``utterance`` (an id; otherwise ``<dialogue>_<position>`` from 0), ``label`` (a class of *labels*), ``valence``,
-    ``arousal``, ``dominance``, ``split``, ``session``, ``start`` and ``end`` (seconds or ``hh:mm:ss.mmm``). Rows of a
-    dialogue stand together, in the order of the conversation. An empty label or score is one that nobody gave. Other
-    columns are kept with the utterance and told in the notes.
+    Columns (CSV) or keys (JSON Lines): ``dialogue``, ``speaker`` and ``text``. Optional are ``utterance`` (an id;
+    otherwise ``<dialogue>_<position>`` from 0), ``label`` (a class of *labels*), ``valence``, ``arousal``,
+    ``dominance``, ``split``, ``session``, ``start`` and ``end`` (seconds or ``hh:mm:ss.mmm``). The rows of a dialogue
+    are together, in the order of the conversation. An empty label or score is missing. Other columns are kept with the
+    utterance and noted.
 
     Args:
         path: ends in ``.csv`` or ``.jsonl``.
@@ -57,12 +95,12 @@ def import_custom(
     Raises:
         UserError: a row or value that cannot be used; names file and line.
     """
-    rows = _rows(path)
+    rows = read_rows(path, REQUIRED)
     names = {str(key): None for _, row in rows for key in row}
     others = _other_columns(path, list(names))
     if splits and "split" in names:
         raise UserError(f"{path} has a column 'split'; leave out --split or the column")
-    dialogues: dict[str, _Read] = {}
+    dialogues: dict[str, _Open] = {}
     seen: dict[str, int] = {}
     current = ""
     for line, row in rows:
@@ -74,18 +112,21 @@ def import_custom(
         session, split = (_text(row, key, where, required=False) for key in ("session", "split"))
         if split and split not in PARTS:
             raise UserError(f"{where}: split {split!r} is not one of {', '.join(PARTS)}")
-        read = dialogues.setdefault(dialogue, _Read(line, session, split))
+        read = dialogues.setdefault(dialogue, _Open(line, session, split))
         for key, value, first in (("session", session, read.session), ("split", split, read.split)):
             if value != first:
                 raise UserError(
                     f"{where}: {key} {value!r}, but dialogue {dialogue!r} began on line {read.line} with {first!r}"
                 )
         utterance = _utterance(row, labels, score_range, f"{dialogue}_{len(read.turns)}", others, where)
-        if utterance.id in seen:
-            raise UserError(f"{where}: utterance {utterance.id!r} stands on line {seen[utterance.id]} already")
-        seen[utterance.id] = line
+        if seen.setdefault(utterance.id, line) != line:
+            raise UserError(f"{where}: utterance {utterance.id!r} is on line {seen[utterance.id]} already")
         read.turns.append(utterance)
-    parts = _given_splits(splits, list(dialogues)) if splits else _column_splits(dialogues)
+    if splits:
+        parts = _given_splits(splits, list(dialogues))
+    else:
+        columns = {part: tuple(key for key, read in dialogues.items() if read.split == part) for part in PARTS}
+        parts = {part: ids for part, ids in columns.items() if ids}
     notes = [f"columns kept with the utterances: {', '.join(others)}"] if others else []
     placed = sum(map(len, parts.values()))
     if not parts:
@@ -104,14 +145,6 @@ def import_custom(
     )
 
 
-def _rows(path: Path) -> Sequence[tuple[int, Mapping[str, object]]]:
-    if path.suffix.lower() == ".csv":
-        return read_csv(path, REQUIRED)
-    if path.suffix.lower() == ".jsonl":
-        return read_jsonl(path, REQUIRED)
-    raise UserError(f"{path}: a transcript ends in .csv or .jsonl, not in {path.suffix or 'nothing'!r}")
-
-
 def _other_columns(path: Path, names: list[str]) -> list[str]:
     """Columns that Lantern does not know; one that looks like a misspelt known column is refused."""
     known = (*REQUIRED, *OPTIONAL)
@@ -124,7 +157,7 @@ def _other_columns(path: Path, names: list[str]) -> list[str]:
 
 
 def _text(row: Mapping[str, object], key: str, where: str, required: bool = True) -> str:
-    """Text without surrounding blanks; whole numbers serve as ids. Empty when there is none and none is *required*."""
+    """Text without surrounding blanks; a whole number counts as text. Empty when missing and not *required*."""
     value = row.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -147,10 +180,15 @@ def _utterance(
     if label and label not in labels.classes:
         raise UserError(f"{where}: label {label!r} is not in label set {labels.name!r} ({', '.join(labels.classes)})")
     scores = tuple(_score(row.get(key), key, score_range, where) for key in DIMENSIONS)
-    start, end = (_seconds(row.get(key), key, where) for key in ("start", "end"))
-    if start is not None and end is not None and end < start:
-        raise UserError(f"{where}: end {end:g} s is before start {start:g} s")
-    times = {key: value for key, value in (("start", start), ("end", end)) if value is not None}
+    times: dict[str, float] = {}
+    for key in ("start", "end"):
+        if row.get(key) not in (None, ""):
+            time = seconds(row[key])
+            if time is None:
+                raise UserError(f"{where}: {key} {row[key]!r} is neither seconds nor hh:mm:ss.mmm")
+            times[key] = time
+    if len(times) == 2 and times["end"] < times["start"]:
+        raise UserError(f"{where}: end {times['end']:g} s is before start {times['start']:g} s")
     kept = {key: row[key] for key in others if row.get(key) not in (None, "")}
     return Utterance(
         id=_text(row, "utterance", where) if "utterance" in row else default,
@@ -165,39 +203,17 @@ def _utterance(
 def _score(value: object, key: str, score_range: tuple[float, float] | None, where: str) -> float | None:
     if value is None or value == "":
         return None
-    score = _number(value)
-    if score is None:
+    try:
+        score = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        score = math.nan
+    if not math.isfinite(score):
         raise UserError(f"{where}: {key} {value!r} is not a number")
     if score_range is None:
         raise UserError(f"{where}: {key} {value} needs its scale: --score-range LOWEST,HIGHEST, for example 1,5")
     if not score_range[0] <= score <= score_range[1]:
         raise UserError(f"{where}: {key} {value} is outside --score-range {score_range[0]:g},{score_range[1]:g}")
     return score
-
-
-def _number(value: object) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _seconds(value: object, key: str, where: str) -> float | None:
-    if value is None or value == "":
-        return None
-    found = seconds(value)
-    if found is None:
-        raise UserError(f"{where}: {key} {value!r} is neither seconds nor hh:mm:ss.mmm")
-    return found
-
-
-def _column_splits(dialogues: Mapping[str, _Read]) -> dict[str, tuple[str, ...]]:
-    found = {part: tuple(key for key, read in dialogues.items() if read.split == part) for part in PARTS}
-    return {part: ids for part, ids in found.items() if ids}
 
 
 def _given_splits(splits: Mapping[str, Sequence[str]], ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -208,7 +224,7 @@ def _given_splits(splits: Mapping[str, Sequence[str]], ids: Sequence[str]) -> di
         for pattern in patterns:
             chosen = [i for i in ids if i == pattern] or [i for i in ids if fnmatchcase(i, pattern)]
             if not chosen:
-                raise UserError(f"--split {part}={pattern}: no dialogue is called so; the first is {ids[0]!r}")
+                raise UserError(f"--split {part}={pattern}: no dialogue has this id; the first is {ids[0]!r}")
             for i in chosen:
                 if placed.setdefault(i, part) != part:
                     raise UserError(f"--split {part}={pattern}: dialogue {i!r} is in {placed[i]} already")

@@ -8,6 +8,7 @@ from pathlib import Path
 from lantern.corpora.folder import Corpus
 from lantern.corpora.labels import COUNTS, label_set
 from lantern.corpora.readers.iemocap_files import CODES, SESSIONS, RawDialogue, Skipped, Turn, read_release
+from lantern.corpora.summary import class_differences, differences
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 
@@ -28,16 +29,12 @@ def import_iemocap(root: Path, label_set_name: str = "iemocap-6") -> Corpus:
     arousal (the release says activation) and dominance, 1 to 5. Sessions are ``1`` to ``5``; ``train`` are sessions 1
     to 4, ``test`` is session 5. Speakers are ``F1``, ``M1``, ... ``M5``: the same ones in every dialogue of a session.
     ``extra`` of an utterance has ``start`` and ``end`` (seconds), ``consensus``, ``sex``, ``votes`` and ``ratings`` by
-    annotator. ``checks`` of the corpus compares the counts with the known ones; a difference is told there and is no
-    error.
+    annotator. ``checks`` of the corpus compares the counts with the known ones; a difference is not an error.
 
     Raises:
         UserError: another label set, or files that cannot be used; names file and line.
     """
-    labels = label_set(label_set_name)
-    if not labels.name.startswith("iemocap-"):
-        valid = [name for name in COUNTS if name.startswith("iemocap-")]
-        raise UserError(f"label set {labels.name!r} is not one of IEMOCAP's: {', '.join(valid)}")
+    labels = iemocap_labels(label_set_name)
     raw, skipped = read_release(root)
     dialogues = tuple(
         Dialogue(d.id, tuple(_utterance(turn, text, d.session, labels) for turn, text in d.turns), str(d.session))
@@ -61,15 +58,24 @@ def import_iemocap(root: Path, label_set_name: str = "iemocap-6") -> Corpus:
     )
 
 
+def iemocap_labels(name: str) -> LabelSet:
+    """The label set *name* if it is one of IEMOCAP's; anything else is a UserError."""
+    labels = label_set(name)
+    if not labels.name.startswith("iemocap-"):
+        valid = [name for name in COUNTS if name.startswith("iemocap-")]
+        raise UserError(f"label set {labels.name!r} is not one of IEMOCAP's: {', '.join(valid)}")
+    return labels
+
+
 def happy_by_self_report(turn: Turn) -> bool:
     """Whether the widespread feature files call this turn happy though its annotators did not agree.
 
     No consensus, the speaker named Happiness and nothing else, and at least one external annotator named Happiness.
-    That holds for 53 turns of the corpus, exactly those that the files have besides the 595 of the consensus.
+    This is true of 53 turns, exactly those that the files have in addition to the 595 of the consensus.
     """
     own = {name for who, named in turn.votes.items() if not who.startswith("C-E") for name in named}
-    heard = any("Happiness" in named for who, named in turn.votes.items() if who.startswith("C-E"))
-    return turn.code == "xxx" and own == {"Happiness"} and heard
+    external = {name for who, named in turn.votes.items() if who.startswith("C-E") for name in named}
+    return turn.code == "xxx" and own == {"Happiness"} and "Happiness" in external
 
 
 def _label(turn: Turn, labels: LabelSet) -> int | None:
@@ -101,56 +107,42 @@ def _utterance(turn: Turn, text: str, session: int, labels: LabelSet) -> Utteran
 
 def _notes(raw: list[RawDialogue], skipped: Skipped) -> list[str]:
     turns = [turn for d in raw for turn, _ in d.turns]
-    found = []
-    if skipped.overlaps or skipped.unevaluated:
-        found.append(
-            f"skipped {skipped.overlaps + skipped.unevaluated} transcript lines that nobody evaluated: "
-            f"{skipped.overlaps} of overlapping speech (MXX, FXX), {skipped.unevaluated} other turns"
-        )
-    if skipped.anonymous:
-        found.append(f"skipped {skipped.anonymous} transcript lines without a turn id")
     files = ", ".join(f"{count} {name}" for name, count in sorted(skipped.files.items()) if count)
-    if files:
-        found.append(f"skipped files: {files}")
-    if skipped.odd:
-        found.append(f"skipped {len(skipped.odd)} lines that are neither turn nor vote, the first in {skipped.odd[0]}")
-    if skipped.empty_votes:
-        found.append(f"{skipped.empty_votes} votes name no category")
-    if skipped.unknown:
-        named = ", ".join(f"{name} ({count})" for name, count in skipped.unknown.most_common(5))
-        found.append(f"votes for categories that the evaluation form does not have: {named}")
+    unknown = ", ".join(f"{name} ({count})" for name, count in skipped.unknown.most_common(5))
     outside = sum(not all(SCORE_RANGE[0] <= s <= SCORE_RANGE[1] for s in turn.scores) for turn in turns)
-    if outside:
-        found.append(f"{outside} turns have a score outside 1-5, kept as it is")
     late = sum(any(a.start > b.start for (a, _), (b, _) in zip(d.turns, d.turns[1:])) for d in raw)
-    if late:
-        found.append(f"{late} dialogues are not in the order of their start times; the transcript's order is kept")
-    return found
+    lines = skipped.overlaps + skipped.unevaluated
+    notes = {
+        f"skipped {lines} transcript lines that nobody evaluated: {skipped.overlaps} of overlapping speech (MXX, FXX), "
+        f"{skipped.unevaluated} other turns": lines,
+        f"skipped {skipped.anonymous} transcript lines without a turn id": skipped.anonymous,
+        f"skipped files: {files}": files,
+        f"skipped {len(skipped.odd)} lines that are neither turn nor vote, the first in {''.join(skipped.odd[:1])}": (
+            skipped.odd
+        ),
+        f"{skipped.empty_votes} votes name no category": skipped.empty_votes,
+        f"votes for categories that the evaluation form does not have: {unknown}": unknown,
+        f"{outside} turns have a score outside 1-5, kept as it is": outside,
+        f"{late} dialogues are not in the order of their start times; the transcript's order is kept": late,
+    }
+    return [note for note, present in notes.items() if present]
 
 
 def _raw_checks(raw: list[RawDialogue]) -> list[str]:
     sessions = Counter(d.session for d in raw)
     codes = Counter(turn.code for d in raw for turn, _ in d.turns)
-    pairs = [
-        (f"dialogues in session {session}", sessions[session], known) for session, known in zip(SESSIONS, DIALOGUES)
-    ]
+    pairs = [(f"dialogues in session {n}", sessions[n], known) for n, known in zip(SESSIONS, DIALOGUES)]
     pairs += [("turns", codes.total(), TURNS)]
     pairs += [(f"turns with consensus {code}", codes[code], known) for code, known in CODE_COUNTS.items()]
-    return [f"differs: {mine} {what}, known {known}" for what, mine, known in pairs if mine != known] or [
+    return differences("", pairs, "known") or [
         f"agrees: {sum(DIALOGUES)} dialogues, {TURNS:,} turns and all consensus codes as known"
     ]
 
 
 def _label_checks(dialogues: tuple[Dialogue, ...], labels: LabelSet) -> list[str]:
-    test = str(SESSIONS[-1])
-    found = Counter((d.session == test, u.label) for d in dialogues for u in d.utterances)
-    lines = []
-    for part, known in COUNTS[labels.name].items():
-        mine = [found[part == "test", index] for index in range(len(labels))]
-        lines += [
-            f"differs: {labels.name}, {part}: {one} {name}, known {other}"
-            for name, one, other in zip(labels.classes, mine, known)
-            if one != other
-        ]
-    total = sum(sum(known) for known in COUNTS[labels.name].values())
-    return lines or [f"agrees: {labels.name}: {total:,} utterances and all class counts of both splits as known"]
+    counts: dict[str, Counter[int | None]] = {"train": Counter(), "test": Counter()}
+    for d in dialogues:
+        counts["test" if d.session == str(SESSIONS[-1]) else "train"].update(u.label for u in d.utterances)
+    total = sum(map(sum, COUNTS[labels.name].values()))
+    agrees = f"agrees: {labels.name}: {total:,} utterances and all class counts of both splits as known"
+    return class_differences("", counts, labels, "known") or [agrees]

@@ -8,9 +8,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,18 +21,10 @@ SESSIONS = (1, 2, 3, 4, 5)
 CODES = ("ang", "hap", "exc", "sad", "neu", "fru", "fea", "sur", "dis", "oth", "xxx")
 """Consensus codes; ``xxx``: no category got a majority."""
 CATEGORIES = (
-    "Anger",
-    "Happiness",
-    "Excited",
-    "Sadness",
-    "Neutral",
-    "Frustration",
-    "Fear",
-    "Surprise",
-    "Disgust",
-    "Other",
+    *("Anger", "Happiness", "Excited", "Sadness", "Neutral"),
+    *("Frustration", "Fear", "Surprise", "Disgust", "Other"),
 )
-"""Categories of the evaluation form; it writes ``Neutral state`` too, which is read as ``Neutral``."""
+"""Categories of the evaluation form; ``Neutral state`` is read as ``Neutral``."""
 
 _EVALUATIONS, _TRANSCRIPTS = Path("dialog", "EmoEvaluation"), Path("dialog", "transcriptions")
 # Two parts of a scene have a letter more: Ses03M_impro05a, Ses03M_impro08b, Ses05M_script01_1b.
@@ -63,7 +56,7 @@ class Turn:
 
     @property
     def letter(self) -> str:
-        """``F`` or ``M``: the speaker. Not the letter behind the session, which is the actor with the markers."""
+        """``F`` or ``M``: the speaker. The letter after the session number is another: the actor with the markers."""
         return self.id.rpartition("_")[2][0]
 
 
@@ -78,29 +71,29 @@ class RawDialogue:
 
 @dataclass
 class Skipped:
-    """What was read over, and how often."""
+    """Counts of what the reader skipped."""
 
     files: Counter[str] = field(default_factory=Counter)
     """By kind."""
     overlaps: int = 0
     """Transcript lines of speech that was not cut into turns (MXX, FXX)."""
     unevaluated: int = 0
-    """Transcript lines of other turns that nobody evaluated."""
+    """Transcript lines of other turns without an evaluation."""
     anonymous: int = 0
-    """Transcript lines without turn id."""
+    """Transcript lines without a turn id."""
     empty_votes: int = 0
     odd: list[str] = field(default_factory=list)
-    """Where evaluation files have lines that are neither turn nor vote."""
+    """File and line of evaluation lines that are neither turn nor vote."""
     unknown: Counter[str] = field(default_factory=Counter)
     """Votes for categories that the form does not have."""
 
 
 def read_release(root: Path) -> tuple[list[RawDialogue], Skipped]:
-    """Every dialogue under *root*, by session and name, and what was skipped on the way.
+    """Every dialogue under *root*, by session and name, and what the reader skipped.
 
     Raises:
-        UserError: a missing or unreadable folder or file, a turn that cannot be read (names file and line), a turn that
-            is evaluated twice, has two texts or has none.
+        UserError: a missing or unreadable folder or file, a turn that cannot be read (names file and line), a turn with
+            two evaluations, with two texts or without text.
     """
     skipped = Skipped()
     try:
@@ -141,8 +134,8 @@ def _check_root(root: Path) -> None:
 
 
 def _dialogue_files(folder: Path, session: int, skipped: Skipped) -> dict[str, Path]:
-    """The dialogues' files by name, sorted; one level only, since EmoEvaluation has sub-folders of the same names."""
-    found = {}
+    """The dialogues' files by name, sorted; not those of sub-folders, which EmoEvaluation has with the same names."""
+    files = {}
     for path in sorted(folder.iterdir()):
         match = _DIALOGUE.fullmatch(path.stem)
         if path.is_dir():
@@ -152,8 +145,8 @@ def _dialogue_files(folder: Path, session: int, skipped: Skipped) -> dict[str, P
         elif int(match[1]) != session:
             raise UserError(f"{path} belongs to session {int(match[1])}, not to session {session}")
         else:
-            found[path.stem] = path
-    return found
+            files[path.stem] = path
+    return files
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -162,7 +155,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        # The release is in Latin-1; cp1252 is the same where that has letters, and has the quotes of old editors.
+        # The release is in Latin-1; cp1252 has the same letters and also the quotes of old editors.
         text = raw.decode("cp1252", "replace")
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -181,7 +174,7 @@ def _evaluated(path: Path, dialogue: str, skipped: Skipped) -> dict[str, Turn]:
             turns[current.id] = current
         elif vote is not None:
             if current is None:
-                raise UserError(f"{where}: {vote[1]} stands before the first turn")
+                raise UserError(f"{where}: {vote[1]} comes before the first turn")
             if vote[1].startswith("C-"):
                 current.votes[_free(vote[1], current.votes)] = _categories(vote[2], skipped)
             else:
@@ -206,22 +199,19 @@ def _turn(line: str, dialogue: str, where: str) -> Turn:
     return Turn(identity, float(start), float(end), code, (valence, arousal, dominance))
 
 
-def _free(annotator: str, taken: dict[str, list[str]] | dict[str, list[float | None]]) -> str:
-    """*annotator*, with a number where the same one has a second line, so that no vote is lost."""
-    name, count = annotator, 1
-    while name in taken:
-        count += 1
-        name = f"{annotator} ({count})"
-    return name
+def _free(annotator: str, taken: Container[str]) -> str:
+    """*annotator*, numbered when the name is taken, so that a second line of the same annotator is kept."""
+    names = itertools.chain([annotator], (f"{annotator} ({count})" for count in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def _categories(text: str, skipped: Skipped) -> list[str]:
     """The categories before the free comment in parentheses."""
     named = [word.strip() for word in text.partition("(")[0].split(";")]
-    found = ["Neutral" if word.lower() == "neutral state" else word for word in named if word]
-    skipped.empty_votes += not found
-    skipped.unknown.update(word for word in found if word not in CATEGORIES)
-    return found
+    categories = ["Neutral" if word.lower() == "neutral state" else word for word in named if word]
+    skipped.empty_votes += not categories
+    skipped.unknown.update(word for word in categories if word not in CATEGORIES)
+    return categories
 
 
 def _rated(text: str, where: str) -> list[float | None]:
@@ -233,9 +223,9 @@ def _rated(text: str, where: str) -> list[float | None]:
 
 
 def _spoken(path: Path, evaluation: Path, turns: dict[str, Turn], skipped: Skipped) -> Iterator[tuple[Turn, str]]:
-    """The evaluated *turns* in transcript order with their texts.
+    """The evaluated *turns* with their texts, in transcript order, which the published feature files follow.
 
-    In 67 of the 151 transcripts that is not the order of the start times; the published feature files follow it.
+    In 67 of the 151 transcripts it is not the order of the start times.
     """
     texts: dict[str, str] = {}
     for where, line in _lines(path):
@@ -246,7 +236,7 @@ def _spoken(path: Path, evaluation: Path, turns: dict[str, Turn], skipped: Skipp
                 raise UserError(f"{where}: {line[:60]!r} is not 'turn [start-end]: text'")
             text = match[2].strip()
             if texts.setdefault(name, text) != text:
-                raise UserError(f"{where}: turn {name} stands here a second time, with another text")
+                raise UserError(f"{where}: turn {name} occurs a second time, with another text")
         elif match is None:
             skipped.anonymous += 1
         elif re.fullmatch(re.escape(path.stem) + r"_[FM]XX\d*", name):

@@ -1,4 +1,4 @@
-"""Features of a published pickle put on the full transcript of a corpus folder, turn by turn."""
+"""A published pickle as a corpus: alone, or its features joined to the full transcript of a corpus folder."""
 
 from __future__ import annotations
 
@@ -6,22 +6,64 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from lantern.corpora.folder import Corpus
-from lantern.corpora.readers.pickled import Imported, count_checks, meld_csv_id
-from lantern.corpora.readers.published import PublishedDialogue, PublishedFeatures
+from lantern.corpora.folder import Corpus, load_corpus
+from lantern.corpora.readers.pickled import (
+    Imported,
+    count_checks,
+    iemocap_corpus,
+    meld_corpus,
+    meld_csv_id,
+    read_iemocap,
+    read_meld,
+    with_published_features,
+)
+from lantern.corpora.readers.published import PublishedDialogue, PublishedFeatures, read_published
 from lantern.errors import UserError
 
 _WORD = re.compile(r"\w+")
 
 
+def import_iemocap_pickle(
+    path: Path,
+    layout: str | None = None,
+    label_set_name: str | None = None,
+    ids: Path | None = None,
+    folder: Path | None = None,
+) -> Corpus:
+    """IEMOCAP from the pickle *path*, alone or joined to the corpus in *folder*; *ids*: a pickle that has turn ids.
+
+    Raises:
+        UserError: see :func:`read_iemocap`, :func:`with_turn_ids` and :func:`join`.
+    """
+    corpus = None if folder is None else load_corpus(folder)
+    imported = read_iemocap(path, layout, label_set_name)
+    if ids is not None:
+        if imported.published.dialogues[0].turns is not None:
+            raise UserError(f"--ids {ids}: {path} has turn ids of its own")
+        imported = with_turn_ids(imported, read_published(ids, "iemocap"))
+    return iemocap_corpus(imported) if corpus is None else join(corpus, imported)
+
+
+def import_meld_pickle(path: Path, layout: str | None = None, folder: Path | None = None) -> Corpus:
+    """MELD from the pickle *path*, alone or joined to the corpus in *folder*.
+
+    Raises:
+        UserError: see :func:`read_meld` and :func:`join`.
+    """
+    corpus = None if folder is None else load_corpus(folder)
+    imported = read_meld(path, layout)
+    return meld_corpus(imported) if corpus is None else join(corpus, imported)
+
+
 def with_turn_ids(imported: Imported, ids: PublishedFeatures) -> Imported:
     """*imported*, whose layout has no turn ids, with those of the same turns in *ids*.
 
-    A turn is known by its dialogue and its place among the turns whose class is in the label set. Every dialogue must
-    have as many of them, with the same labels.
+    Turns are matched by dialogue and by place among the turns whose class is in the label set. Every dialogue must have
+    as many of them, with the same labels.
 
     Raises:
         UserError: *ids* has no turn ids either, lacks a dialogue, or differs from *imported* in one.
@@ -76,17 +118,11 @@ def join(corpus: Corpus, imported: Imported) -> Corpus:
         path=None,
         manifest_sha256="",
     )
-    present = np.zeros(len(corpus.utterances), dtype=bool)
-    present[rows] = True
-    for modality, card in published.cards.items():
-        values = np.zeros((len(present), card.dims), dtype=np.float32)
-        values[rows] = np.concatenate([d.features[modality] for d in published.dialogues])
-        joined = joined.with_features(modality, values, card, present)
-    return joined
+    return with_published_features(joined, published, rows)
 
 
 def _dialogue_names(corpus: Corpus, published: PublishedFeatures) -> dict[str, str]:
-    """Ids in the corpus by ids in the pickle; MELD's pickles number the dialogues of the CSV files through."""
+    """Ids in the corpus by ids in the pickle; MELD's pickles number the dialogues of the CSV files consecutively."""
     names = {}
     for dialogue in published.dialogues:
         name = dialogue.id
@@ -159,24 +195,21 @@ def _class(corpus: Corpus, row: int) -> str | None:
 
 
 def _compared(corpus: Corpus, imported: Imported, rows: np.ndarray) -> list[str]:
-    """What the pickle says otherwise of the same turns; the corpus's word stands."""
-    dialogues, classes = imported.published.dialogues, imported.labels.classes
+    """Notes on where the pickle differs from the corpus, which keeps its own labels and texts."""
+    dialogues, classes, places = imported.published.dialogues, imported.labels.classes, rows.tolist()
     labels = [classes[label] for d in dialogues for label in d.labels]
-    pairs = Counter((label, _class(corpus, row) or "unlabelled") for label, row in zip(labels, rows.tolist()))
-    differing = {pair: count for pair, count in pairs.items() if pair[0] != pair[1]}
-    notes = []
-    if differing:
-        told = ", ".join(f"{count} {one} here, {other} there" for (one, other), count in sorted(differing.items()))
-        notes.append(f"{sum(differing.values())} labels differ between pickle and corpus, the corpus's stand: {told}")
-    sentences = [_words(text) for d in dialogues for text in d.sentences]
-    texts = sum(one != _words(corpus.utterances[row].text) for one, row in zip(sentences, rows.tolist()))
-    if texts:
-        notes.append(f"{texts} texts differ between pickle and corpus in more than spelling, the corpus's stand")
-    labelled = {row for row, u in enumerate(corpus.utterances) if u.label is not None}
-    bare = len(labelled - set(rows.tolist()))
-    if bare:
-        notes.append(f"{bare} labelled turns have no features; they count all the same")
-    return notes
+    pairs = Counter((label, _class(corpus, row) or "unlabelled") for label, row in zip(labels, places))
+    changes = [f"{count} {one} not {other}" for (one, other), count in sorted(pairs.items()) if one != other]
+    differing = sum(count for (one, other), count in pairs.items() if one != other)
+    sentences = [text for d in dialogues for text in d.sentences]
+    other_texts = sum(_words(text) != _words(corpus.utterances[row].text) for text, row in zip(sentences, places))
+    bare = len({row for row, u in enumerate(corpus.utterances) if u.label is not None} - set(places))
+    notes = {
+        f"{differing} labels differ, the corpus's are kept; the pickle has {', '.join(changes)}": differing,
+        f"{other_texts} texts differ in more than spelling, the corpus's are kept": other_texts,
+        f"{bare} labelled turns have no features; they are scored all the same": bare,
+    }
+    return [note for note, count in notes.items() if count]
 
 
 def _words(text: str) -> list[str]:

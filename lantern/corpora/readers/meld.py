@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from lantern.corpora.folder import Corpus
 from lantern.corpora.labels import COUNTS, label_set
-from lantern.corpora.summary import compare_counts
+from lantern.corpora.summary import compare_counts, numbering_notes
+from lantern.corpora.text_files import read_csv, whole_number
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "Season", "Episode")
 PUBLISHED = {"train": (1038, 9989), "dev": (114, 1109), "test": (280, 2610)}
 """Dialogues and utterances by split."""
+_HINT = "--csv names the folder that holds train_, dev_ and test_sent_emo.csv"
 _LABELLED_BY = {"meld-7": "Emotion", "meld-3": "Sentiment"}
 """The column of each label set; the other one is kept among the extras."""
 _TIMES = {"start": "StartTime", "end": "EndTime"}
@@ -26,20 +25,12 @@ _CONTROL = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x
 _DOUBLE = re.compile("\u00e2\u20ac[\u0080-\uffff]|\u00c3[\u0080-\u00bf]")
 
 
-@dataclass
-class _Found:
-    """What reading one split brought to light."""
-
-    notes: list[str] = field(default_factory=list)
-    repaired: int = 0
-
-
 def import_meld(folder: Path, label_set_name: str = "meld-7") -> Corpus:
     """MELD's transcripts, labels and splits, without features.
 
     Dialogue ids are ``<split>_<Dialogue_ID>``, utterance ids ``<split>_<Dialogue_ID>_<Utterance_ID>``, sessions
     ``S<season>E<episode>``. Turns are sorted by Utterance_ID, whose gaps stay. ``checks`` of the corpus compares the
-    counts with the published ones; a difference is told there and is no error.
+    counts with the published ones; a difference is not an error.
 
     Args:
         folder: holds ``train_sent_emo.csv``, ``dev_sent_emo.csv`` and ``test_sent_emo.csv``.
@@ -51,22 +42,18 @@ def import_meld(folder: Path, label_set_name: str = "meld-7") -> Corpus:
     labels = label_set(label_set_name)
     if labels.name not in _LABELLED_BY:
         raise UserError(f"label set {labels.name!r} is not one of MELD's: {', '.join(_LABELLED_BY)}")
-    dialogues: list[Dialogue] = []
-    splits: dict[str, tuple[str, ...]] = {}
+    parts: dict[str, list[Dialogue]] = {}
     notes: list[str] = []
     checks: list[str] = []
-    for split in PUBLISHED:
-        report = _Found()
-        found = _read_split(folder / f"{split}_sent_emo.csv", split, labels, report)
-        splits[split] = tuple(d.id for d in found)
-        dialogues += found
-        notes += [f"{split}: {note}" for note in report.notes]
-        checks += compare_counts(split, found, *PUBLISHED[split], COUNTS[labels.name][split], labels)
+    for split, totals in PUBLISHED.items():
+        parts[split], remarks = _read_split(folder / f"{split}_sent_emo.csv", split, labels)
+        notes += [f"{split}: {remark}" for remark in remarks]
+        checks += compare_counts(split, parts[split], (*totals, COUNTS[labels.name][split]), labels)
     return Corpus(
         name="meld",
         label_set=labels,
-        dialogues=tuple(dialogues),
-        splits=splits,
+        dialogues=tuple(d for dialogues in parts.values() for d in dialogues),
+        splits={split: tuple(d.id for d in dialogues) for split, dialogues in parts.items()},
         redistribution="allowed",
         contaminated="MELD is Friends, which LLMs have read: their results on it may be contaminated",
         source="MELD CSV files (Poria et al. 2019), repository under GPL-3.0; the text is that of a TV series",
@@ -75,103 +62,63 @@ def import_meld(folder: Path, label_set_name: str = "meld-7") -> Corpus:
     )
 
 
-def _repair(text: str) -> str:
-    """Undo the two ways in which old copies spoiled quotes, dashes and accents."""
+def _read_split(path: Path, split: str, labels: LabelSet) -> tuple[list[Dialogue], list[str]]:
+    """The dialogues of one file by their number, and remarks on what is irregular in it."""
+    column = _LABELLED_BY[labels.name]
+    other = next(name for name in _LABELLED_BY.values() if name != column)
+    turns: dict[int, dict[int, Utterance]] = {}
+    lines: dict[str, int] = {}
+    sessions: dict[int, str] = {}
+    repaired = 0
+    for line, row in read_csv(path, COLUMNS, _HINT, _decoded):
+        where = f"{path}, line {line}"
+        dialogue, number, season, episode = (
+            whole_number(row, name, where) for name in ("Dialogue_ID", "Utterance_ID", "Season", "Episode")
+        )
+        label = row[column].strip().lower()
+        if label not in labels.classes:
+            raise UserError(f"{where}: {column} {row[column]!r} is not one of {', '.join(labels.classes)}")
+        session = f"S{season}E{episode}"
+        if sessions.setdefault(dialogue, session) != session:
+            raise UserError(f"{where}: Dialogue_ID {dialogue} is in {session}, before it was in {sessions[dialogue]}")
+        utterance = f"{split}_{dialogue}_{number}"
+        if lines.setdefault(utterance, line) != line:
+            raise UserError(
+                f"{where}: Dialogue_ID {dialogue} with Utterance_ID {number} is on line {lines[utterance]} already; "
+                "each pair must occur once"
+            )
+        speaker, text = (_repaired(row[name].strip()) for name in ("Speaker", "Utterance"))
+        repaired += (speaker != row["Speaker"].strip()) + (text != row["Utterance"].strip())
+        times = {key: row[name].strip() for key, name in _TIMES.items() if row.get(name)}
+        turns.setdefault(dialogue, {})[number] = Utterance(
+            utterance, speaker, text, labels.classes.index(label), extra={other.lower(): row[other].strip(), **times}
+        )
+    remarks = numbering_notes(map(sorted, turns.values()), 0, "Utterance_ID", "Utterance_ID 0")
+    if missing := sorted(set(range(max(turns) + 1)) - set(turns)):
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        remarks.append(f"no Dialogue_ID {', '.join(map(str, missing[:5]))}{more}")
+    if repaired:
+        remarks.append(f"{repaired} texts or names had spoiled characters (cp1252) and were repaired")
+    dialogues = [
+        Dialogue(f"{split}_{i}", tuple(held[n] for n in sorted(held)), sessions[i]) for i, held in sorted(turns.items())
+    ]
+    return dialogues, remarks
+
+
+def _repaired(text: str) -> str:
+    """*text* without the two ways in which old copies spoiled quotes, dashes and accents."""
     if _DOUBLE.search(text):
         with contextlib.suppress(UnicodeError):
             text = text.encode("cp1252").decode("utf-8")
     return text.translate(_CONTROL)
 
 
-def _read_split(path: Path, split: str, labels: LabelSet, report: _Found) -> list[Dialogue]:
-    column = _LABELLED_BY[labels.name]
-    other = next(name for name in _LABELLED_BY.values() if name != column)
-    turns: dict[int, dict[int, Utterance]] = {}
-    lines: dict[tuple[int, int], int] = {}
-    sessions: dict[int, str] = {}
-    for line, row in _rows(path):
-        where = f"{path}, line {line}"
-        dialogue, number = _number(row, "Dialogue_ID", where), _number(row, "Utterance_ID", where)
-        label = row[column].strip().lower()
-        if label not in labels.classes:
-            raise UserError(f"{where}: {column} {row[column]!r} is not one of {', '.join(labels.classes)}")
-        session = f"S{_number(row, 'Season', where)}E{_number(row, 'Episode', where)}"
-        if sessions.setdefault(dialogue, session) != session:
-            raise UserError(f"{where}: Dialogue_ID {dialogue} is in {session}, before it was in {sessions[dialogue]}")
-        if (dialogue, number) in lines:
-            raise UserError(
-                f"{where}: Dialogue_ID {dialogue} with Utterance_ID {number} stands on line {lines[dialogue, number]} "
-                "already; each pair must occur once"
-            )
-        lines[dialogue, number] = line
-        times = {key: row[name].strip() for key, name in _TIMES.items() if row.get(name)}
-        turns.setdefault(dialogue, {})[number] = Utterance(
-            id=f"{split}_{dialogue}_{number}",
-            speaker=_mended(row["Speaker"].strip(), report),
-            text=_mended(row["Utterance"].strip(), report),
-            label=labels.classes.index(label),
-            extra={other.lower(): row[other].strip(), **times},
-        )
-    gapped = sum(max(held) - min(held) + 1 != len(held) for held in turns.values())
-    late = sum(min(held) > 0 for held in turns.values())
-    missing = sorted(set(range(max(turns) + 1)) - set(turns))
-    if gapped:
-        report.notes.append(f"{gapped} dialogues with gaps in Utterance_ID, kept in order")
-    if late:
-        report.notes.append(f"{late} dialogues do not start at Utterance_ID 0")
-    if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        report.notes.append(f"no Dialogue_ID {', '.join(map(str, missing[:5]))}{more}")
-    if report.repaired:
-        report.notes.append(f"{report.repaired} texts or names had spoiled characters (cp1252) and were repaired")
-    return [
-        Dialogue(f"{split}_{i}", tuple(held[n] for n in sorted(held)), sessions[i]) for i, held in sorted(turns.items())
-    ]
-
-
-def _mended(text: str, report: _Found) -> str:
-    mended = _repair(text)
-    report.repaired += mended != text
-    return mended
-
-
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Records with the number of the line on which each ends."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing; --csv names the folder that holds train_, dev_ and test_sent_emo.csv")
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    reader = csv.DictReader(io.StringIO("".join(map(_decoded, raw.splitlines(keepends=True))), newline=""), strict=True)
-    rows: list[tuple[int, dict[str, str]]] = []
-    try:
-        missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
-        if missing:
-            raise UserError(
-                f"{path}, line 1: missing columns {', '.join(missing)}; found {reader.fieldnames or 'none'}"
-            )
-        for row in reader:
-            # DictReader files what is too much under None, and fills what is too little with None.
-            if None in row or None in row.values():
-                raise UserError(
-                    f"{path}, line {reader.line_num}: not {len(reader.fieldnames or ())} fields as in line 1"
-                )
-            rows.append((reader.line_num, row))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}") from None
-    if not rows:
-        raise UserError(f"{path} holds no utterances")
-    return rows
-
-
-def _decoded(line: bytes) -> str:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError:
-        # Latin-1 and not cp1252: its control characters show _repair what was spoiled, and no byte is undefined.
-        return line.decode("latin-1")
-
-
-def _number(row: dict[str, str], column: str, where: str) -> int:
-    try:
-        return int(row[column])
-    except ValueError:
-        raise UserError(f"{where}: {column} {row[column]!r} is not a whole number") from None
+def _decoded(content: bytes) -> str:
+    """UTF-8 where a line is UTF-8, else Latin-1: it has every byte, and its control characters show what to repair."""
+    lines = []
+    for line in content.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True):
+        try:
+            lines.append(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            lines.append(line.decode("latin-1"))
+    return "".join(lines)

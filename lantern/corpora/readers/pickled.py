@@ -12,16 +12,17 @@ import numpy as np
 
 from lantern.corpora.folder import Corpus
 from lantern.corpora.labels import COUNTS, label_set
-from lantern.corpora.readers.iemocap import SPEAKER_NUMBERS
+from lantern.corpora.readers.iemocap import SPEAKER_NUMBERS, iemocap_labels
 from lantern.corpora.readers.meld import PUBLISHED as MELD_TOTALS
 from lantern.corpora.readers.published import SLOTS, PublishedFeatures, read_published, slot_name
-from lantern.corpora.types import Dialogue, LabelSet, Utterance
+from lantern.corpora.summary import class_differences
+from lantern.corpora.types import PARTS, Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 
 SIX = "iemocap-6-legacy"
 FOUR = "iemocap-4-hap-legacy"
 _SESSION = re.compile(r"Ses0([1-5])[FM]_\w+")
-# MELD's published files number the dialogues of the three CSV files through.
+# MELD's published files number the dialogues of the three CSV files consecutively.
 _MELD_FIRST = {"train": 0, "dev": 1039, "test": 1153}
 
 
@@ -37,10 +38,10 @@ def read_iemocap(path: Path, layout: str | None = None, label_set_name: str | No
     """Read IEMOCAP's pickle *path*.
 
     Labels up to 5 are ``iemocap-6-legacy``. Labels up to 3 are ``iemocap-4-hap-legacy`` only where the counts per class
-    are the published ones; otherwise the user must say what they are.
+    are the published ones; otherwise *label_set_name* must say what they are.
 
     Raises:
-        UserError: as :func:`read_published`; a label set that the labels do not fit, or that cannot be told.
+        UserError: as :func:`read_published`; a label set that does not fit the labels, or labels of unknown meaning.
     """
     published = read_published(path, "iemocap", layout)
     highest = max(max(d.labels) for d in published.dialogues)
@@ -52,9 +53,7 @@ def read_iemocap(path: Path, layout: str | None = None, label_set_name: str | No
                 f"{path} has labels 0 to {highest} in {total:,} turns, as no published 4-way file: say with "
                 f"--label-set what they are, {FOUR} or {SIX}"
             )
-    labels = label_set(label_set_name)
-    if not labels.name.startswith("iemocap-"):
-        raise UserError(f"--label-set {labels.name}: not one of IEMOCAP's, such as {SIX} or {FOUR}")
+    labels = iemocap_labels(label_set_name)
     if highest >= len(labels):
         raise UserError(f"{path} has the label {highest}, --label-set {labels.name} goes from 0 to {len(labels) - 1}")
     return Imported(published, labels)
@@ -63,8 +62,8 @@ def read_iemocap(path: Path, layout: str | None = None, label_set_name: str | No
 def read_meld(path: Path, layout: str | None = None) -> Imported:
     """Read MELD's pickle *path*; errors as in :func:`read_published`.
 
-    The files have MELD's train and dev dialogues in one list. Where dev is known by its numbers and has the published
-    counts, it is a list of its own here.
+    The files have MELD's train and dev dialogues in one list. Dev becomes a list of its own where the dialogues
+    with its numbers have the published counts.
     """
     return Imported(_with_meld_dev(read_published(path, "meld", layout)), label_set("meld-7"))
 
@@ -82,7 +81,7 @@ def iemocap_corpus(imported: Imported) -> Corpus:
         "no dimension scores and only the labelled turns: pickles have no others. To add them, import the release "
         "(import_corpus iemocap) and import this pickle again with --join <that folder>"
     )
-    return _with_features(
+    return with_published_features(
         Corpus(
             name="iemocap",
             label_set=labels,
@@ -107,7 +106,7 @@ def meld_corpus(imported: Imported) -> Corpus:
         "speakers are slots within a dialogue, not characters; for names, import the CSV files (import_corpus meld) "
         "and import this pickle again with --join <that folder>",
     )
-    return _with_features(
+    return with_published_features(
         Corpus(
             name="meld",
             label_set=imported.labels,
@@ -134,25 +133,23 @@ def count_checks(imported: Imported) -> tuple[str, ...]:
     lines = []
     for part, totals in MELD_TOTALS.items():
         known = (*totals, COUNTS["meld-7"][part])
-        found = _meld_counts(published, part, published.splits.get(part, ()))
-        told = ["{} dialogues, {} utterances, by class {}".format(*counts) for counts in (found, known)]
-        same = found == known
-        lines.append(
-            f"{'agrees' if same else 'differs'}: pickle: {part}: {told[0]}, published {'too' if same else told[1]}"
-        )
+        counts = _meld_counts(published, part, published.splits.get(part, ()))
+        one, other = ("{} dialogues, {} utterances, by class {}".format(*numbers) for numbers in (counts, known))
+        same = counts == known
+        lines.append(f"{'agrees' if same else 'differs'}: pickle: {part}: {one}, published {'too' if same else other}")
     return tuple(lines)
 
 
 def session_of(dialogue: str) -> str:
     """``1`` to ``5`` for IEMOCAP's dialogue ids, such as ``Ses05M_script01_1b``."""
-    found = _SESSION.fullmatch(dialogue)
-    if found is None:
+    match = _SESSION.fullmatch(dialogue)
+    if match is None:
         raise UserError(f"{dialogue!r} is not the id of an IEMOCAP dialogue, such as Ses01F_impro01")
-    return found[1]
+    return match[1]
 
 
 def meld_csv_id(dialogue: str) -> str | None:
-    """The id of the same dialogue in a corpus imported from the CSV files; None when it is not numbered through."""
+    """The id of the same dialogue in a corpus imported from the CSV files; None when *dialogue* is not a number."""
     if not dialogue.isdecimal():
         return None
     number = int(dialogue)
@@ -177,22 +174,16 @@ def _meld_counts(published: PublishedFeatures, part: str, ids: tuple[str, ...]) 
     return len(ids), counts.total(), tuple(counts[index] for index in range(7))
 
 
-def _counts(published: PublishedFeatures, splits: dict[str, tuple[str, ...]]) -> dict[str, Counter[int]]:
+def _counts(published: PublishedFeatures, splits: dict[str, tuple[str, ...]]) -> dict[str, Counter[int | None]]:
     labels = {d.id: d.labels for d in published.dialogues}
-    found = {part: Counter(label for i in ids for label in labels[i]) for part, ids in splits.items()}
-    return {"train": Counter(), "dev": Counter(), "test": Counter()} | found
+    return {part: Counter(label for i in splits.get(part, ()) for label in labels[i]) for part in PARTS}
 
 
 def _differences(published: PublishedFeatures, labels: LabelSet) -> list[str]:
     """One line per count of IEMOCAP that is not the published one; dev is counted with train."""
     counts = _counts(published, published.splits)
     both = {"train": counts["train"] + counts["dev"], "test": counts["test"]}
-    return [
-        f"differs: pickle: {labels.name}, {part}: {both[part][index]} {labels.classes[index]}, published {known}"
-        for part, wanted in COUNTS[labels.name].items()
-        for index, known in enumerate(wanted)
-        if both[part][index] != known
-    ]
+    return class_differences("pickle: ", both, labels)
 
 
 def _outside(published: PublishedFeatures) -> str:
@@ -203,9 +194,9 @@ def _outside(published: PublishedFeatures) -> str:
 
 def _dialogues(published: PublishedFeatures, session: Callable[[str], str | None]) -> tuple[Dialogue, ...]:
     given = [d.turns or tuple(map(str, range(len(d.labels)))) for d in published.dialogues]
-    # IEMOCAP's turn ids are unique; where they are mere numbers within a dialogue, its id must be added.
+    # IEMOCAP's turn ids are unique; MELD's are numbers within a dialogue, so its id is added.
     unique = len({turn for turns in given for turn in turns}) == sum(map(len, given))
-    found = []
+    dialogues = []
     for dialogue, turns in zip(published.dialogues, given):
         number = session(dialogue.id)
         utterances = tuple(
@@ -217,12 +208,18 @@ def _dialogues(published: PublishedFeatures, session: Callable[[str], str | None
             )
             for turn, speaker, text, label in zip(turns, dialogue.speakers, dialogue.sentences, dialogue.labels)
         )
-        found.append(Dialogue(dialogue.id, utterances, number))
-    return tuple(found)
+        dialogues.append(Dialogue(dialogue.id, utterances, number))
+    return tuple(dialogues)
 
 
-def _with_features(corpus: Corpus, published: PublishedFeatures) -> Corpus:
+def with_published_features(corpus: Corpus, published: PublishedFeatures, rows: np.ndarray | None = None) -> Corpus:
+    """*corpus* with the features of the pickle, whose turns are *rows* of the corpus; all rows when left out."""
+    count = len(corpus.utterances)
+    rows = np.arange(count) if rows is None else rows
+    present = np.zeros(count, dtype=bool)
+    present[rows] = True
     for modality, card in published.cards.items():
-        rows = np.concatenate([d.features[modality] for d in published.dialogues])
-        corpus = corpus.with_features(modality, rows, card)
+        values = np.zeros((count, card.dims), dtype=np.float32)
+        values[rows] = np.concatenate([d.features[modality] for d in published.dialogues])
+        corpus = corpus.with_features(modality, values, card, present)
     return corpus

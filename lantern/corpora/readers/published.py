@@ -15,14 +15,15 @@ import numpy as np
 
 from lantern.corpora.feature_files import FeatureCard
 from lantern.corpora.readers.unpickle import FileSet, load_pickle
-from lantern.corpora.types import MODALITIES
+from lantern.corpora.types import PARTS
 from lantern.errors import UserError
 
-_LISTS = ("train", "dev", "test")
+_FEATURES = ("text", "audio", "visual")
+"""Members that hold features; the pickles have no others, whatever modalities Lantern knows."""
 _FRONT = ("turn ids", "speakers", "labels", "text")
 _BACK = ("audio", "visual", "sentences", "train", "test")
 _VIEWS = ("text, view 2", "text, view 3", "text, view 4")
-_CORECT = {"speakers": "speakers", "labels": "labels", "sentences": "sentence"} | {m: m for m in MODALITIES}
+_CORECT = {"speakers": "speakers", "labels": "labels", "sentences": "sentence"} | {m: m for m in _FEATURES}
 """Members by the keys of a dialogue in CORECT's preprocessed form."""
 
 
@@ -89,7 +90,7 @@ class PublishedFeatures:
 
 
 def read_published(path: Path, corpus: str, layout: str | None = None) -> PublishedFeatures:
-    """Read the pickle *path* of *corpus* (``iemocap`` or ``meld``); its layout is seen from its structure.
+    """Read the pickle *path* of *corpus* (``iemocap`` or ``meld``); the structure decides the layout.
 
     Args:
         layout: the name of the only layout to accept.
@@ -99,27 +100,25 @@ def read_published(path: Path, corpus: str, layout: str | None = None) -> Publis
             unequal lengths, values that are not finite; names member, dialogue and turn.
     """
     content = load_pickle(path)
-    found = _layout(path, content, corpus, layout)
-    table, lists = _preprocessed(path, content) if not found.members else _tuple(path, found, content)
+    fitting = _layout(path, content, corpus, layout)
+    table, lists = _tuple(path, fitting, content) if fitting.members else _preprocessed(path, content)
     _check_members(path, table)
-    for modality in MODALITIES:
+    for modality in _FEATURES:
         _check_vectors(path, table.get(modality, {}), modality)
     dialogues = tuple(_dialogue(f"{path}: dialogue {i!r}", i, table, corpus) for i in table["labels"])
-    cards = {}
-    for modality in dialogues[0].features:
-        count = sum(len(d.labels) for d in dialogues)
-        cards[modality] = feature_card(found, modality, dialogues[0].features[modality].shape[1], count)
-    splits = {name: _ids(path, name, lists[name], table["labels"]) for name in _LISTS if name in lists}
+    count = sum(len(d.labels) for d in dialogues)
+    cards = {m: feature_card(fitting, m, rows.shape[1], count) for m, rows in dialogues[0].features.items()}
+    splits = {name: _ids(path, name, lists[name], table["labels"]) for name in PARTS if name in lists}
     notes = [
         f"the {name} list is a set, whose order means nothing: the order in which the file writes it is kept"
         for name in splits
         if isinstance(lists[name], FileSet)
     ]
-    return PublishedFeatures(found, _source(path), dialogues, splits, cards, tuple(notes))
+    return PublishedFeatures(fitting, _source(path), dialogues, splits, cards, tuple(notes))
 
 
 def feature_card(layout: Layout, modality: str, dims: int, count: int) -> FeatureCard:
-    """What is known of published features; ``unknown`` where nothing is."""
+    """What is known about published features; ``unknown`` otherwise."""
     version = f"as published, layout {layout.name}"
     extractor, fitted, used = "unknown", "unknown", ""
     if layout.name == "sdt" and modality == "text" and dims == 1024:
@@ -138,12 +137,12 @@ def feature_card(layout: Layout, modality: str, dims: int, count: int) -> Featur
 
 
 def _layout(path: Path, content: Any, corpus: str, wanted: str | None) -> Layout:
-    """The layout whose structure *content* has; told apart by length, so never by guessing."""
+    """The layout whose structure *content* has. The layouts of a corpus differ in length, so at most one fits."""
     fitting = [layout for layout in LAYOUTS if _fits(layout, content)]
     own = [layout for layout in fitting if layout.corpus == corpus]
     if wanted is not None and [layout.name for layout in own] != [wanted]:
-        asked = next(layout for layout in LAYOUTS if (layout.corpus, layout.name) == (corpus, wanted))
-        raise UserError(f"{path} is not in the layout --layout {wanted}, {asked.title}: it is {_structure(content)}")
+        title = next(layout.title for layout in LAYOUTS if (layout.corpus, layout.name) == (corpus, wanted))
+        raise UserError(f"{path} is not in the layout --layout {wanted}, {title}: it is {_structure(content)}")
     if own:
         return own[0]
     if fitting:
@@ -157,11 +156,11 @@ def _layout(path: Path, content: Any, corpus: str, wanted: str | None) -> Layout
 
 def _fits(layout: Layout, content: Any) -> bool:
     if not layout.members:
-        return isinstance(content, dict) and all(isinstance(content.get(name), list) for name in _LISTS)
+        return isinstance(content, dict) and all(isinstance(content.get(name), list) for name in PARTS)
     if not isinstance(content, tuple | list) or len(content) != len(layout.members):
         return False
     return all(
-        name == "unused" or isinstance(item, list | tuple if name in _LISTS else dict)
+        name == "unused" or isinstance(item, list | tuple if name in PARTS else dict)
         for name, item in zip(layout.members, content)
     )
 
@@ -183,7 +182,7 @@ def _tuple(path: Path, layout: Layout, content: Any) -> tuple[Table, dict[str, A
     table: Table = {}
     lists: dict[str, Any] = {}
     for name, item in zip(layout.members, content):
-        if name in _LISTS:
+        if name in PARTS:
             lists[name] = item
         elif name != "unused":
             table[name] = {_key(path, key): value for key, value in item.items()}
@@ -192,8 +191,8 @@ def _tuple(path: Path, layout: Layout, content: Any) -> tuple[Table, dict[str, A
 
 def _preprocessed(path: Path, content: dict[Any, Any]) -> tuple[Table, dict[str, Any]]:
     table: Table = {name: {} for name in _CORECT}
-    lists: dict[str, Any] = {name: [] for name in _LISTS}
-    for part in _LISTS:
+    lists: dict[str, Any] = {name: [] for name in PARTS}
+    for part in PARTS:
         for number, dialogue in enumerate(content[part]):
             if not isinstance(dialogue, dict) or "vid" not in dialogue:
                 raise UserError(f"{path}: {part}, dialogue {number} is not a dict with the key 'vid'")
@@ -208,11 +207,15 @@ def _preprocessed(path: Path, content: dict[Any, Any]) -> tuple[Table, dict[str,
 
 
 def _key(path: Path, key: Any) -> str:
-    if isinstance(key, bytes):
-        return key.decode("latin1")
+    key = _decoded(key)
     if not isinstance(key, str | int) or isinstance(key, bool):
         raise UserError(f"{path}: {key!a} is not a dialogue id, which is text or a whole number")
     return str(key)
+
+
+def _decoded(value: Any) -> Any:
+    """Text of Python 2, which is bytes, as text; other values unchanged."""
+    return value.decode("latin1") if isinstance(value, bytes) else value
 
 
 def _check_members(path: Path, table: Table) -> None:
@@ -221,32 +224,24 @@ def _check_members(path: Path, table: Table) -> None:
     if not labels:
         raise UserError(f"{path} holds no dialogues")
     for name, member in table.items():
-        missing = [i for i in labels if i not in member]
-        extra = [i for i in member if i not in labels]
-        if missing:
-            raise UserError(
-                f"{path}: dialogue {missing[0]!r} has labels, but is missing in the member '{name}'{_more(missing)}"
-            )
-        if extra:
-            raise UserError(f"{path}: dialogue {extra[0]!r} of the member '{name}' has no labels{_more(extra)}")
+        for i in labels:
+            if i not in member:
+                raise UserError(f"{path}: dialogue {i!r} has labels, but is missing in the member '{name}'")
         for i, entries in member.items():
-            counts = []
+            if i not in labels:
+                raise UserError(f"{path}: dialogue {i!r} of the member '{name}' has no labels")
             for value in (entries, labels[i]):
                 if not isinstance(value, list | tuple | np.ndarray) or (
                     isinstance(value, np.ndarray) and not value.ndim
                 ):
                     raise UserError(f"{path}: dialogue {i!r}, member '{name}' is not a list of one entry per turn")
-                counts.append(len(value))
-            if counts[0] != counts[1]:
+            if len(entries) != len(labels[i]):
                 raise UserError(
-                    f"{path}: dialogue {i!r} has {counts[0]} entries in the member '{name}' and {counts[1]} labels"
+                    f"{path}: dialogue {i!r} has {len(entries)} entries in the member '{name}' and {len(labels[i])} "
+                    "labels"
                 )
-            if not counts[0]:
+            if not len(entries):
                 raise UserError(f"{path}: dialogue {i!r} has no turns")
-
-
-def _more(found: list[str]) -> str:
-    return f" ({len(found)} such dialogues)" if len(found) > 1 else ""
 
 
 def _dialogue(where: str, identity: str, table: Table, corpus: str) -> PublishedDialogue:
@@ -258,7 +253,7 @@ def _dialogue(where: str, identity: str, table: Table, corpus: str) -> Published
         speakers=tuple(speaker(w, value) for w, value in _each(where, table["speakers"][identity])),
         labels=tuple(_label(w, value, _CLASSES[corpus]) for w, value in _each(where, table["labels"][identity])),
         sentences=tuple(_mended(_text(w, value)) for w, value in _each(where, table["sentences"][identity])),
-        features={m: _features(f"{where}, {m}", table[m][identity]) for m in MODALITIES if m in table},
+        features={m: _features(f"{where}, {m}", table[m][identity]) for m in _FEATURES if m in table},
     )
 
 
@@ -268,15 +263,14 @@ def _each(where: str, values: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _text(where: str, value: Any) -> str:
-    if isinstance(value, bytes):
-        value = value.decode("latin1")
-    if not isinstance(value, str) and (not isinstance(value, int) or isinstance(value, bool)):
+    value = _decoded(value)
+    if not isinstance(value, str | int) or isinstance(value, bool):
         raise UserError(f"{where}: {str(value)[:40]!a} is not text")
     return str(value)
 
 
 def _mended(text: str) -> str:
-    """UTF-8 that Python 2 wrote as bytes was read as Latin-1; text that is no such thing stays as it is."""
+    """*text* as UTF-8 where Python 2 wrote UTF-8 bytes, which were read as Latin-1; other text is unchanged."""
     try:
         return text.encode("latin1").decode("utf-8")
     except UnicodeError:
@@ -284,10 +278,9 @@ def _mended(text: str) -> str:
 
 
 def _sex(where: str, value: Any) -> str:
-    text = value.decode("latin1") if isinstance(value, bytes) else value
-    if text not in ("M", "F"):
+    if _decoded(value) not in ("M", "F"):
         raise UserError(f"{where}: speaker {str(value)[:40]!a} is not M or F")
-    return str(text)
+    return str(_decoded(value))
 
 
 def _slot(where: str, value: Any) -> str:
@@ -298,7 +291,7 @@ def _slot(where: str, value: Any) -> str:
 
 
 def slot_name(number: int) -> str:
-    """The speaker of MELD's pickles who has this place in the one-hot vectors of a dialogue."""
+    """The speaker at this place of the one-hot vectors in MELD's pickles."""
     return f"Speaker {number + 1}"
 
 
@@ -311,9 +304,9 @@ def _label(where: str, value: Any, classes: int) -> int:
 
 
 def _features(where: str, values: Any) -> np.ndarray:
-    """Float32 ``[L, D]``; that all vectors are as long is known."""
+    """Float32 ``[L, D]`` of vectors of one length."""
     try:
-        with np.errstate(over="ignore"):  # told below, as what it is
+        with np.errstate(over="ignore"):  # infinities are refused below
             array = np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: not vectors of numbers ({error})") from None
@@ -328,7 +321,7 @@ def _features(where: str, values: Any) -> np.ndarray:
 
 
 def _check_vectors(path: Path, member: dict[str, Any], modality: str) -> None:
-    """One vector per turn, all of one length; looked at before any array is made, since lists may share their parts."""
+    """One vector per turn, all of one length. Checked before any array is made: shared lists could fill the memory."""
     first: tuple[int, str] | None = None
     total = 0
     for identity, entries in member.items():
@@ -349,11 +342,11 @@ def _check_vectors(path: Path, member: dict[str, Any], modality: str) -> None:
 
 
 def _ids(path: Path, name: str, values: Any, known: dict[str, Any]) -> tuple[str, ...]:
-    found = tuple(_key(path, value) for value in values)
-    for identity in found:
+    ids = tuple(_key(path, value) for value in values)
+    for identity in ids:
         if identity not in known:
             raise UserError(f"{path}: the {name} list names dialogue {identity!r}, which the other members do not have")
-    return found
+    return ids
 
 
 def _source(path: Path) -> str:

@@ -1,8 +1,8 @@
-"""Pickle files without their dangers: numbers, text, plain containers and NumPy arrays, and nothing that runs.
+"""Pickle files read safely: numbers, text, plain containers and NumPy arrays; nothing in the file runs.
 
-A pickle is a program: it may name any function and call it. Here the names it may use are a short list, each stands for
-a function of this module and never for the real one, and an opcode that could reach further is refused. No NumPy object
-is handed to the file: type, shape and bytes of an array are checked, then the array is built.
+A pickle is a program that may name any function and call it. Here it may use a short list of names, each of which calls
+a function of this module and never the real one, and every opcode that could reach further is refused.
+The file never touches a NumPy object: type, shape and bytes of an array are checked, then the array is built.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import pickletools
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -26,8 +27,9 @@ PROTO FRAME STOP MARK POP POP_MARK DUP GET BINGET LONG_BINGET PUT BINPUT LONG_BI
 INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE
 SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 LIST EMPTY_LIST APPEND APPENDS DICT EMPTY_DICT
 SETITEM SETITEMS TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 GLOBAL STACK_GLOBAL
+REDUCE BUILD INST EMPTY_SET ADDITEMS FROZENSET BYTEARRAY8
 """
-"""Those that make plain values only, and the two that name something. What else is needed is written below."""
+"""The opcodes that are read; :class:`_Unpickler` has its own versions of the last line's. All others are refused."""
 _ELEMENT = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9]\d{0,5}")
 _DEEPEST = 30
 _NOT_PICKLES = {
@@ -37,32 +39,24 @@ _NOT_PICKLES = {
     b"<": "it is a web page, not the file itself: download that",
 }
 _DAMAGE = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-    struct.error,
+    *(pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError),
+    *(AttributeError, AssertionError, OverflowError, MemoryError, struct.error),
 )
-"""What the interpreter of the format raises on bytes that are no pickle, or not all of one."""
+"""What the interpreter raises on bytes that are not a pickle, or not a whole one."""
 
 
 class FileSet(tuple[Any, ...]):
-    """A set of the file, in the order in which the file lists it: Python's own order would change from run to run."""
+    """A set, in the order in which the file lists it: Python's own order would change from run to run."""
 
 
 def load_pickle(path: Path) -> Any:
-    """What the pickle file *path* holds, in whatever protocol Python 2 or 3 wrote it (text of Python 2 as Latin-1).
+    """The value in the pickle file *path*, in whatever protocol Python 2 or 3 wrote it (text of Python 2 as Latin-1).
 
     Made of None, bool, int, float, str, bytes, list, tuple, dict, :class:`FileSet` for sets, and NumPy arrays of
     numbers. Arrays of text become lists, ordered and default dicts plain ones.
 
     Raises:
-        UserError: the file is no pickle, is cut off, or names or does anything else; nothing of it was run then.
+        UserError: the file is not a pickle, is cut off, or names or does anything else; nothing in it was run then.
     """
     try:
         with path.open("rb") as file:
@@ -73,7 +67,12 @@ def load_pickle(path: Path) -> Any:
             if not start:
                 raise UserError(f"{path} is empty")
             file.seek(0)
-            return _Settled(path).settle(_Unpickler(file, path).load())
+            return _finished(_Unpickler(file, fix_imports=False, encoding="latin1").load(), 0, {})
+    except _RefusedError as error:
+        raise UserError(
+            f"{path}: refused: it {error}; only numbers, text, plain containers and NumPy arrays are read, and nothing "
+            "in the file was run"
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except _DAMAGE as error:
@@ -83,47 +82,41 @@ def load_pickle(path: Path) -> Any:
         ) from None
 
 
-class _Named:
-    """What stands for a name of the file: a function of this module, or nothing but the name."""
+class _RefusedError(Exception):
+    """The file asks for something that is not read; the message says what, after the word "it"."""
 
-    __slots__ = ("call", "name")
 
-    def __init__(self, name: str, call: Callable[..., Any] | None = None) -> None:
-        self.name, self.call = name, call
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """A name in the file, and the function of this module that a call of it runs; None: it cannot be called."""
+
+    name: str
+    call: Callable[..., Any] | None = None
 
 
 class _Type:
     """An element type, under construction: ``dtype("f4", ...)``, then its state with the byte order."""
 
-    __slots__ = ("code", "order")
-
     def __init__(self, code: Any, *_flags: Any) -> None:
-        text = code.decode("latin1") if isinstance(code, bytes) else code
+        text = _text(code)
         if not isinstance(text, str) or _ELEMENT.fullmatch(text) is None:
-            what = "arrays of Python objects" if str(text).startswith("O") else f"NumPy type {str(text)[:40]!a}"
-            raise _RefusedError(what)
+            objects = str(text).startswith("O")
+            raise _RefusedError(f"holds {'arrays of Python objects' if objects else f'NumPy type {str(text)[:40]!a}'}")
         self.code, self.order = text, "="
 
     def set_state(self, state: Any) -> None:
-        _version, order, *structure = state
-        order = order.decode("latin1") if isinstance(order, bytes) else order
-        subtype, names, fields, _size, _alignment, _flags, *metadata = structure
-        if order not in ("<", ">", "|", "=") or any(x is not None for x in (subtype, names, fields)) or any(metadata):
-            raise _RefusedError(f"a NumPy type {self.code!a} with a structure of its own")
-        self.order = order
-
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.order + self.code)
+        _version, order, subtype, names, fields, _size, _alignment, _flags, *metadata = state
+        self.order = _text(order)
+        if self.order not in ("<", ">", "|", "=") or any(x is not None for x in (subtype, names, fields, *metadata)):
+            raise _RefusedError(f"holds a NumPy type {self.code!a} with a structure of its own")
 
 
 class _Array:
     """An array, under construction: ``_reconstruct(ndarray, (0,), "b")``, then its state."""
 
-    __slots__ = ("value",)
-
     def __init__(self, kind: Any, *_placeholder: Any) -> None:
-        if not isinstance(kind, _Named) or kind.name != "ndarray":
-            raise _RefusedError("an array that is not a plain NumPy array")
+        if not isinstance(kind, _Name) or kind.name != "ndarray":
+            raise _RefusedError("holds an array that is not a plain NumPy array")
         self.value: Any = None
 
     def set_state(self, state: Any) -> None:
@@ -131,20 +124,24 @@ class _Array:
         self.value = _array(raw, element, shape, "F" if fortran else "C")
 
 
-class _RefusedError(Exception):
-    """The file asks for something that is not read; the message says what."""
+class _Set(list[Any]):
+    """A set, under construction; in order."""
+
+
+def _text(value: Any) -> Any:
+    return value.decode("latin1") if isinstance(value, bytes) else value
 
 
 def _array(raw: Any, element: Any, shape: Any, order: Any = "C") -> Any:
-    """The array of *raw* bytes; its shape must claim exactly them."""
+    """The array in the bytes *raw*, which must be exactly as many as its shape needs."""
     if not isinstance(element, _Type) or not isinstance(shape, tuple) or order not in ("C", "F"):
         raise ValueError("an array without type or shape")
     if isinstance(raw, list):
-        raise _RefusedError("arrays of Python objects")
+        raise _RefusedError("holds arrays of Python objects")
     data = raw.encode("latin1") if isinstance(raw, str) else raw
     if not isinstance(data, bytes):
         raise ValueError("an array without bytes")
-    dtype = element.dtype()
+    dtype = np.dtype(element.order + element.code)
     if len(shape) > 4 or any(type(n) is not int or n < 0 for n in shape):
         raise ValueError(f"an array of shape {shape}")
     if math.prod(shape) * dtype.itemsize != len(data):
@@ -161,87 +158,57 @@ def _scalar(element: Any, raw: Any) -> Any:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How protocols that know no bytes write them."""
+    """How protocols without an opcode for bytes write them."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise _RefusedError(f"_codecs.encode with the encoding {str(encoding)[:40]!a}")
+        raise _RefusedError(f"holds _codecs.encode with the encoding {str(encoding)[:40]!a}")
     return text.encode("latin1")
 
 
-class _Set(list[Any]):
-    """A set, under construction; in order."""
-
-    add = list.append
-
-
-def _mapping(items: Any = ()) -> dict[Any, Any]:
-    return dict(items)
-
-
-def _default_mapping(_factory: Any = None) -> dict[Any, Any]:
-    return {}
-
-
-def _no_bytes() -> bytes:
-    return b""
-
-
-def _names() -> dict[tuple[str, str], _Named]:
-    found = {("numpy", "ndarray"): _Named("ndarray"), ("numpy", "dtype"): _Named("dtype", _Type)}
-    for core in ("numpy.core", "numpy._core"):
-        found[f"{core}.multiarray", "_reconstruct"] = _Named("_reconstruct", _Array)
-        found[f"{core}.multiarray", "scalar"] = _Named("scalar", _scalar)
-        found[f"{core}.numeric", "_frombuffer"] = _Named("_frombuffer", _array)
-    for builtins in ("builtins", "__builtin__"):
-        for name, call in (("set", _Set), ("frozenset", _Set), ("bytes", _no_bytes)):
-            found[builtins, name] = _Named(name, call)
-        for name in ("list", "dict", "int", "float", "str"):  # factories of default dicts
-            found[builtins, name] = _Named(name)
-    found["collections", "OrderedDict"] = _Named("OrderedDict", _mapping)
-    found["collections", "defaultdict"] = _Named("defaultdict", _default_mapping)
-    found["_codecs", "encode"] = _Named("encode", _encode)
-    return found
+_CALLS: dict[str, Callable[..., Any] | None] = {
+    "numpy.ndarray": None,
+    "numpy.dtype": _Type,
+    **{f"numpy.{core}.multiarray._reconstruct": _Array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": _array for core in ("core", "_core")},
+    "builtins.set": _Set,
+    "builtins.frozenset": _Set,
+    "builtins.bytes": lambda: b"",
+    **dict.fromkeys(("builtins.list", "builtins.dict", "builtins.int", "builtins.float", "builtins.str")),
+    "collections.OrderedDict": lambda items=(): dict(items),
+    "collections.defaultdict": lambda _factory=None: {},
+    "_codecs.encode": _encode,
+}
+"""What runs here for each name that a file may call; the others serve as factories of default dicts."""
 
 
 # The standard library's C unpickler is faster, but calls whatever is on its stack and reserves memory for any index
 # that a file names. This one is of the standard library too, and its table of opcodes can be replaced.
 class _Unpickler(pickle._Unpickler):
-    NAMES: ClassVar = _names()
     stack: list[Any]
     read: Callable[[int], bytes]
     readline: Callable[[], bytes]
     pop_mark: Callable[[], list[Any]]
 
-    def __init__(self, content: Any, path: Path) -> None:
-        super().__init__(content, fix_imports=False, encoding="latin1")
-        self.path = path
-
-    def load(self) -> Any:
-        try:
-            return super().load()
-        except _RefusedError as error:
-            self.refuse(f"it holds {error}")
-
     def find_class(self, module: str, name: str) -> Any:
-        found = self.NAMES.get((module, name))
-        if found is None:
-            shown = f"{module}.{name}"[:100]
+        full = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        # The exact split counts: "numpy" + "core.x" would be an attribute of a module.
+        if full not in _CALLS or "." in name:
+            shown = f"{f'{module}.{name}'[:100]!a}"
             if module.split(".")[0] == "torch":
-                self.refuse(f"it holds torch tensors ({shown!a}); save the features as NumPy arrays with .numpy()")
-            self.refuse(f"it names {shown!a}")
-        return found
+                raise _RefusedError(f"holds torch tensors ({shown}); save the features as NumPy arrays with .numpy()")
+            raise _RefusedError(f"names {shown}")
+        return _Name(name, _CALLS[full])
 
     def load_reduce(self) -> None:
-        arguments = self.stack.pop()
-        function = self.stack[-1]
-        if not isinstance(function, _Named) or function.call is None:
-            self.refuse(f"it calls {_shown(function)}")
+        arguments, function = self.stack.pop(), self.stack[-1]
+        if not isinstance(function, _Name) or function.call is None:
+            raise _RefusedError(f"calls {_shown(function)}")
         self.stack[-1] = function.call(*arguments)
 
     def load_build(self) -> None:
-        state = self.stack.pop()
-        target = self.stack[-1]
+        state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, _Array | _Type):
-            self.refuse(f"it sets the state of {_shown(target)}")
+            raise _RefusedError(f"sets the state of {_shown(target)}")
         target.set_state(state)
 
     def load_empty_set(self) -> None:
@@ -250,93 +217,69 @@ class _Unpickler(pickle._Unpickler):
     def load_additems(self) -> None:
         items = self.pop_mark()
         if not isinstance(self.stack[-1], _Set):
-            raise ValueError("items of a set that is none")
+            raise ValueError("items of something that is not a set")
         self.stack[-1].extend(items)
 
     def load_frozenset(self) -> None:
-        items = self.pop_mark()
+        items = self.pop_mark()  # before self.stack is read: it changes the stack
         self.stack.append(_Set(items))
 
     def load_bytearray8(self) -> None:
         (length,) = struct.unpack("<Q", self.read(8))
         self.stack.append(self.read(length))
 
-    def refuse(self, what: str) -> NoReturn:
-        raise UserError(
-            f"{self.path}: refused: {what}; only numbers, text, plain containers and NumPy arrays are read, and "
-            "nothing in the file was run"
-        )
-
     def load_inst(self) -> None:
-        """Names and calls in one; the name is looked at first so that the refusal can tell it."""
-        self.find_class(self._line(), self._line())
-        _refuse_opcode(ord(pickle.INST), self)
-
-    def _line(self) -> str:
-        return self.readline()[:-1].decode("latin1")
+        """A name and a call in one; the name comes first, for a refusal that shows it."""
+        module, name = (self.readline()[:-1].decode("latin1") for _ in range(2))
+        self.find_class(module, name)
+        _refuse_opcode("INST", self)
 
 
-def _refuse_opcode(code: int, unpickler: _Unpickler) -> NoReturn:
-    name = next((op.name for op in pickletools.opcodes if ord(op.code) == code), None)
-    if name is None:
-        raise pickle.UnpicklingError(f"no opcode {code:#04x}")
-    unpickler.refuse(f"it uses the opcode {name}")
+def _refuse_opcode(name: str, _unpickler: _Unpickler) -> NoReturn:
+    raise _RefusedError(f"uses the opcode {name}")
 
 
-def _dispatch() -> dict[int, Callable[[Any], None]]:
-    """What is done at each opcode: the allowed ones as the standard library does, our own, all others refused."""
-    plain: dict[int, Any] = pickle._Unpickler.dispatch
-    allowed = {ord(getattr(pickle, name)): plain[ord(getattr(pickle, name))] for name in _OPCODES.split()}
-    own = {
-        pickle.REDUCE: _Unpickler.load_reduce,
-        pickle.BUILD: _Unpickler.load_build,
-        pickle.EMPTY_SET: _Unpickler.load_empty_set,
-        pickle.ADDITEMS: _Unpickler.load_additems,
-        pickle.FROZENSET: _Unpickler.load_frozenset,
-        pickle.BYTEARRAY8: _Unpickler.load_bytearray8,
-        pickle.INST: _Unpickler.load_inst,
-    }
-    found: dict[int, Callable[[Any], None]] = {code: partial(_refuse_opcode, code) for code in range(256)}
-    return found | allowed | {ord(code): function for code, function in own.items()}
-
-
-_Unpickler.dispatch = _dispatch()
+_Unpickler.dispatch = {
+    ord(op.code): (
+        getattr(_Unpickler, pickle._Unpickler.dispatch[ord(op.code)].__name__)
+        if op.name in _OPCODES.split()
+        else partial(_refuse_opcode, op.name)
+    )
+    for op in pickletools.opcodes
+}
 
 
 def _shown(value: Any) -> str:
-    return f"{value.name!a}" if isinstance(value, _Named) else f"a {type(value).__name__.lstrip('_').lower()}"
+    return f"{value.name!a}" if isinstance(value, _Name) else f"a {type(value).__name__.lstrip('_').lower()}"
 
 
-class _Settled:
-    """Puts finished arrays and sets where those under construction stand."""
+def _finished(value: Any, depth: int, done: dict[int, tuple[Any, Any]]) -> Any:
+    """*value* with finished arrays and sets in place of those under construction.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        # Every shared container once, else a small file could nest lists that take forever to walk through. Both are
-        # kept: an id is only unique while its object lives.
-        self._done: dict[int, tuple[Any, Any]] = {}
+    *done* holds every container by its id, with its result: a small file could nest shared lists that would take
+    forever to walk through. It keeps the container too, since an id is only unique while its object lives.
+    """
+    if isinstance(value, _Array):
+        if value.value is None:
+            raise ValueError("an array without content")
+        return value.value
+    if isinstance(value, _Name | _Type):
+        raise _RefusedError(f"holds a bare {_shown(value)}")
+    if not isinstance(value, list | tuple | dict):
+        return value
+    if depth > _DEEPEST:
+        raise _RefusedError(f"nests containers more than {_DEEPEST} deep")
+    if id(value) not in done:
+        done[id(value)] = (value, _container(value, depth + 1, done))
+    return done[id(value)][1]
 
-    def settle(self, value: Any, depth: int = 0) -> Any:
-        if isinstance(value, _Array):
-            if value.value is None:
-                raise ValueError("an array without content")
-            return value.value
-        if isinstance(value, _Named | _Type):
-            raise UserError(f"{self.path}: refused: it holds a bare {_shown(value)}; only values are read")
-        if not isinstance(value, list | tuple | dict):
-            return value
-        if depth > _DEEPEST:
-            raise UserError(f"{self.path}: containers stand more than {_DEEPEST} deep in one another; no features do")
-        if id(value) not in self._done:
-            self._done[id(value)] = (value, self._container(value, depth + 1))
-        return self._done[id(value)][1]
 
-    def _container(self, value: list[Any] | tuple[Any, ...] | dict[Any, Any], depth: int) -> Any:
-        if isinstance(value, dict):
-            if not all(isinstance(key, str | bytes | int | float) for key in value):
-                raise UserError(f"{self.path}: a dict has keys that are neither text nor numbers")
-            return {key: self.settle(item, depth) for key, item in value.items()}
-        items = (self.settle(item, depth) for item in value)
-        if isinstance(value, _Set):
-            return FileSet(items)
-        return tuple(items) if isinstance(value, tuple) else list(items)
+def _container(value: Any, depth: int, done: dict[int, tuple[Any, Any]]) -> Any:
+    if isinstance(value, dict):
+        if not all(isinstance(key, str | bytes | int | float) for key in value):
+            raise _RefusedError("has a dict with keys that are neither text nor numbers")
+        return {key: _finished(item, depth, done) for key, item in value.items()}
+    items = (_finished(item, depth, done) for item in value)
+    if isinstance(value, _Set):
+        return FileSet(items)
+    return tuple(items) if isinstance(value, tuple) else list(items)

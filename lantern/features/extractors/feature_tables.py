@@ -1,7 +1,8 @@
-"""Feature files that users have: .npy, .npz, .safetensors and CSV; never pickles. No torch."""
+"""Feature files of users: .npy, .npz, .safetensors and CSV, never pickles; and the cards to them. No torch."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from lantern.corpora.csv_files import read_csv
 from lantern.corpora.feature_files import FeatureCard
+from lantern.corpora.text_files import pairs, read_csv, read_yaml
+from lantern.corpora.types import MODALITIES
 from lantern.errors import UserError
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".csv")
@@ -60,6 +62,32 @@ def read_feature_table(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.n
     return _by_id(path, list(arrays), np.stack(list(arrays.values())), ids)
 
 
+def read_feature_tables(
+    files: Sequence[str], cards: Sequence[str], ids: Sequence[str]
+) -> dict[str, tuple[np.ndarray, np.ndarray, FeatureCard]]:
+    """Features, present mask and card by modality from ``MODALITY=FILE`` arguments, in the order of the modalities.
+
+    Raises:
+        UserError: an unknown modality, a card without features, and as :func:`read_feature_table` and :func:`card_of`.
+    """
+    tables = pairs(files, "--features", "MODALITY=FILE")
+    described = pairs(cards, "--card", "MODALITY=FILE")
+    for modality in tables:
+        if modality not in MODALITIES:
+            raise UserError(f"--features {modality}=…: {modality!r} is not one of {', '.join(MODALITIES)}")
+    for modality in described:
+        if modality not in tables:
+            raise UserError(f"--card {modality}=…: no --features of this modality are given")
+    return {
+        m: (
+            *read_feature_table(Path(tables[m]), ids),
+            card_of(Path(tables[m]), Path(described[m]) if m in described else None),
+        )
+        for m in MODALITIES
+        if m in tables
+    }
+
+
 def load_array(path: Path) -> np.ndarray:
     """The array in a ``.npy`` file; one that needs a pickle is refused."""
     try:
@@ -80,7 +108,7 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _why(error: Exception) -> str:
-    """NumPy's reason, but for its advice to load pickles."""
+    """NumPy's reason, without its advice to load pickles."""
     return "another format, or objects" if "pickle" in str(error) else str(error)
 
 
@@ -128,17 +156,14 @@ def _by_id(path: Path, names: Sequence[str], values: np.ndarray, ids: Sequence[s
     if len(names) != len(values):
         raise UserError(f"{path}: {len(names)} ids for {len(values)} rows of features")
     place = {i: n for n, i in enumerate(ids)}
-    strangers = [name for name in names if name not in place]
-    if strangers:
+    unknown = [name for name in names if name not in place]
+    if unknown:
         raise UserError(
-            f"{path}: {len(strangers)} utterances are not in the transcript, the first is {strangers[0]!r}; "
+            f"{path}: {len(unknown)} utterances are not in the transcript, the first is {unknown[0]!r}; "
             f"the transcript's first is {ids[0]!r}"
         )
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise UserError(f"{path}: utterance {name!r} occurs twice")
-        seen.add(name)
+    if len(set(names)) != len(names):
+        raise UserError(f"{path}: utterance {Counter(names).most_common(1)[0][0]!r} occurs twice")
     _check_finite(path, values, names)
     features, present = np.zeros((len(ids), values.shape[1]), dtype=np.float32), np.zeros(len(ids), dtype=bool)
     rows = [place[name] for name in names]
@@ -154,7 +179,7 @@ def _check_numbers(path: Path, values: np.ndarray) -> None:
 
 
 def _check_finite(path: Path, values: np.ndarray, names: Sequence[str]) -> None:
-    # As float32, which is what is kept: a larger double overflows there.
+    # As float32, in which features are stored: a larger double overflows.
     with np.errstate(over="ignore"):
         bad = np.flatnonzero(~np.isfinite(values.astype(np.float32)).all(axis=1))
     if len(bad):
@@ -162,7 +187,7 @@ def _check_finite(path: Path, values: np.ndarray, names: Sequence[str]) -> None:
 
 
 def card_of(features: Path, card: Path | None) -> FeatureCard:
-    """The card of the feature file *features*: what the YAML file *card* says, ``unknown`` where it says nothing.
+    """The card of the feature file *features*: the contents of the YAML file *card*, otherwise ``unknown``.
 
     Raises:
         UserError: see :func:`with_card`.
@@ -172,20 +197,13 @@ def card_of(features: Path, card: Path | None) -> FeatureCard:
 
 
 def with_card(known: FeatureCard, path: Path) -> FeatureCard:
-    """*known* with what the YAML file *path* says: ``extractor``, ``version``, ``layer``, ``fitted_on``, ``licence``.
+    """*known* with the keys of the YAML file *path*: ``extractor``, ``version``, ``layer``, ``fitted_on``, ``licence``.
 
     Raises:
-        UserError: no such file, another key, a value that is no line of text or not one of those valid.
+        UserError: no such file, another key, a value that is not a line of text or not a valid one.
     """
-    import yaml
-
     keys = ("extractor", "version", "layer", "fitted_on", "licence")
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML ({error})") from None
+    value = read_yaml(path)
     if not isinstance(value, dict) or not set(value) <= set(keys):
         raise UserError(f"{path}: a feature card has the keys {', '.join(keys)} and no others")
     for key, item in value.items():

@@ -18,7 +18,7 @@ BANDS = 40
 PITCH_RATE, PITCH_FRAME, PITCH_HOP, PITCH_FFT = 8000, 320, 80, 1024
 """40 ms at 8 kHz hold two and a half periods of the lowest pitch."""
 PITCH = (60.0, 400.0)
-"""Hz that a voice is looked for in."""
+"""Range of the pitch search in Hz."""
 VOICED = 0.5
 """Normalised autocorrelation above which a frame counts as voiced."""
 DIMS = 2 * BANDS + 5
@@ -95,12 +95,12 @@ def _pitch(frames: np.ndarray) -> np.ndarray:
     window = np.hanning(PITCH_FRAME).astype(np.float32)
     tapered = (frames - frames.mean(axis=1, keepdims=True)) * window
     own = np.fft.irfft(np.abs(np.fft.rfft(window, PITCH_FFT)) ** 2)
-    found = np.fft.irfft(np.abs(np.fft.rfft(tapered, PITCH_FFT)) ** 2, axis=1)
+    correlation = np.fft.irfft(np.abs(np.fft.rfft(tapered, PITCH_FFT)) ** 2, axis=1)
     first, last = int(PITCH_RATE / PITCH[1]), int(PITCH_RATE / PITCH[0])
     lags = np.arange(first, last + 1)
-    power = np.maximum(found[:, :1], 1e-12)
-    ratio = found[:, first - 1 : last + 2] / power / (own[first - 1 : last + 2] / own[0])
-    # The slope of something outside the range is no peak.
+    power = np.maximum(correlation[:, :1], 1e-12)
+    ratio = correlation[:, first - 1 : last + 2] / power / (own[first - 1 : last + 2] / own[0])
+    # The slope of a peak outside the range is not a peak.
     peak = (ratio[:, 1:-1] >= ratio[:, :-2]) & (ratio[:, 1:-1] >= ratio[:, 2:])
     # Every multiple of a period peaks as high as the period itself, so longer lags must be better to win.
     score = np.where(peak, ratio[:, 1:-1] - 0.02 * np.log2(lags / first), -np.inf)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lantern.corpora.folder import FeatureCard
+from lantern.corpora.feature_files import FeatureCard, sha256_of
+from lantern.corpora.text_files import read_bytes
 from lantern.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ LAYER = "last, mean over word pieces"
 
 
 def find_model() -> Path:
-    """Folder of the packaged model, found without importing the package.
+    """Folder of the packaged model, located without importing the package.
 
     Raises:
         UserError: the package is not installed; names the command that installs it.
@@ -44,16 +44,9 @@ def find_model() -> Path:
 
 
 def card(count: int) -> FeatureCard:
-    """The feature card of what :class:`MiniLM` makes of *count* texts."""
+    """The feature card of :class:`MiniLM` vectors of *count* texts."""
     version = f"weights sha256 {SHA256['model.safetensors'][:16]}, {MAX_TOKENS} word pieces"
     return FeatureCard("sentence-transformers/all-MiniLM-L6-v2", version, DIMS, count, fitted_on="none", layer=LAYER)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}: {INSTALL}") from None
 
 
 class MiniLM:
@@ -64,7 +57,7 @@ class MiniLM:
         sha256: expected SHA-256 by file name, None to take any file.
 
     Raises:
-        UserError: no package, a missing or damaged file, or one that is not the expected.
+        UserError: no package, a missing or damaged file, or one with another checksum.
     """
 
     def __init__(self, folder: Path | None = None, sha256: dict[str, str] | None = SHA256) -> None:
@@ -75,16 +68,18 @@ class MiniLM:
         from tokenizers import Tokenizer
 
         folder = folder or find_model()
-        found = {name: _bytes(folder / name) for name in ("model.safetensors", "tokenizer.json", "config.json")}
+        files = {
+            name: read_bytes(folder / name, INSTALL) for name in ("model.safetensors", "tokenizer.json", "config.json")
+        }
         for name, expected in (sha256 or {}).items():
-            if hashlib.sha256(found[name]).hexdigest() != expected:
+            if sha256_of(files[name]) != expected:
                 raise UserError(f"{folder / name} is not the file of version 0.1.0 (its SHA-256 differs): {INSTALL}")
         try:
-            self._config: dict[str, Any] = json.loads(found["config.json"])
-            self._weights: dict[str, Tensor] = load(found["model.safetensors"])
+            self._config: dict[str, Any] = json.loads(files["config.json"])
+            self._weights: dict[str, Tensor] = load(files["model.safetensors"])
         except (ValueError, SafetensorError) as error:
             raise UserError(f"{folder} does not hold a model ({error}): {INSTALL}") from None
-        self._tokenizer = Tokenizer.from_str(found["tokenizer.json"].decode())
+        self._tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
         # The file sets 128 and pads to it; the model was trained and published with 256.
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.no_padding()
@@ -97,7 +92,7 @@ class MiniLM:
     def encode(
         self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None, batch_size: int = 64
     ) -> np.ndarray:
-        """Unit vectors ``[N, D]``, float32; *progress* is told how many of how many different texts are done."""
+        """Unit vectors ``[N, D]``, float32; *progress* gets the numbers of different texts done and in all."""
         import torch
 
         unique = list(dict.fromkeys(texts))

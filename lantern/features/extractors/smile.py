@@ -45,5 +45,5 @@ class OpenSmile:
 
     def _vector(self, signal: np.ndarray, rate: int) -> np.ndarray:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Segment too short")  # NaN, which is told with the utterance
+            warnings.filterwarnings("ignore", "Segment too short")  # gives NaN, which is reported with the utterance
             return self._smile.process_signal(signal, rate).to_numpy(np.float32)[0]

@@ -1,4 +1,4 @@
-"""Text features: MiniLM, or a sentence-transformers model that the user has."""
+"""Text features: MiniLM, or any sentence-transformers model of the user."""
 
 from __future__ import annotations
 
@@ -17,22 +17,20 @@ from lantern.features.types import Item, Recipe, Result
 INSTALL = "pip install 'lantern-erc[text-models]' (or: pip install sentence-transformers)"
 
 
-class _MiniLM:
+class PackagedMiniLM:
+    """The packaged MiniLM."""
+
     batch = 64
 
-    def __init__(self) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         from lantern.features.extractors.minilm import MiniLM, card
 
         self.card = card(0)
         self._model = MiniLM()
 
     def extract(self, items: Sequence[Item]) -> list[Result]:
+        """One vector per text."""
         return list(self._model.encode([item.text for item in items]))
-
-
-def minilm(recipe: Recipe) -> _MiniLM:
-    """The packaged MiniLM."""
-    return _MiniLM()
 
 
 class SentenceModel:
@@ -83,13 +81,13 @@ def _folder(recipe: Recipe) -> tuple[Path, str]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        # Pickled weights are never read, so they are not fetched either.
+        # Pickled weights are never read, so they are not fetched.
         patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
-        found = snapshot_download(recipe.model, local_files_only=not recipe.download, allow_patterns=patterns)
+        path = Path(snapshot_download(recipe.model, local_files_only=not recipe.download, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
         why = "no folder and no model in the cache; --download fetches it" if not recipe.download else str(error)
         raise UserError(f"--model {recipe.model}: {why}") from None
-    return Path(found), f"commit {Path(found).name[:12]}"
+    return path, f"commit {path.name[:12]}"
 
 
 def _sha256(folder: Path) -> str:

@@ -12,15 +12,15 @@ from lantern.features.types import Item, Result, Unusable
 
 
 def each_signal(items: list[Item], vector: Callable[[np.ndarray, int], np.ndarray]) -> list[Result]:
-    """What *vector* makes of the mono signal float32 ``[samples]`` in -1..1 and the rate of each item."""
+    """Apply *vector* to the mono signal float32 ``[samples]`` in -1..1 and the rate of each item."""
     results: list[Result] = []
     for item in items:
         read = read_wav(item)
         if isinstance(read, Unusable):
             results.append(read)
             continue
-        found = vector(*read)
-        results.append(found if np.isfinite(found).all() else Unusable("too short: the features are not finite"))
+        values = vector(*read)
+        results.append(values if np.isfinite(values).all() else Unusable("too short: the features are not finite"))
     return results
 
 
@@ -32,7 +32,7 @@ def read_wav(item: Item) -> tuple[np.ndarray, int] | Unusable:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=wavfile.WavFileWarning)
-            # Only told as a warning, and then part of the recording is not there.
+            # Only a warning in SciPy, but part of the recording is missing.
             warnings.filterwarnings("error", "Reached EOF prematurely", wavfile.WavFileWarning)
             rate, samples = wavfile.read(item.path)
     except (OSError, ValueError, struct.error, EOFError, MemoryError, wavfile.WavFileWarning) as error:

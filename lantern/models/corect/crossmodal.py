@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lantern.errors import UserError
-from lantern.models.corect.attention import Attention
 from lantern.models.corect.config import Config
-from lantern.models.corect.rows import Rows
+from lantern.models.corect.rows import Attention, Rows
 
 
 class _Layer(nn.Module):

@@ -6,14 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lantern.corpora.types import MODALITIES
 from lantern.errors import UserError
 from lantern.models.batch import Backbone, BackboneOutput, Batch, Sizes
-from lantern.models.corect.config import MODALITIES, Config
+from lantern.models.corect.config import Config
 from lantern.models.corect.crossmodal import CrossModal
-from lantern.models.corect.dropout import dropout
 from lantern.models.corect.encoders import build_encoder
 from lantern.models.corect.graph import EdgeRule, Graph, slot_major
 from lantern.models.corect.rows import Rows
+from lantern.models.dropout import dropout
 
 
 class Highway(nn.Module):
@@ -32,8 +33,8 @@ class Highway(nn.Module):
 class Model(Backbone):
     """CORECT (Nguyen et al., EMNLP 2023, arXiv 2311.04507).
 
-    Modalities stand in the order text, audio, visual everywhere. ``hidden`` of the output, ``[N, config.hidden]``, is
-    the vector before the last linear layer; there is no auxiliary loss.
+    Modalities keep the order of :data:`~lantern.corpora.types.MODALITIES` everywhere. ``hidden`` of the output,
+    ``[N, config.hidden]``, is the vector before the last linear layer; there is no auxiliary loss.
 
     With ``stages=True`` the output's ``stages`` hold, for ``M`` modalities, ``N`` valid utterances, ``h`` hidden units
     and ``H`` graph heads:
@@ -70,7 +71,7 @@ class Model(Backbone):
         self.hidden_size = config.hidden
 
     def forward(self, batch: Batch, stages: bool = False) -> BackboneOutput:
-        """Hidden vectors and logits of the valid utterances of *batch*, with the named stages if asked."""
+        """Hidden vectors and logits of the valid utterances of *batch*, with the named stages on request."""
         named: dict[str, Tensor] | None = {} if stages else None
         valid = Rows.of(batch.mask)
         computed = Rows.everything(*batch.mask.shape) if self.config.exact_published else valid
@@ -131,8 +132,8 @@ class Model(Backbone):
 
 
 def _choose(config: Config, sizes: Sizes) -> list[str]:
-    """The modalities to use, in the order text, audio, visual."""
-    wanted = [name for name in MODALITIES if name in (sizes.dims if config.modalities is None else config.modalities)]
+    """The modalities to use, in the order of :data:`~lantern.corpora.types.MODALITIES`."""
+    wanted = sorted(sizes.dims if config.modalities is None else config.modalities, key=MODALITIES.index)
     lacking = [name for name in wanted if name not in sizes.dims]
     if lacking:
         raise UserError(
@@ -140,5 +141,5 @@ def _choose(config: Config, sizes: Sizes) -> list[str]:
             f"only {', '.join(sizes.dims) or 'none'}."
         )
     if not wanted:
-        raise UserError(f"CORECT needs features of {', '.join(MODALITIES)}; the corpus has {', '.join(sizes.dims)}.")
+        raise UserError("backbone=corect: the corpus has no modality with features.")
     return wanted

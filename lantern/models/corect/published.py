@@ -11,10 +11,11 @@ from torch import Tensor
 
 from lantern.errors import UserError
 from lantern.models.batch import Sizes
-from lantern.models.corect.config import MODALITIES, Config
+from lantern.models.corect.config import Config
 from lantern.models.corect.model import Model
 
 _LETTERS = {"a": "audio", "t": "text", "v": "visual"}
+_ORDER = ("text", "audio", "visual")
 _ENCODERS = {"audio": "audio_encoder", "text": "text_encoder", "visual": "vision_encoder"}
 _DEAD = re.compile(r"clf\.(lin_7|linear)\.|crossmodal\..*\.version$")
 _EDGES = {"temp_multi": "both", "temp": "temporal", "multi": "multimodal"}
@@ -46,8 +47,8 @@ def published_letters(config: Mapping[str, Any]) -> dict[str, str]:
     order = config.get("modality_slot_order")
     if order is None:
         names = {_LETTERS[letter] for letter in letters}
-        order = [name for name in MODALITIES if name in names]
-    if len(order) != len(letters) or not set(order) <= set(MODALITIES):
+        order = [name for name in _ORDER if name in names]
+    if len(order) != len(letters) or not set(order) <= set(_ORDER):
         raise UserError(f"published modality_slot_order {list(order)} does not fit modalities {letters!r}.")
     return dict(zip(letters, order, strict=True))
 

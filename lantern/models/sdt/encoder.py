@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lantern.models.dropout import keep_mask
+
 
 class StackedLinear(nn.Module):
     """``E`` independent linear layers, one per slice: ``[E, N, in] -> [E, N, out]``.
@@ -48,22 +50,8 @@ class StackedLayerNorm(nn.Module):
         return torch.addcmul(self.bias.unsqueeze(1), normal, self.weight.unsqueeze(1))
 
 
-def keep_mask(shape: tuple[int, ...], dropout: float, like: Tensor) -> Tensor:
-    """A dropout mask: 0 with probability *dropout*, else ``1 / (1 - dropout)``; dtype and device of *like*."""
-    scale = 1 / (1 - dropout)
-    threshold = dropout * 256
-    if like.device.type == "cpu" and threshold.is_integer():
-        # A Bernoulli draw per element costs more than the layer norm and the GELU together; eight bytes per 64-bit draw
-        # give the same distribution wherever the probability is a multiple of 1/256.
-        count = math.prod(shape)
-        words = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None)
-        keep = words.view(torch.uint8)[:count].view(shape) >= int(threshold)
-        return torch.mul(keep, torch.tensor(scale, dtype=like.dtype))
-    return torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(1 - dropout).mul_(scale)
-
-
 class Dropout(nn.Module):
-    """Dropout as in ``nn.Dropout``, with :func:`keep_mask`."""
+    """Dropout as in ``nn.Dropout``, with :func:`~lantern.models.dropout.keep_mask`."""
 
     def __init__(self, dropout: float) -> None:
         super().__init__()

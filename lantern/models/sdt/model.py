@@ -9,68 +9,49 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lantern.errors import UserError, did_you_mean
+from lantern.corpora.types import MODALITIES
+from lantern.errors import UserError
 from lantern.models.batch import Backbone, BackboneOutput, Batch, Sizes
 from lantern.models.sdt.encoder import CrossModalEncoders, Dropout, Packing, StackedLinear
 from lantern.models.sdt.loss import distillation, full_precision, student_cross_entropy
-
-MODALITIES = ("text", "audio", "visual")
-GATES = ["learned", "identity"]
+from lantern.settings import Amount, Count, OneOf, Positive, Rate, check
 
 
 @dataclass
 class Config:
-    """Options of the SDT backbone; the defaults are those of the published IEMOCAP run.
+    """Options of the SDT backbone; the defaults are those of the published IEMOCAP run."""
 
-    Raises:
-        UserError: for a value that cannot work, with the way it is spelt on the command line.
-    """
-
-    hidden: int = 1024
+    hidden: Count = 1024
     """Width of all vectors, even and divisible by ``heads``."""
-    heads: int = 8
+    heads: Count = 8
     """Attention heads per encoder."""
-    feed_forward: int | None = None
+    feed_forward: Count | None = None
     """Inner width of the feed-forward part; None for ``hidden``."""
-    dropout: float = 0.5
+    dropout: Rate = 0.5
     """At the encoder inputs, attention weights, attention output, both feed-forward layers, and the student heads."""
-    gate: str = "learned"
+    gate: Annotated[str, OneOf("learned", "identity")] = "learned"
     """Unimodal gates: ``learned`` (published for IEMOCAP) or ``identity``, y = x * sigmoid(x) (published for MELD)."""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Divides the logits in the distillation loss; published: 1 for IEMOCAP, 8 for MELD."""
     detach_teacher: bool = False
     """Keep the gradient of the distillation loss out of the teacher; published: it flows."""
-    student_weight: float = 1.0
+    student_weight: Amount = 1.0
     """Weight of the students' cross-entropies in the auxiliary loss (gamma 2)."""
-    distill_weight: float = 1.0
+    distill_weight: Amount = 1.0
     """Weight of the distillation loss in the auxiliary loss (gamma 3)."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "heads"):
-            if getattr(self, name) < 1:
-                raise UserError(f"backbone.{name}={getattr(self, name)}: must be at least 1.")
+        check(self, "backbone")
         if self.hidden % 2:
             raise UserError(f"backbone.hidden={self.hidden}: must be even, for sines and cosines of the position.")
         if self.hidden % self.heads:
             raise UserError(f"backbone.heads={self.heads}: must divide backbone.hidden={self.hidden}.")
-        if self.feed_forward is not None and self.feed_forward < 1:
-            raise UserError(f"backbone.feed_forward={self.feed_forward}: must be at least 1, or null for hidden.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"backbone.dropout={self.dropout}: must be at least 0 and below 1.")
-        if self.gate not in GATES:
-            hint = did_you_mean(self.gate, GATES)
-            raise UserError(f"backbone.gate={self.gate}: must be one of {', '.join(GATES)}.{hint}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise UserError(f"backbone.temperature={self.temperature}: must be finite and above 0.")
-        for name in ("student_weight", "distill_weight"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"backbone.{name}={value}: must be finite and at least 0.")
 
 
 class Model(Backbone):
@@ -116,7 +97,7 @@ class Model(Backbone):
                 f"{len(sizes.class_weights)} class weights for {sizes.classes} classes: must be one per class."
             )
         self.config, self.sizes = config, sizes
-        self.modalities = sorted(sizes.dims, key=lambda name: MODALITIES.index(name) if name in MODALITIES else 99)
+        self.modalities = sorted(sizes.dims, key=MODALITIES.index)
         hidden, count = config.hidden, len(sizes.dims)
         self.hidden_size = hidden
         self.projections = nn.ModuleDict({m: nn.Linear(sizes.dims[m], hidden, bias=False) for m in self.modalities})

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from lantern.errors import UserError, did_you_mean
 from lantern.models.batch import Sizes
-from lantern.models.sdt.model import MODALITIES, Config, Model
+from lantern.models.sdt.model import Config, Model
+
+MODALITIES = ("text", "audio", "visual")
+"""Those of the published weights."""
 
 IEMOCAP_CLASS_WEIGHTS = tuple(1 / share for share in (0.086747, 0.144406, 0.227883, 0.160585, 0.127711, 0.252668))
 """Class weights of the published IEMOCAP run (happy, sad, neutral, angry, excited, frustrated)."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lantern.errors import UserError
-from lantern.refine.backends.litellm_backend import LiteLLMBackend, load_litellm
+from lantern.refine.backends.litellm_backend import LiteLLMBackend, load_litellm, timed
 from lantern.refine.failures import BackendFailure, failure_of
-from lantern.refine.types import Failure, Outcome, Request
+from lantern.refine.types import Request, Stored
 
 PROVIDERS = ("openai", "azure", "hosted_vllm", "litellm_proxy", "vertex_ai", "xai")
 """Providers whose batches litellm can submit, list and fetch."""
@@ -21,7 +21,7 @@ ENDPOINT = "/v1/chat/completions"
 
 @dataclass(frozen=True, slots=True)
 class BatchState:
-    """Where one batch stands."""
+    """Progress of one batch."""
 
     id: str
     status: str
@@ -35,16 +35,16 @@ class BatchState:
 
     @property
     def ended(self) -> bool:
-        """Nothing more will come of it."""
+        """Nothing more will come."""
         return self.status in ENDED
 
 
-class BatchDoor:
+class BatchClient:
     """The four calls that a batch takes, each at most ``llm.timeout`` seconds.
 
     Raises:
-        UserError: the provider has no batches, or refuses what every later call would meet too.
-        BackendFailure: a call failed; says whether another attempt makes sense.
+        UserError: the provider has no batch interface.
+        BackendFailure: a call failed.
     """
 
     def __init__(self, backend: LiteLLMBackend) -> None:
@@ -86,35 +86,35 @@ class BatchDoor:
         return None
 
     async def state(self, batch: str) -> BatchState:
-        """Where *batch* stands."""
-        found = await self._call(load_litellm().aretrieve_batch, batch_id=batch)
-        counts = _get(found, "request_counts")
-        errors = _get(_get(found, "errors"), "data") or []
+        """Progress of *batch*."""
+        given = await self._call(load_litellm().aretrieve_batch, batch_id=batch)
+        counts = _get(given, "request_counts")
+        errors = _get(_get(given, "errors"), "data") or []
         return BatchState(
             id=batch,
-            status=str(found.status),
+            status=str(given.status),
             done=int(_get(counts, "completed") or 0),
             failed=int(_get(counts, "failed") or 0),
-            output_file=_get(found, "output_file_id"),
-            error_file=_get(found, "error_file_id"),
+            output_file=_get(given, "output_file_id"),
+            error_file=_get(given, "error_file_id"),
             message="; ".join(str(_get(error, "message")) for error in errors)[:300],
         )
 
-    async def fetch(self, file: str, requests: dict[str, Request]) -> dict[str, Outcome]:
-        """Outcomes in an output or error *file*, by key; lines that answer to none of *requests* are left out."""
-        answer = await self._call(load_litellm().afile_content, file_id=file)
-        found: dict[str, Outcome] = {}
-        for line in answer.content.decode("utf-8", "replace").splitlines():
+    async def fetch(self, file: str, requests: dict[str, Request]) -> dict[str, Stored]:
+        """Replies and failures in an output or error *file*, by key; lines of other requests are left out."""
+        content = (await self._call(load_litellm().afile_content, file_id=file)).content
+        results: dict[str, Stored] = {}
+        for line in content.decode("utf-8", "replace").splitlines():
             try:
                 value = json.loads(line)
                 key = value["custom_id"]
             except (ValueError, KeyError, TypeError):
                 continue
             if key in requests:
-                found[key] = self._outcome(value, requests[key])
-        return found
+                results[key] = self._result(value, requests[key])
+        return results
 
-    def _outcome(self, value: dict[str, Any], request: Request) -> Outcome:
+    def _result(self, value: dict[str, Any], request: Request) -> Stored:
         response = value.get("response") or {}
         status, body = response.get("status_code"), response.get("body")
         if value.get("error") or status != 200 or not isinstance(body, dict):
@@ -128,16 +128,11 @@ class BatchDoor:
 
     async def _call(self, function: Any, **arguments: Any) -> Any:
         given = {**self.backend.connection(), "custom_llm_provider": self.provider, **arguments}
-        caught: Exception | None = None
         try:
             return await asyncio.wait_for(function(**given), self.config.timeout)
         except Exception as error:  # noqa: BLE001  every provider has its own; failure_of sorts them
-            caught = error
-        failed = failure_of(caught, self.backend.secrets())
-        caught = None
-        if isinstance(failed.failure, Failure) and failed.failure.kind == "timeout" and failed.failure.status is None:
-            failed.failure = Failure("timeout", f"no reply within {self.config.timeout:g} s")
-        raise failed
+            failed = timed(failure_of(error, self.backend.secrets()), self.config.timeout)
+        raise failed  # not in the handler: a chained exception would keep the key in its frames
 
 
 def _body(request: Request) -> dict[str, Any]:

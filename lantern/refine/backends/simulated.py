@@ -5,50 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from lantern.errors import UserError
-from lantern.refine.reply import letters
+from lantern.refine.backends.base import Backend
+from lantern.refine.shape import letters
 from lantern.refine.types import Reply, Request, Usage
-
-if TYPE_CHECKING:
-    from lantern.refine.backends.config import BackendConfig
+from lantern.settings import Amount, Finite, Within, check
 
 
 @dataclass
 class SimulatedConfig:
-    """How good the simulated LLM is; every table that used it says so."""
+    """How good the simulated LLM is; every table with its replies says so."""
 
-    skill: float = 2.0
+    skill: Finite = 2.0
     """Added to the gold class's logit in the best band with full context; 0 makes the LLM useless."""
-    noise: float = 1.0
+    noise: Amount = 1.0
     """Standard deviation of the noise on every logit."""
-    band_decay: float = 0.5
+    band_decay: Finite = 0.5
     """Skill is multiplied by ``band_decay ** band``: newer utterances are seen with less right context lost."""
-    context_exponent: float = 0.5
+    context_exponent: Finite = 0.5
     """Skill is multiplied by ``(cut length / full width) ** context_exponent``."""
-    trust: float = 0.0
+    trust: Finite = 0.0
     """Share of the vanilla log-probabilities that the simulated LLM copies; 1 starts from the vanilla prediction."""
-    failure_rate: float = 0.0
+    failure_rate: Annotated[float, Within(least=0, most=1)] = 0.0
     """Share of replies that are cut off."""
 
     def __post_init__(self) -> None:
-        if self.noise < 0 or not 0 <= self.failure_rate <= 1:
-            raise UserError(
-                f"llm.simulated needs noise >= 0 and failure_rate in [0, 1], got {self.noise} and {self.failure_rate}"
-            )
+        check(self, "llm.simulated")
 
 
-class SimulatedBackend:
-    """Same calling convention as the real backend; the answer is a pure function of the request's key."""
-
-    def __init__(self, config: BackendConfig) -> None:
-        self.config = config
-
-    def check_ready(self) -> None:
-        """Always ready."""
+class SimulatedBackend(Backend):
+    """Needs no network; the reply is a pure function of the request's key."""
 
     async def call(self, request: Request, timeout: float) -> Reply:
         """Draw the reply that ``request.oracle`` describes (see :func:`oracle`)."""
@@ -80,7 +69,7 @@ def oracle(
 
 
 def simulate(request: Request) -> Reply:
-    """The simulated reply to *request*, in the same JSON a real LLM is asked for."""
+    """The simulated reply to *request*, in the form that a real LLM would use."""
     given = request.oracle
     if given is None:
         raise ValueError("a simulated request needs its oracle")

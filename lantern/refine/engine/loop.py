@@ -17,7 +17,7 @@ _pid = -1
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
-    """This process's event loop, in a daemon thread of its own; made at the first call and anew after a fork.
+    """This process's event loop, in a daemon thread; made at the first call and again after a fork.
 
     One loop for all calls keeps the HTTP connections alive, and it works where another loop runs already (Jupyter).
     """
@@ -37,7 +37,7 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
 
 
-class CommonWrites:
+class WriteQueue:
     """Writes to the ledger without blocking the loop: what arrives during one transaction goes into the next."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -47,9 +47,9 @@ class CommonWrites:
         self._flush: asyncio.Task[None] | None = None
 
     def post(self, operation: Operation) -> asyncio.Future[Any]:
-        """Have *operation* done even if nobody waits; the future's result is durable."""
+        """Have *operation* done even without a waiter; the future's result is durable."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        # An error that nobody waits for is met again by the next write, or by the next run.
+        # An error without a waiter comes again with the next write, or in the next run.
         future.add_done_callback(lambda f: f.cancelled() or f.exception())
         self._waiting.append((operation, future))
         if self._flush is None or self._flush.done():
@@ -77,7 +77,7 @@ class CommonWrites:
         """Results or exceptions; what cannot be stored does not take the others with it."""
         try:
             return self._ledger.apply(operations)
-        except Exception as error:  # noqa: BLE001  handed to the one who waits
+        except Exception as error:  # noqa: BLE001  handed to the waiter
             if len(operations) == 1:
                 return [error]
             return [result for operation in operations for result in self._apply([operation])]

@@ -1,4 +1,4 @@
-"""One run of the engine: workers that claim, call, judge and store."""
+"""One run of the engine: workers that claim, call, store and parse."""
 
 from __future__ import annotations
 
@@ -6,129 +6,80 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
-from lantern.refine.engine.limits import backoff, worst_case
-from lantern.refine.engine.loop import CommonWrites
-from lantern.refine.failures import CONTENT, FATAL, BackendFailure
-from lantern.refine.ledger import rows as rows
-from lantern.refine.types import Failure, Outcome, Price, Progress, Reply, Request, Usage
+from lantern.errors import FailureKind
+from lantern.refine.engine.base import BaseEngine, Chain, Chains
+from lantern.refine.engine.limits import Budget, Gate, backoff, worst_case
+from lantern.refine.engine.loop import WriteQueue
+from lantern.refine.failures import BackendFailure
+from lantern.refine.ledger import rows
+from lantern.refine.types import Failure, Outcome, Progress, Reply, Request, Usage
 
-if TYPE_CHECKING:
-    from lantern.refine.engine.engine import Engine
-
+GRACE = 10.0
+"""Seconds that calls in flight have to land after Ctrl-C."""
 STRIKES = 10
 """Requests in a row that end in the same failure, none succeeding between them, before the rest is not sent."""
 THROTTLED = 4
-"""A call may be told "too many" this many times as often as it may fail otherwise: waiting is the cure."""
+"""Rate-limit retries allowed, as a multiple of ``retries``."""
 
 
-@dataclass(slots=True, eq=False)
-class Chain:
-    """A request, its outcome, and the one follow-up."""
+class EngineRun:
+    """State of one :meth:`Engine.run`. All but :meth:`snapshot` runs in the loop's thread.
 
-    request: Request
-    key: str
-    outcomes: list[Outcome] = field(default_factory=list)
-    cached: bool = True
-    followed: bool = False
-    done: bool = False
-
-
-def judged_anew(judge: Callable[[Request, Reply], Failure | None], request: Request, known: Outcome) -> Outcome:
-    """What *judge* says now of a stored outcome: the parser may have changed, and the reply is paid for.
-
-    The words of an imported one are not there to be judged.
+    Args:
+        engine: backend, ledger, parser and counters.
+        chains: all requests of the run.
+        left: those whose outcome the ledger does not hold.
+        limits: makes or returns the gate and the budget, once the backend is ready.
     """
-    if isinstance(known, Failure) and known.reply is not None and known.reply.text:
-        return judge(request, known.reply) or known.reply
-    return known
-
-
-class Run:
-    """State of one :meth:`Engine.run`. All but :meth:`from_ledger` and :meth:`snapshot` runs in the loop's thread."""
 
     def __init__(
-        self, engine: Engine, chains: list[Chain], follow_up: Callable[[Request, Outcome], Request | None] | None
+        self,
+        engine: BaseEngine,
+        chains: Chains,
+        left: list[Chain],
+        limits: Callable[[], tuple[Gate, Budget]],
     ) -> None:
         self.engine, self.backend, self.config = engine, engine.backend, engine.backend.config
-        self.chains, self.follow_up = chains, follow_up
-        self.open = len(chains)
+        self.chains, self.limits = chains, limits
         self.owner = rows.new_owner()
-        self._todo = deque(chains)
-        self._busy: list[Chain] = []
+        self._todo = deque(left)
+        self._elsewhere: list[Chain] = []
+        """Chains whose request another process is sending."""
         self._flying: set[asyncio.Task[None]] = set()
         self._workers: list[asyncio.Task[None]] = []
         self._main: asyncio.Task[None] | None = None
         self._stopping = False
         self._fatal: Failure | None = None
-        self._strikes = 0
-        self._done = self._cached = self._failed = self._calls = 0
+        self._strikes = self._calls = 0
         self._cost = 0.0
         self._started: float | None = None
-        self._asked = 0
-
-    # -- in the calling thread
-
-    def from_ledger(self) -> None:
-        """Take all that the ledger knows; afterwards only what has to be asked is open."""
-        while self._todo:
-            known = self.engine.ledger.get_many([chain.key for chain in self._todo])
-            hits = [chain for chain in self._todo if chain.key in known]
-            if not hits:
-                return
-            misses = [chain for chain in self._todo if chain.key not in known]
-            self._todo = deque()
-            for chain in hits:
-                self._advance(chain, self._judged(chain.request, known[chain.key]))
-            self._todo.extend(misses)
-            if len(misses) == len(self._todo):
-                return
 
     def snapshot(self) -> Progress:
-        """Where the run stands."""
-        total, left = len(self.chains), None
-        if self._done == total:
-            left = 0.0
-        elif self._started is not None and self._asked:
-            left = (time.monotonic() - self._started) / self._asked * (total - self._done)
-        return Progress(total, self._done, self._cached, self._failed, self._calls, self._cost, left)
-
-    def _judged(self, request: Request, known: Outcome) -> Outcome:
-        return judged_anew(self.engine.judge, request, known)
-
-    def _advance(self, chain: Chain, outcome: Outcome) -> None:
-        chain.outcomes.append(outcome)
-        if self.follow_up is not None and not chain.followed:
-            chain.followed = True
-            further = self.follow_up(chain.request, outcome)
-            if further is not None:
-                chain.request, chain.key = further, further.key
-                self._todo.append(chain)
-                return
-        chain.done = True
-        self.open -= 1
-        self._done += 1
-        self._cached += chain.cached
-        self._asked += not chain.cached
-        self._failed += isinstance(outcome, Failure)
-
-    # -- in the loop's thread
+        """Progress of the run; called from any thread."""
+        chains, eta = self.chains, None
+        sent = chains.done - chains.cached
+        if not chains.open:
+            eta = 0.0
+        elif self._started is not None and sent:
+            eta = (time.monotonic() - self._started) / sent * chains.open
+        return chains.progress(self._calls, self._cost, eta)
 
     async def main(self) -> None:
-        """Ask about everything that is open."""
+        """Work until every chain is at its end."""
         self._main = asyncio.current_task()
-        self._writes = CommonWrites(self.engine.ledger)
+        self._writes = WriteQueue(self.engine.ledger)
         self._wake = asyncio.Event()
         helpers: list[asyncio.Task[None]] = []
         try:
-            await self._prepare()
+            await asyncio.to_thread(self.backend.start)
+            self._gate, self._budget = self.limits()
             self._started = time.monotonic()
             helpers = [asyncio.create_task(self._renew()), asyncio.create_task(self._poll())]
             # More workers than places: some claim and store while the places are all taken by calls.
-            count = min(self.config.concurrency + max(2, self.config.concurrency // 2), self.open)
+            count = min(self.config.concurrency + max(2, self.config.concurrency // 2), self.chains.open)
             self._workers = [asyncio.create_task(self._work()) for _ in range(count)]
             everything = {*helpers, *self._workers}
             while not all(w.done() for w in self._workers):
@@ -145,28 +96,15 @@ class Run:
             self._writes.post(partial(rows.release, owner=self.owner))
             await self._writes.close()
 
-    async def _prepare(self) -> None:
-        prepare = getattr(self.backend, "prepare", None)
-        if prepare is not None:
-            await asyncio.to_thread(prepare)
-        check_price = getattr(self.backend, "check_price", None)
-        if check_price is not None:
-            check_price()
-        check_server = getattr(self.backend, "check_server", None)
-        if check_server is not None:
-            await asyncio.to_thread(check_server)
-        self._gate, self._budget = self.engine.limits()
-        self._price: Price | None = self.engine.price
-
     def stop(self) -> None:
-        """Send nothing more; calls in flight have ``grace`` seconds to land."""
+        """Send nothing more; calls in flight have :data:`GRACE` seconds to land."""
         self._stopping = True
         if not self._workers and self._main is not None:
             self._main.cancel()
         for task in self._workers:
             if task not in self._flying:
                 task.cancel()
-        asyncio.get_running_loop().call_later(self.engine.grace, self.abandon)
+        asyncio.get_running_loop().call_later(GRACE, self.abandon)
 
     def abandon(self) -> None:
         """Drop the calls in flight."""
@@ -179,58 +117,62 @@ class Run:
             await self._writes.do(partial(rows.renew, owner=self.owner))
 
     async def _poll(self) -> None:
-        """Fetch what other processes were asking, and take over what they gave up."""
+        """Fetch what other processes were sending, and take over what they gave up."""
         delay = 0.05
         while True:
             await asyncio.sleep(delay)
-            delay = min(delay * 1.5, 0.5) if self._busy else 0.05
-            if not self._busy:
+            delay = min(delay * 1.5, 0.5) if self._elsewhere else 0.05
+            if not self._elsewhere:
                 continue
-            keys = [chain.key for chain in self._busy]
+            keys = [chain.key for chain in self._elsewhere]
             known, free = await self._writes.do(partial(rows.look, keys=keys))
-            waiting, self._busy = self._busy, []
+            waiting, self._elsewhere = self._elsewhere, []
             for chain in waiting:
                 if chain.key in known:
-                    self._advance(chain, self._judged(chain.request, known[chain.key]))
+                    self._advance(chain, self.engine.outcome(chain.request, known[chain.key]))
                 elif chain.key in free:
                     self._todo.append(chain)
                 else:
-                    self._busy.append(chain)
+                    self._elsewhere.append(chain)
             self._wake.set()
 
     async def _work(self) -> None:
         while not self._stopping:
             if not self._todo:
-                if self.open == 0:
+                if not self.chains.open:
                     self._wake.set()
                     return
                 self._wake.clear()
                 await self._wake.wait()
                 continue
             chain = self._todo.popleft()
-            outcome = await self._ask(chain)
+            outcome = await self._settle(chain)
             if outcome is None:
-                self._busy.append(chain)
+                self._elsewhere.append(chain)
             else:
                 self._advance(chain, outcome)
                 self._wake.set()
 
-    async def _ask(self, chain: Chain) -> Outcome | None:
-        """Outcome for *chain*'s present request; None while another process is asking it."""
+    def _advance(self, chain: Chain, outcome: Outcome) -> None:
+        if self.chains.advance(chain, outcome):
+            self._todo.append(chain)
+
+    async def _settle(self, chain: Chain) -> Outcome | None:
+        """Outcome of *chain*'s present request; None while another process is sending it."""
         if self._fatal is not None:
             chain.cached = False
             return self._fatal
         if self._budget.exhausted:
             chain.cached = False
-            return Failure("budget", "not sent: max_cost is used up")
+            return Failure(FailureKind.BUDGET, "not sent: max_cost is used up")
         state = await self._writes.do(partial(rows.claim, key=chain.key, owner=self.owner))
         if not isinstance(state, bool):
-            return self._judged(chain.request, state)
+            return self.engine.outcome(chain.request, state)
         if not state:
             return None
         chain.cached = False
         outcome = await self._attempts(chain.request, chain.key)
-        if isinstance(outcome, Failure) and outcome.kind not in CONTENT:
+        if isinstance(outcome, Failure) and not outcome.kind.content:
             self._writes.post(partial(rows.release, owner=self.owner, key=chain.key))
         return outcome
 
@@ -240,44 +182,35 @@ class Run:
             if self._fatal is not None:
                 return self._fatal
             if self._stopping:
-                return Failure("cancelled")
+                return Failure(FailureKind.CANCELLED)
             held = await self._budget.reserve(request)
             if held is None:
-                return Failure("budget", "not sent: it could pass max_cost")
+                return Failure(FailureKind.BUDGET, "not sent: it could pass max_cost")
             result = await self._send(request, key, held)
             if not isinstance(result, BackendFailure):
                 self._strikes = 0
                 return result
-            failure, retryable = result.failure, result.retryable
-            settled = failure.kind in CONTENT
-            await self._writes.do(
-                partial(
-                    rows.store_failure,
-                    key=key,
-                    request=rows.request_json(request) if settled else None,
-                    failure=failure,
-                    settled=settled,
-                    price=self._price,
-                )
-            )
-            if settled:
+            failure = result.failure
+            store = partial(rows.store_failure, key=key, request=request, failure=failure, price=self.backend.price)
+            await self._writes.do(store)
+            if failure.kind.content:
                 return failure
             failure = replace(failure, reply=None)
-            if failure.kind in FATAL:
+            if failure.kind.fatal:
                 self._fatal = failure
                 return failure
-            if failure.kind == "rate_limit":
+            if failure.kind == FailureKind.RATE_LIMIT:
                 throttled += 1
-                retryable = retryable and throttled <= THROTTLED * self.config.retries
+                again = throttled <= THROTTLED * self.config.retries
             else:
                 failures += 1
-                retryable = retryable and failures <= self.config.retries
-            if not retryable:
+                again = failure.kind.transient and failures <= self.config.retries
+            if not again:
                 self._strikes += 1
                 if self._strikes >= STRIKES:
                     self._fatal = failure
                 return failure
-            if failure.kind != "rate_limit" and not self._stopping:
+            if failure.kind != FailureKind.RATE_LIMIT and not self._stopping:
                 await asyncio.sleep(max(result.retry_after or 0.0, backoff(failures)))
 
     async def _send(self, request: Request, key: str, held: float) -> Outcome | BackendFailure:
@@ -298,26 +231,24 @@ class Run:
         self._flying.add(me)
         self._calls += 1
         self.engine.calls += 1
-        cost = held  # until the provider says otherwise: it may charge for a call that we saw nothing of
+        cost = held  # until the provider says otherwise: it may charge for a call whose reply got lost
         try:
             async with asyncio.timeout(self.config.timeout + 5):
                 reply = await self.backend.call(request, self.config.timeout)
             if not reply.created:
                 reply = replace(reply, created=time.time())
-            used, cost = reply.usage, reply.cost or 0.0
-            self._paid(reply)
+            used, cost = reply.usage, self._paid(reply)
             self._gate.succeeded()
             return await self._store(request, key, reply)
         except TimeoutError:
-            text = f"no reply within {self.config.timeout:g} s"
-            return BackendFailure(Failure("timeout", text), retryable=True)
+            return BackendFailure(Failure(FailureKind.TIMEOUT, f"no reply within {self.config.timeout:g} s"))
         except BackendFailure as failed:
-            if failed.failure.reply is not None:
-                used, cost = failed.failure.reply.usage, failed.failure.reply.cost or 0.0
-                self._paid(failed.failure.reply)
-            elif failed.failure.kind not in ("timeout", "connection", "bad_body"):
+            failure = failed.failure
+            if failure.reply is not None:
+                used, cost = failure.reply.usage, self._paid(failure.reply)
+            elif failure.kind not in (FailureKind.TIMEOUT, FailureKind.CONNECTION, FailureKind.BAD_BODY):
                 cost = 0.0
-            if failed.failure.kind == "rate_limit" or failed.failure.status in (503, 529):
+            if failure.kind == FailureKind.RATE_LIMIT or failure.status in (503, 529):
                 self._gate.throttled(ticket, failed.retry_after)
             return failed
         finally:
@@ -325,18 +256,18 @@ class Run:
             self._gate.leave(ticket, used)
             self._budget.settle(held, cost)
 
-    def _paid(self, reply: Reply) -> None:
-        self._cost += reply.cost or 0.0
-        self.engine.cost += reply.cost or 0.0
+    def _paid(self, reply: Reply) -> float:
+        cost = reply.cost or 0.0
+        self._cost += cost
+        self.engine.cost += cost
+        return cost
 
     async def _store(self, request: Request, key: str, reply: Reply) -> Outcome:
-        verdict = self.engine.judge(request, reply)
-        text = rows.request_json(request)
-        if verdict is None:
-            return await self._writes.do(
-                partial(rows.store_answer, key=key, request=text, reply=reply, price=self._price)
-            )
-        verdict = replace(verdict, reply=reply)
-        return await self._writes.do(
-            partial(rows.store_failure, key=key, request=text, failure=verdict, settled=True, price=self._price)
-        )
+        """Make *reply* durable as it came, then parse it; a failure of the content is stored as one."""
+        store = partial(rows.store_reply, key=key, request=request, reply=reply, price=self.backend.price)
+        stored = await self._writes.do(store)
+        outcome = self.engine.outcome(request, stored)
+        if isinstance(outcome, Failure):
+            outcome = replace(outcome, reply=stored)
+            await self._writes.do(partial(rows.refuse, key=key, failure=outcome))
+        return outcome

@@ -1,88 +1,85 @@
-"""Share what an LLM answered without sharing what it was asked: numbers under hashes, no word of a transcript.
+"""Share what an LLM answered without sharing its prompts: numbers under hashes, no word of a transcript.
 
-A bundle is JSON Lines. Whoever has the same corpus and the same vanilla predictions asks the same questions, finds the
-answers under the same keys, and can redo weighting, metrics and tables without an LLM.
+A bundle is JSON Lines. The same corpus and the same vanilla predictions give the same requests and so the same keys:
+with the bundle, weighting, metrics and tables can be redone without an LLM.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lantern.errors import UserError
+from lantern.errors import FailureKind, UserError
 from lantern.files import atomic
 from lantern.refine.ledger.ledger import Ledger
-from lantern.refine.reply import asked, classes_of, parse_reply
-from lantern.refine.types import Failure, Outcome, Reply, Request, Usage
+from lantern.refine.reply import numbers_of
+from lantern.refine.types import Failure, Reply, Request, Stored, Usage
 
 FORMAT = "lantern-bundle"
 VERSION = 1
+NO_NUMBERS = "the reply holds no probabilities that go without words"
+NO_SHAPE = "an older Lantern stored the request without the utterances and classes that it asks about"
+QUOTES = "an older Lantern stored the repair turn, which quotes a reply"
+KNOWN = "the ledger has them already"
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class BundleCounts:
     """What was exported or imported."""
 
     answers: int
     failures: int
-    left: int
-    """Export: replies that hold no probabilities, or that answer to no prompt of Lantern's. Import: rows that the
-    ledger had already."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Rows that were left out, by reason."""
 
 
-def numbers_only(request: Request, reply: Reply) -> str | None:
-    """*reply* written anew from its numbers, which :func:`parse_reply` reads as it read the original; None if it
-    cannot be read."""
-    classes = classes_of(request)
-    count = asked(request)
-    if len(classes) < 2 or isinstance(parse_reply(reply, count, classes), Failure):
-        return None
-    found, _ = json.JSONDecoder().raw_decode(reply.text, reply.text.index("{"))
-    return json.dumps({str(n): {c: found[str(n)][c] for c in classes} for n in range(1, count + 1)})
-
-
-def export_bundle(ledger: Ledger, path: Path) -> Moved:
+def export_bundle(ledger: Ledger, path: Path) -> BundleCounts:
     """Write the answers and settled failures of *ledger* to *path*, atomically."""
-    outcomes = ledger.outcomes()
-    failed = {request.key: outcome for request, outcome in outcomes if isinstance(outcome, Failure)}
-    answers = failures = left = 0
+    answers = failures = 0
+    skipped: Counter[str] = Counter()
     with atomic(path) as partial, partial.open("w", encoding="utf-8") as out:
         out.write(json.dumps({"format": FORMAT, "version": VERSION}) + "\n")
-        for request, outcome in outcomes:
-            key = _key_without_words(request, failed)
-            if isinstance(outcome, Failure):
-                row = _row(key, outcome.reply, "", request) | {"kind": outcome.kind, "status": outcome.status}
+        for request, stored in ledger.stored():
+            if request.bundle_key is None and any(message["role"] == "assistant" for message in request.messages):
+                skipped[QUOTES] += 1
+                continue
+            if isinstance(stored, Failure):
+                row = _row(request, stored.reply, "") | {"kind": stored.kind, "status": stored.status}
                 failures += 1
+            elif request.shape is None:
+                skipped[NO_SHAPE] += 1
+                continue
+            elif (numbers := numbers_of(stored, request.shape)) is None:
+                skipped[NO_NUMBERS] += 1
+                continue
             else:
-                text = numbers_only(request, outcome)
-                if text is None:
-                    left += 1
-                    continue
-                row = _row(key, outcome, text, request)
+                row = _row(request, stored, request.shape.write(numbers))
                 answers += 1
             out.write(json.dumps(row) + "\n")
-    return Moved(answers, failures, left)
+    return BundleCounts(answers, failures, dict(skipped))
 
 
-def import_bundle(ledger: Ledger, path: Path) -> Moved:
+def import_bundle(ledger: Ledger, path: Path) -> BundleCounts:
     """Store what *path* holds in *ledger*; what is there already stays.
 
     Raises:
         UserError: not a bundle, of a newer version, or damaged, with the line; nothing is stored then.
     """
-    rows: list[tuple[str, str, Outcome]] = []
+    rows: list[tuple[str, str, Stored]] = []
     for number, line in _lines(path):
         try:
             value = json.loads(line)
-            rows.append((str(value["key"]), json.dumps({"imported": value["backend"]}), _outcome(value)))
+            rows.append((str(value["key"]), str(value["backend"]), _stored(value)))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not a bundle row ({type(error).__name__}: {error})") from None
     new = ledger.adopt(rows)
     answers = sum(isinstance(rows[n][2], Reply) for n in new)
-    return Moved(answers, len(new) - answers, len(rows) - len(new))
+    known = len(rows) - len(new)
+    return BundleCounts(answers, len(new) - answers, {KNOWN: known} if known else {})
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -103,23 +100,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     yield from enumerate(lines[1:], 2)
 
 
-def _key_without_words(request: Request, failed: dict[str, Failure]) -> str:
-    """The key under which a ledger that has only the bundle asks for what *request* asks for.
-
-    A repair turn quotes the reply that could not be used. In the bundle that reply has no words, so its repair turn
-    quotes nothing.
-    """
-    if len(request.messages) < 4 or request.messages[-2]["role"] != "assistant":
-        return request.key
-    first = replace(request, messages=request.messages[:-2])
-    error = failed[first.key].message if first.key in failed else ""
-    bare = request.messages[-1]["content"].replace(f": {error}. ", ": . ", 1)
-    turns = ({"role": "assistant", "content": ""}, {"role": "user", "content": bare})
-    return replace(request, messages=first.messages + turns).key
-
-
-def _row(key: str, reply: Reply | None, text: str, request: Request) -> dict[str, Any]:
-    row: dict[str, Any] = {"key": key, "backend": f"{request.provider}/{request.model}"}
+def _row(request: Request, reply: Reply | None, text: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"key": request.bundle_key or request.key, "backend": f"{request.provider}/{request.model}"}
     if reply is not None:
         usage = reply.usage
         row |= {
@@ -134,7 +116,7 @@ def _row(key: str, reply: Reply | None, text: str, request: Request) -> dict[str
     return row
 
 
-def _outcome(value: dict[str, Any]) -> Outcome:
+def _stored(value: dict[str, Any]) -> Stored:
     reply = None
     if "reply" in value:
         reply = Reply(
@@ -149,7 +131,7 @@ def _outcome(value: dict[str, Any]) -> Outcome:
         if not isinstance(reply.text, str):
             raise TypeError("reply is not text")
     if "kind" in value:
-        return Failure(str(value["kind"]), "", value["status"], reply)
+        return Failure(FailureKind(value["kind"]), "", value["status"], reply)
     if reply is None:
         raise KeyError("reply")
     return reply

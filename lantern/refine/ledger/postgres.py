@@ -1,4 +1,4 @@
-"""A ledger in a PostgreSQL database, in a schema of its own, for runs on several machines."""
+"""A ledger in a PostgreSQL database, in the schema ``lantern``, for runs on several machines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from lantern.errors import UserError
-from lantern.refine.ledger import tables as schema
+from lantern.refine.ledger import schema
+from lantern.refine.ledger.store import Store
 
 LOCK = 0x1A47E12
 """Number of the advisory lock that a writer holds until its transaction ends."""
@@ -18,15 +19,18 @@ OLDEST = 13
 _DEFAULTS = {"connect_timeout": "10", "keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
 
 
-class PostgresStore:
-    """A place that :class:`~lantern.refine.ledger.ledger.Ledger` knows; its methods are those of a ``Store``.
+class PostgresStore(Store):
+    """A ledger on a server; docstrings are those of :class:`Store`.
 
-    Writers take turns, as on SQLite: one that began a transaction sees all that was committed before. A writer that
-    died is cut off by the server after half a minute.
+    Writers take turns, as on SQLite: one that began a transaction sees all that was committed before. The server cuts
+    off a dead writer after half a minute. It has no check of its files; every row has a check sum.
     """
 
+    dialect = "postgresql+psycopg"
+    prelude = "CREATE SCHEMA IF NOT EXISTS lantern"
+
     def __init__(self, location: str, busy_timeout: float) -> None:
-        self.location, self._timeout = location, busy_timeout
+        super().__init__(location, busy_timeout)
         try:
             import psycopg
         except ImportError:
@@ -34,35 +38,20 @@ class PostgresStore:
                 f"refine.ledger={location} needs a PostgreSQL driver: pip install 'psycopg[binary]'"
             ) from None
         self._psycopg = psycopg
-        self.errors: tuple[type[Exception], ...] = (psycopg.Error,)
+        self.errors = (psycopg.Error,)
 
     def exists(self) -> bool:
-        with contextlib.closing(self._connect()) as raw:
-            return bool(self._look(raw))
+        with contextlib.closing(self.connect()) as raw:
+            return bool(self.check(raw))
 
-    def open(self) -> Connection:
-        raw = self._connect()
-        try:
-            tables = self._look(raw)
-            db = schema.connection("postgresql+psycopg", raw)
-            if schema.missing(tables):
-                self.begin(db)
-                db.exec_driver_sql("CREATE SCHEMA IF NOT EXISTS lantern")
-                schema.create(db)
-                db.exec_driver_sql("COMMIT")
-        except BaseException:
-            raw.close()
-            raise
-        return db
-
-    def _connect(self) -> Any:
+    def connect(self) -> Any:
         given = self._psycopg.conninfo.conninfo_to_dict(self.location)
         settings: dict[str, Any] = {**_DEFAULTS, **given, "client_encoding": "utf8", "application_name": "lantern"}
         raw = self._psycopg.connect(**settings, autocommit=True)
         try:
             # Numbers come back to the last digit, and what is committed is on disk, whatever the server's defaults.
             raw.execute(
-                f"SET search_path = lantern; SET lock_timeout = {round(1000 * self._timeout)}; "
+                f"SET search_path = lantern; SET lock_timeout = {round(1000 * self.busy_timeout)}; "
                 "SET idle_in_transaction_session_timeout = '30s'; SET extra_float_digits = 1; "
                 "SELECT set_config('synchronous_commit', 'on', false) "
                 "WHERE current_setting('synchronous_commit') = 'off'"
@@ -72,8 +61,7 @@ class PostgresStore:
             raise
         return raw
 
-    def _look(self, raw: Any) -> set[str]:
-        """The tables of the ledger in this database."""
+    def check(self, raw: Any) -> set[str]:
         encoding, version, tables = raw.execute(
             "SELECT current_setting('server_encoding'), current_setting('server_version_num')::int / 10000, "
             "array(SELECT tablename::text FROM pg_tables WHERE schemaname = 'lantern')"
@@ -87,14 +75,14 @@ class PostgresStore:
             raise UserError(f"refine.ledger={self.location} is PostgreSQL {version}; it must be {OLDEST} or newer")
         if tables:
             about = dict(raw.execute("SELECT name, value FROM ledger").fetchall()) if "ledger" in tables else {}
-            told = f"{self.location} has a schema 'lantern' that is not a Lantern ledger"
-            schema.check_format(about, self.location, told)
+            foreign = f"{self.location} has a schema 'lantern' that is not a Lantern ledger"
+            schema.check_format(about, self.location, foreign)
         return set(tables)
 
     def begin(self, db: Connection) -> str:
         db.exec_driver_sql("BEGIN")
-        found = db.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK}), pg_current_xact_id()::text").one()
-        return str(found[1])
+        sql = f"SELECT pg_advisory_xact_lock({LOCK}), pg_current_xact_id()::text"
+        return str(db.exec_driver_sql(sql).one()[1])
 
     def committed(self, db: Connection, ticket: str) -> bool:
         return db.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (ticket,)).scalar_one() == "committed"
@@ -109,12 +97,6 @@ class PostgresStore:
             return error.connection_invalidated
         return isinstance(error, self._psycopg.OperationalError)
 
-    def verify(self, db: Connection) -> None:
-        pass  # the server has no check of its files; every row has a check sum
-
-    def compact(self, db: Connection) -> None:
-        pass  # the server does it by itself
-
     def size(self, db: Connection) -> int:
         sql = "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
         return int(db.exec_driver_sql(sql + "WHERE nspname = 'lantern' AND relkind = 'r'").scalar_one())
@@ -126,9 +108,9 @@ class PostgresStore:
         )
 
     def explain(self, error: Exception) -> UserError:
-        told = error.orig if isinstance(error, DBAPIError) else error
-        code = getattr(told, "sqlstate", None) or ""
-        text = " ".join(str(told).split())
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        code = getattr(cause, "sqlstate", None) or ""
+        text = " ".join(str(cause).split())
         if code in ("XX001", "XX002"):
             return self.damaged(text)
         if code in ("25006", "42501"):

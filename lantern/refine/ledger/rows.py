@@ -9,15 +9,18 @@ import socket
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from lantern.refine.ledger.tables import ANSWERS, BATCHES, CLAIMS, FAILURES, NOW, PAID
-from lantern.refine.types import Failure, Outcome, Price, Reply, Request, Usage
+from lantern.errors import FailureKind
+from lantern.refine.ledger.schema import ANSWERS, CLAIMS, FAILURES, NOW, PAID
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Failure, Price, Reply, Request, Stored, Usage
 
+KINDS = frozenset(FailureKind)
 LEASE = 60.0
 """Seconds after which the claim of a process that stopped renewing it is void."""
 
@@ -64,7 +67,7 @@ def is_dead(owner: str) -> bool:
 
 
 def request_json(request: Request) -> str:
-    """*request* as canonical JSON; :func:`request_key` gives its key back."""
+    """*request* as canonical JSON: what its key covers, then what it does not."""
     content = {
         "backend": [request.provider, request.model, request.api_base],
         "messages": list(request.messages),
@@ -73,19 +76,29 @@ def request_json(request: Request) -> str:
         "replicate": request.replicate,
         "oracle": request.oracle,
     }
+    if request.shape is not None:
+        content["shape"] = asdict(request.shape)
+    if request.bundle_key is not None:
+        content["bundle_key"] = request.bundle_key
     return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-def request_of(text: str) -> Request:
-    """The request that :func:`request_json` wrote."""
-    found = json.loads(text)
-    provider, model, api_base = found.pop("backend")
-    return Request(provider, model, api_base, tuple(found.pop("messages")), **found)
+def request_of(text: str) -> Request | None:
+    """The request that :func:`request_json` wrote; None for a row that came with a bundle, which has no words.
 
-
-def is_imported(text: str) -> bool:
-    """Whether a stored request came with a bundle, which has no words."""
-    return text.startswith('{"imported"')
+    Rows of an older Lantern have no shape; that of a JSON schema follows from the schema.
+    """
+    content = json.loads(text)
+    if "imported" in content:
+        return None
+    provider, model, api_base = content.pop("backend")
+    shape = content.pop("shape", None)
+    content["shape"] = (
+        ReplyShape.of_response_format(content["response_format"])
+        if shape is None
+        else ReplyShape(shape["count"], tuple(shape["classes"]), shape["elicitation"])
+    )
+    return Request(provider, model, api_base, tuple(content.pop("messages")), **content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +108,9 @@ class Prune:
     answers_before: float | None = None
     """Answers older than this Unix time; None: no answers, unless *model* is given."""
     model: str | None = None
-    """Only answers of this model, as asked for (``provider/model``) or as reported."""
+    """Only answers of this model, as requested (``provider/model``) or as reported."""
     failures: bool = False
-    """All failures, settled ones too: the next run asks again."""
+    """All failures, settled ones too: the next run sends their requests again."""
 
 
 def prune(db: sa.Connection, what: Prune, dry: bool) -> dict[str, int]:
@@ -108,20 +121,20 @@ def prune(db: sa.Connection, what: Prune, dry: bool) -> dict[str, int]:
     if what.answers_before is not None or what.model is not None:
         where = ANSWERS.c.created < (what.answers_before or 1e18)
         if what.model is not None:
-            where &= sa.or_(ANSWERS.c.model == what.model, asked_of(what.model))
+            where &= sa.or_(ANSWERS.c.model == what.model, sent_to(what.model))
         doomed.append(("answers", ANSWERS, where))
     if what.failures:
         doomed.append(("failures", FAILURES, sa.true()))
-    found = {}
+    counts = {}
     for name, table, where in doomed:
         if dry:
-            found[name] = db.execute(sa.select(sa.func.count()).select_from(table).where(where)).scalar_one()
+            counts[name] = db.execute(sa.select(sa.func.count()).select_from(table).where(where)).scalar_one()
         else:
-            found[name] = db.execute(table.delete().where(where)).rowcount
-    return found
+            counts[name] = db.execute(table.delete().where(where)).rowcount
+    return counts
 
 
-def asked_of(model: str) -> sa.ColumnElement[bool]:
+def sent_to(model: str) -> sa.ColumnElement[bool]:
     """Answers whose stored request went to *model* (``provider/model``)."""
     provider, _, name = model.partition("/")
     text = json.dumps([provider, name], ensure_ascii=False, separators=(",", ":"))[:-1]
@@ -159,12 +172,12 @@ def check_sum(values: Sequence[Any]) -> int:
 
 
 class DamagedRow(Exception):
-    """A stored reply does not have the check sum it was stored with."""
+    """A row is not what was stored; the message says which."""
 
 
 def _reply(row: Sequence[Any], key: str) -> Reply:
     if check_sum(row[:11]) != row[11]:
-        raise DamagedRow(key)
+        raise DamagedRow(f"the reply to request {key} is not what was stored")
     return Reply(
         text=row[0],
         finish_reason=row[1],
@@ -192,15 +205,17 @@ def chunks(keys: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
     return (keys[start : start + size] for start in range(0, len(keys), size))
 
 
-def read(db: sa.Connection, keys: Sequence[str]) -> dict[str, Outcome]:
-    """Answers and settled failures among *keys*."""
-    found: dict[str, Outcome] = {}
+def read(db: sa.Connection, keys: Sequence[str]) -> dict[str, Stored]:
+    """Replies and settled failures among *keys*."""
+    stored: dict[str, Stored] = {}
     for chunk in chunks(keys):
         for key, kind, message, status, *paid in db.execute(_SETTLED, {"keys": chunk}):
-            found[key] = Failure(kind, message, status, None if paid[0] is None else _reply(paid, key))
+            if kind not in KINDS:
+                raise DamagedRow(f"request {key} failed as {kind!r}, a kind that this Lantern does not know")
+            stored[key] = Failure(FailureKind(kind), message, status, None if paid[0] is None else _reply(paid, key))
         for key, *paid in db.execute(_ANSWERED, {"keys": chunk}):
-            found[key] = _reply(paid, key)
-    return found
+            stored[key] = _reply(paid, key)
+    return stored
 
 
 _CLAIM = sa.select(CLAIMS.c.owner, CLAIMS.c.expires > NOW).where(CLAIMS.c.key == sa.bindparam("k"))
@@ -209,8 +224,8 @@ _TAKE = CLAIMS.insert().values(key=sa.bindparam("k"), owner=sa.bindparam("o"), e
 _TAKE_OVER = CLAIMS.update().where(CLAIMS.c.key == sa.bindparam("k")).values(owner=sa.bindparam("o"), expires=_EXPIRES)
 
 
-def claim(db: sa.Connection, key: str, owner: str, lease: float = LEASE) -> Outcome | bool:
-    """What is known about *key*; else True when it is *owner*'s to ask now, False when another is asking."""
+def claim(db: sa.Connection, key: str, owner: str, lease: float = LEASE) -> Stored | bool:
+    """What is stored for *key*; else True when *owner* is to send it now, False when another process is sending it."""
     known = read(db, [key])
     if known:
         return known[key]
@@ -222,7 +237,7 @@ def claim(db: sa.Connection, key: str, owner: str, lease: float = LEASE) -> Outc
 
 
 def free(db: sa.Connection, keys: Sequence[str]) -> list[str]:
-    """Those of *keys* that nobody holds at present."""
+    """Those of *keys* without a claim of a living process."""
     held: set[str] = set()
     dead: dict[str, bool] = {}
     for chunk in chunks(keys):
@@ -234,8 +249,8 @@ def free(db: sa.Connection, keys: Sequence[str]) -> list[str]:
     return [key for key in keys if key not in held]
 
 
-def look(db: sa.Connection, keys: Sequence[str]) -> tuple[dict[str, Outcome], set[str]]:
-    """What is known of *keys*, and those of them that nobody holds."""
+def look(db: sa.Connection, keys: Sequence[str]) -> tuple[dict[str, Stored], set[str]]:
+    """What is stored for *keys*, and those of them without a claim."""
     return read(db, keys), set(free(db, keys))
 
 
@@ -263,7 +278,7 @@ def _new_row(table: sa.Table, names: Sequence[str]) -> list[sa.ColumnElement[Any
 
 
 _ANSWER = ["key", "request", *PAID]
-_STORE_ANSWER = (
+_STORE_REPLY = (
     ANSWERS.insert()
     .from_select(
         _ANSWER,
@@ -275,32 +290,46 @@ _STORE_ANSWER = (
 )
 _FAILURE = ["key", "kind", "status", "message", "settled", "request", *PAID]
 _STORE_FAILURE = FAILURES.insert().from_select([*_FAILURE, "time"], sa.select(*_new_row(FAILURES, _FAILURE), NOW))
+_VERDICT = ["kind", "status", "message"]
+_REFUSE = FAILURES.insert().from_select(
+    [*_VERDICT, "settled", "time", *_ANSWER],
+    sa.select(*_new_row(FAILURES, _VERDICT), sa.literal(1), NOW, *(ANSWERS.c[name] for name in _ANSWER)).where(
+        ANSWERS.c.key == sa.bindparam("k")
+    ),
+)
+_FORGET = ANSWERS.delete().where(ANSWERS.c.key == sa.bindparam("k"))
 
 
-def store_answer(db: sa.Connection, key: str, request: str, reply: Reply, price: Price | None) -> Reply:
-    """Store *reply* and end the claim; where an answer is there already, that one stays and is returned."""
+def store_reply(db: sa.Connection, key: str, request: Request, reply: Reply, price: Price | None) -> Reply:
+    """Store *reply* and end the claim; where a reply is there already, that one stays and is returned."""
     db.execute(_END, {"k": key})
-    if db.execute(_STORE_ANSWER, {"key": key, "request": request, **_columns(reply, price)}).rowcount:
+    row = {"key": key, "request": request_json(request), **_columns(reply, price)}
+    if db.execute(_STORE_REPLY, row).rowcount:
         return reply
     kept = read(db, [key])[key]
     assert isinstance(kept, Reply)
     return kept
 
 
-def store_failure(
-    db: sa.Connection, key: str, request: str | None, failure: Failure, settled: bool, price: Price | None
-) -> Failure:
-    """Store *failure*; a settled one ends the claim and is never asked again."""
+def refuse(db: sa.Connection, key: str, failure: Failure) -> None:
+    """Make the stored reply of *key* a settled failure: its content cannot be used."""
+    verdict = {"kind": failure.kind.value, "status": failure.status, "message": _plain(failure.message)}
+    db.execute(_REFUSE, {"k": key, **verdict})
+    db.execute(_FORGET, {"k": key})
+
+
+def store_failure(db: sa.Connection, key: str, request: Request, failure: Failure, price: Price | None) -> None:
+    """Store *failure*; one of the content is settled: it ends the claim, and the request is never sent again."""
+    settled = failure.kind.content
     if settled:
         db.execute(_END, {"k": key})
-    db.execute(_STORE_FAILURE, _failure(key, request, failure, settled, price))
-    return failure
+    db.execute(_STORE_FAILURE, _failure(key, request_json(request) if settled else None, failure, settled, price))
 
 
 def _failure(key: str, request: str | None, failure: Failure, settled: bool, price: Price | None) -> dict[str, Any]:
     return {
         "key": key,
-        "kind": failure.kind,
+        "kind": failure.kind.value,
         "status": failure.status,
         "message": _plain(failure.message),
         "settled": int(settled),
@@ -309,44 +338,19 @@ def _failure(key: str, request: str | None, failure: Failure, settled: bool, pri
     }
 
 
-def adopt(db: sa.Connection, imported: Sequence[tuple[str, str, Outcome]]) -> list[int]:
-    """Store ``(key, request, outcome)`` of a bundle where nothing is known; the numbers of those that were new."""
+def adopt(db: sa.Connection, imported: Sequence[tuple[str, str, Stored]]) -> list[int]:
+    """Store ``(key, backend, stored)`` of a bundle where the key is new; the numbers of those that were."""
     known = read(db, [key for key, _, _ in imported])
     new = [n for n, (key, _, _) in enumerate(imported) if key not in known]
-    answers, failures = [], []
-    for key, request, outcome in (imported[n] for n in new):
-        if isinstance(outcome, Failure):
-            failures.append(_failure(key, request, outcome, settled=True, price=None))
+    replies, failures = [], []
+    for key, backend, stored in (imported[n] for n in new):
+        request = json.dumps({"imported": backend})
+        if isinstance(stored, Failure):
+            failures.append(_failure(key, request, stored, settled=True, price=None))
         else:
-            answers.append({"key": key, "request": request, **_columns(outcome, None)})
-    for statement, found in ((_STORE_ANSWER, answers), (_STORE_FAILURE, failures)):
-        if found:
-            db.execute(_END, [{"k": row["key"]} for row in found])
-            db.execute(statement, found)
+            replies.append({"key": key, "request": request, **_columns(stored, None)})
+    for statement, rows in ((_STORE_REPLY, replies), (_STORE_FAILURE, failures)):
+        if rows:
+            db.execute(_END, [{"k": row["key"]} for row in rows])
+            db.execute(statement, rows)
     return new
-
-
-def batches(db: sa.Connection) -> list[tuple[str, str | None, str]]:
-    """Name, provider's id and model of every batch on its way, in the order of their names."""
-    found = db.execute(sa.select(BATCHES.c.name, BATCHES.c.id, BATCHES.c.model).order_by(BATCHES.c.name))
-    return [(name, identity, model) for name, identity, model in found]
-
-
-def batch_requests(db: sa.Connection, name: str) -> str | None:
-    """What the batch *name* asks, as it was stored; None when it has been collected."""
-    return db.execute(sa.select(BATCHES.c.requests).where(BATCHES.c.name == name)).scalar_one_or_none()
-
-
-def keep_batch(db: sa.Connection, name: str, model: str, requests: str) -> None:
-    """Store a batch that is about to be submitted."""
-    db.execute(BATCHES.insert().values(name=name, model=model, requests=requests))
-
-
-def name_batch(db: sa.Connection, name: str, identity: str) -> None:
-    """Store the provider's *identity* of a batch that was submitted."""
-    db.execute(BATCHES.update().where(BATCHES.c.name == name).values(id=identity))
-
-
-def forget_batch(db: sa.Connection, name: str) -> None:
-    """Delete a batch whose replies are stored, or that was not submitted."""
-    db.execute(BATCHES.delete().where(BATCHES.c.name == name))

@@ -10,25 +10,27 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from lantern.errors import UserError
-from lantern.refine.ledger import tables as schema
+from lantern.refine.ledger import schema
+from lantern.refine.ledger.store import Store
 
 QUICK_CHECK_BYTES = 64 * 2**20
 """Files up to this size are checked whenever they are opened (a fraction of a second)."""
 
 
-class SqliteStore:
-    """A place that :class:`~lantern.refine.ledger.ledger.Ledger` knows; its methods are those of a ``Store``."""
+class SqliteStore(Store):
+    """A ledger in a file; docstrings are those of :class:`Store`."""
 
-    errors: tuple[type[Exception], ...] = (sqlite3.Error,)
+    dialect = "sqlite"
+    errors = (sqlite3.Error,)
 
     def __init__(self, location: str, busy_timeout: float) -> None:
-        self.location = location
-        self._path, self._timeout = Path(location), busy_timeout
+        super().__init__(location, busy_timeout)
+        self._path = Path(location)
 
     def exists(self) -> bool:
         return self._path.is_file()
 
-    def open(self) -> Connection:
+    def connect(self) -> sqlite3.Connection:
         path = self._path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,22 +40,18 @@ class SqliteStore:
             ) from None
         if path.is_dir():
             raise UserError(f"refine.ledger={path} is a folder; name a file in it")
-        raw = sqlite3.connect(path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
-        try:
-            tables = self._check(raw)
-            self._settings(raw)
-            db = schema.connection("sqlite", raw)
-            if schema.missing(tables):
-                self.begin(db)
-                schema.create(db)
-                db.exec_driver_sql("COMMIT")
-        except BaseException:
-            raw.close()
-            raise
-        return db
+        return sqlite3.connect(path, timeout=self.busy_timeout, isolation_level=None, check_same_thread=False)
 
-    def _settings(self, raw: sqlite3.Connection) -> None:
-        deadline = time.monotonic() + self._timeout
+    def check(self, raw: sqlite3.Connection) -> set[str]:
+        tables = {name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables:
+            about = dict(raw.execute("SELECT name, value FROM ledger")) if "ledger" in tables else {}
+            schema.check_format(about, self.location, f"{self._path} is an SQLite file but not a Lantern ledger")
+            if self._path.stat().st_size <= QUICK_CHECK_BYTES:
+                result = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
+                if result != "ok":
+                    raise self.damaged(" ".join(str(result).split())[:200])
+        deadline = time.monotonic() + self.busy_timeout
         while True:
             try:
                 raw.execute("PRAGMA journal_mode = WAL")
@@ -64,37 +62,20 @@ class SqliteStore:
                     raise
                 time.sleep(0.02)
         raw.execute("PRAGMA synchronous = FULL")
-
-    def _check(self, raw: sqlite3.Connection) -> set[str]:
-        tables = {name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not tables:
-            return tables
-        about = dict(raw.execute("SELECT name, value FROM ledger")) if "ledger" in tables else {}
-        schema.check_format(about, self.location, f"{self._path} is an SQLite file but not a Lantern ledger")
-        if self._path.stat().st_size <= QUICK_CHECK_BYTES:
-            found = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise self.damaged(" ".join(str(found).split())[:200])
         return tables
 
     def begin(self, db: Connection) -> None:
         db.exec_driver_sql("BEGIN IMMEDIATE")
-
-    def committed(self, db: Connection, ticket: str) -> bool:
-        return False
 
     def rollback(self, db: Connection) -> None:
         raw = db.connection.driver_connection
         if isinstance(raw, sqlite3.Connection) and raw.in_transaction:
             db.exec_driver_sql("ROLLBACK")
 
-    def lost(self, error: Exception) -> bool:
-        return False
-
     def verify(self, db: Connection) -> None:
-        found = [line for (line,) in db.exec_driver_sql("PRAGMA integrity_check(5)")]
-        if found != ["ok"]:
-            raise self.damaged(" ".join("; ".join(found).split())[:300])
+        lines = [line for (line,) in db.exec_driver_sql("PRAGMA integrity_check(5)")]
+        if lines != ["ok"]:
+            raise self.damaged(" ".join("; ".join(lines).split())[:300])
 
     def compact(self, db: Connection) -> None:
         db.exec_driver_sql("VACUUM")
@@ -113,7 +94,8 @@ class SqliteStore:
         path, text = self._path, str(error.orig if isinstance(error, DBAPIError) else error)
         if "not a database" in text:
             return UserError(
-                f"{path} is not a Lantern ledger (no SQLite file, or its head is damaged); {schema.ELSEWHERE}"
+                f"{path} is not a Lantern ledger (no SQLite file, or its head is damaged); move it away or set "
+                "refine.ledger to another path"
             )
         if "malformed" in text or "corrupt" in text:
             return self.damaged(text)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from lantern.refine.ledger.tables import ANSWERS, CLAIMS, FAILURES
+from lantern.refine.ledger.schema import ANSWERS, CLAIMS, FAILURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +15,9 @@ class LedgerStats:
 
     answers: int = 0
     settled_failures: int = 0
-    """Paid replies whose content could not be used; not asked again."""
+    """Paid replies whose content could not be used; not sent again."""
     failed_attempts: int = 0
-    """Attempts without a reply; these are asked again by the next run."""
+    """Attempts without a reply: the next run sends these again."""
     failures: dict[str, int] = field(default_factory=dict)
     """All failures by kind."""
     input_tokens: int = 0

@@ -62,7 +62,7 @@ def test_a_large_share_leaves_something_to_train_on() -> None:
 
 def test_bad_protocols_and_splits() -> None:
     corpus = make([None] * 6, train=4)
-    with pytest.raises(UserError, match=r"protocol\.name=owm is not known\. Did you mean 'own'"):
+    with pytest.raises(UserError, match=r"protocol\.name=owm is not one of own, .*\. Did you mean 'own'"):
         resolve_split(corpus, "owm")
     with pytest.raises(UserError, match="has no test dialogues; its splits: train 4"):
         resolve_split(replace(corpus, splits={"train": corpus.splits["train"]}), "own")
@@ -188,7 +188,7 @@ def test_a_session_that_is_not_there_is_named() -> None:
         ({"name": "session5", "dev_session": 5}, r"protocol\.dev_session=5 is the test session"),
         ({"name": "loso", "fold": 3, "dev_session": 3}, r"protocol\.dev_session=3 is the test session"),
         ({"name": "session5", "dev_list": "x"}, r"protocol\.dev_list=x: protocol=session5 takes a whole session"),
-        ({"selection": "test"}, r"protocol\.selection=test is not known\..*Valid: dev, paper-style"),
+        ({"selection": "test"}, r"protocol\.selection=test is not one of dev, paper-style\."),
     ],
 )
 def test_settings_that_contradict_each_other(settings: dict[str, Any], message: str) -> None:
@@ -259,7 +259,7 @@ def test_paper_style_trains_on_all_others_and_selects_on_test() -> None:
     assert any("epoch was chosen on the test dialogues" in line for line in protocol_lines(report))
 
 
-def test_twins_are_test_turns_whose_words_stand_in_training() -> None:
+def test_twins_are_test_turns_whose_words_occur_in_training() -> None:
     corpus = five_sessions()
     turns = {
         "1_0": (Utterance("a", "F1", "Over  THERE, now?", 1), Utterance("b", "M1", "--", 1)),
@@ -295,7 +295,7 @@ def test_the_report_counts_and_names_what_the_parts_share() -> None:
         "sessions: train 1, dev 2, test 5",
         "dev: training session 2",
         "test shares 1 speakers with training: s0",
-        "1 of 1 labelled test turns have a text that also stands in training, 100.0 %",
+        "1 of 1 labelled test turns have a text that also occurs in training, 100.0 %",
     ]
     five = five_sessions()
     split = resolve_split(five, "loso", fold=2)

@@ -1,4 +1,4 @@
-"""A corpus of one's own, and the example that the documentation points to."""
+"""A custom corpus, and the example that the documentation points to."""
 
 import json
 import shlex
@@ -86,7 +86,7 @@ def test_splits_by_pattern_and_what_is_left_over(tmp_path: Path) -> None:
     assert corpus.splits == {"train": ("a1", "a2"), "test": ("b1",)}
     assert "1 dialogues are in no split" in corpus.notes
     for splits, message in (
-        ({"test": ["x*"]}, r"--split test=x\*: no dialogue is called so; the first is 'a1'"),
+        ({"test": ["x*"]}, r"--split test=x\*: no dialogue has this id; the first is 'a1'"),
         ({"test": ["a1"], "train": ["a*"]}, r"--split train=a\*: dialogue 'a1' is in test already"),
         ({"eval": ["a1"]}, r"--split eval=…: 'eval' is not one of train, dev, test"),
     ):
@@ -104,7 +104,7 @@ def test_splits_by_pattern_and_what_is_left_over(tmp_path: Path) -> None:
         ("dialogue,speaker,text,label", ["d,A,x,up,9"], r"line 2: not 4 fields as in line 1"),
         ("dialogue,speaker,text,label", ["d,A,x,up", "e,A,x,up", "d,A,x,up"], r"line 4: dialogue 'd' goes on after"),
         ("dialogue,speaker,text,label", ["d,,x,up"], r"line 2: speaker is '', expected text"),
-        ("dialogue,speaker,text,utterance", ["d,A,x,u", "d,A,y,u"], r"line 3: utterance 'u' stands on line 2 already"),
+        ("dialogue,speaker,text,utterance", ["d,A,x,u", "d,A,y,u"], r"line 3: utterance 'u' is on line 2 already"),
         ("dialogue,speaker,text,utterance", ["d,A,x,u", "d,A,y,"], r"line 3: utterance is '', expected text"),
         ("dialogue,speaker,text,split", ["d,A,x,eval"], r"line 2: split 'eval' is not one of train, dev, test"),
         (

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lantern.corpora.folder import load_corpus
-from lantern.corpora.readers.emorynlp import CSV_FILES, JSON_FILES, PUBLISHED, import_csv, import_json
+from lantern.corpora.readers.emorynlp import CSV_FILES, JSON_FILES, PUBLISHED, import_emorynlp
 from lantern.errors import UserError
 
 HEADER = "Utterance,Speaker,Emotion,Scene_ID,Utterance_ID,Season,Episode,Start_Time,End_Time"
@@ -52,7 +52,7 @@ def test_csv_turns_are_keyed_by_season_episode_and_scene(tmp_path: Path) -> None
         row("z", "Scared", 2, 1, season=3),
         row("y", "Powerful", 2, 1, episode=2),
     ]
-    corpus = import_csv(write_csv(tmp_path, {"train": rows}))
+    corpus = import_emorynlp(csv=write_csv(tmp_path, {"train": rows}))
     assert corpus.splits["train"] == ("s01_e15_c02", "s03_e15_c02", "s01_e02_c02")
     first = corpus.by_id["s01_e15_c02"]
     assert [u.id for u in first.utterances] == ["s01_e15_c02_u003", "s01_e15_c02_u007"]
@@ -72,18 +72,20 @@ def test_csv_turns_are_keyed_by_season_episode_and_scene(tmp_path: Path) -> None
 
 def test_both_forms_name_the_same_utterance_alike(tmp_path: Path) -> None:
     text = (
-        import_csv(write_csv(tmp_path, {"train": [row("Tea.", "Neutral", 1, 1)], "dev": [row("Hm.", "Sad", 3, 1)]}))
+        import_emorynlp(
+            csv=write_csv(tmp_path, {"train": [row("Tea.", "Neutral", 1, 1)], "dev": [row("Hm.", "Sad", 3, 1)]})
+        )
         .by_id["s01_e15_c01"]
         .utterances[0]
     )
-    other = import_json(write_json(tmp_path)).utterances[0]
+    other = import_emorynlp(json=write_json(tmp_path)).utterances[0]
     assert (text.id, text.speaker, text.text, text.label) == (other.id, other.speaker, other.text, other.label)
 
 
-def test_classes_stand_in_the_published_order(tmp_path: Path) -> None:
+def test_classes_are_in_the_published_order(tmp_path: Path) -> None:
     names = ["Joyful", "Mad", "Peaceful", "Neutral", "Sad", "Powerful", "Scared"]
     turns = [turn(n, emotion=name) for n, name in enumerate(names, 1)]
-    assert [u.label for u in import_json(write_json(tmp_path, season(*turns))).utterances] == list(range(7))
+    assert [u.label for u in import_emorynlp(json=write_json(tmp_path, season(*turns))).utterances] == list(range(7))
 
 
 def test_published_counts_add_up_to_the_published_totals() -> None:
@@ -92,8 +94,8 @@ def test_published_counts_add_up_to_the_published_totals() -> None:
         assert all(sum(classes) == utterances for _, utterances, classes in PUBLISHED[form].values())
 
 
-def test_absent_files_are_told_and_the_rest_is_imported(tmp_path: Path) -> None:
-    corpus = import_json(write_json(tmp_path))
+def test_absent_files_are_noted_and_the_rest_is_imported(tmp_path: Path) -> None:
+    corpus = import_emorynlp(json=write_json(tmp_path))
     assert list(corpus.splits) == ["dev"]
     assert "no emotion-detection-trn.json: the corpus has no train split" in corpus.notes
     assert "differs: dev: 1 utterances, published 1344" in corpus.checks
@@ -102,9 +104,9 @@ def test_absent_files_are_told_and_the_rest_is_imported(tmp_path: Path) -> None:
     assert load_corpus(corpus.save(tmp_path / "c")).fingerprint == corpus.fingerprint
     write_json(tmp_path, split="test")
     with pytest.raises(UserError, match=r"tst\.json: scene s01_e15_c01 is in the file of another split, too"):
-        import_json(tmp_path)
+        import_emorynlp(json=tmp_path)
     with pytest.raises(UserError, match=r"nowhere holds none of emorynlp_train_final\.csv, "):
-        import_csv(tmp_path / "nowhere")
+        import_emorynlp(csv=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_absent_files_are_told_and_the_rest_is_imported(tmp_path: Path) -> None:
     [
         (
             [row("a", "Mad", 1, 1), row("b", "Mad", 1, 1)],
-            r"line 3: utterance s01_e15_c01_u001 stands on line 2 already",
+            r"line 3: utterance s01_e15_c01_u001 is on line 2 already",
         ),
         ([row("a", "Angry", 1, 1)], r"line 2: emotion 'Angry' is not one of joyful, mad"),
         ([row("a", "Mad", 1, 1, "Ann Other")], r"line 2: speakers None is not a list of names"),
@@ -125,7 +127,7 @@ def test_absent_files_are_told_and_the_rest_is_imported(tmp_path: Path) -> None:
 )
 def test_bad_rows_name_file_and_line(tmp_path: Path, rows: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        import_csv(write_csv(tmp_path, {"test": rows}))
+        import_emorynlp(csv=write_csv(tmp_path, {"test": rows}))
     assert "emorynlp_test_final.csv" in str(caught.value)
 
 
@@ -144,5 +146,5 @@ def test_bad_rows_name_file_and_line(tmp_path: Path, rows: list[str], message: s
 )
 def test_bad_json_names_the_utterance(tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        import_json(write_json(tmp_path, content))
+        import_emorynlp(json=write_json(tmp_path, content))
     assert "emotion-detection-dev.json" in str(caught.value)

@@ -210,7 +210,7 @@ def test_a_release_of_full_size_agrees_with_every_known_count(full: Path, label_
     assert (len(corpus.splits["train"]), len(corpus.splits["test"])) == (120, 31)
 
 
-def test_counts_that_differ_are_told_and_are_no_error(release: Path) -> None:
+def test_counts_that_differ_are_checks_and_no_error(release: Path) -> None:
     checks = import_iemocap(release).checks
     assert "differs: 1 dialogues in session 3, known 32" in checks
     assert "differs: 11 turns, known 10039" in checks
@@ -249,14 +249,14 @@ def edited(old: str, new: str, part: int = 0) -> Damage:
             edited("val 3; act 2; dom  1;", "val 3; loud 2"),
             r"line 8: 'val 3; loud 2' is not like 'val 3; act 2; dom 2;'",
         ),
-        (edited("% [S", "C-E2:\tAnger;\t()\n% [S"), r"line 1: C-E2 stands before the first turn"),
+        (edited("% [S", "C-E2:\tAnger;\t()\n% [S"), r"line 1: C-E2 comes before the first turn"),
         (
             edited("[006.2901-008.2357]: M", "[006.2901]: M", 1),
             r"transcriptions/Ses01F_impro01\.txt, line 1: 'Ses01F_.*",
         ),
         (
             edited("impro01_M001 [", "impro01_F000 [", 1),
-            r"transcriptions/.*line 4: turn Ses01F_impro01_F000 stands here a",
+            r"transcriptions/.*line 4: turn Ses01F_impro01_F000 occurs a",
         ),
         (
             edited("Ses01F_impro01_M001 [", "M: [", 1),
@@ -286,7 +286,7 @@ def test_what_cannot_be_read_is_one_line_with_file_and_line(release: Path, damag
     assert "\n" not in str(caught.value)
 
 
-def test_the_wrong_folder_is_told_which_is_the_right_one(release: Path) -> None:
+def test_a_wrong_folder_is_an_error_that_names_the_right_one(release: Path) -> None:
     with pytest.raises(UserError, match=rf"is the folder of one session; give the one above it, {release}"):
         import_iemocap(release / "Session2")
     with pytest.raises(UserError, match=rf"is not the release itself; give {release}"):
@@ -341,7 +341,7 @@ def test_speakers_without_a_number_of_their_own(release: Path, given: dict[str, 
         replace(import_iemocap(release), speaker_numbers=given)
 
 
-def test_the_command_writes_a_corpus_and_tells_what_was_skipped(
+def test_the_command_writes_a_corpus_and_reports_what_was_skipped(
     release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["iemocap", "--release", str(release), "--out", str(tmp_path / "c"), "--label-set", "iemocap-6-legacy"]

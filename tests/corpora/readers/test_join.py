@@ -65,7 +65,7 @@ def test_by_turn_id(tmp_path: Path) -> None:
     assert load_corpus(joined.save(tmp_path / "j")).fingerprint == joined.fingerprint
 
 
-def test_labels_and_texts_that_differ_are_counted_and_the_corpus_stands(tmp_path: Path) -> None:
+def test_labels_and_texts_that_differ_are_counted_and_the_corpus_is_kept(tmp_path: Path) -> None:
     members, corpus = iemocap(), transcript()
     unlabelled = "Ses02F_impro01_F000"
     changed = [
@@ -76,8 +76,8 @@ def test_labels_and_texts_that_differ_are_counted_and_the_corpus_stands(tmp_path
         for d in corpus.dialogues
     ]
     joined = join(replace(corpus, dialogues=tuple(changed)), read_iemocap(write(tmp_path / "p", nine(members))))
-    told = "1 labels differ between pickle and corpus, the corpus's stand: 1 happy here, unlabelled there"
-    assert told in joined.notes
+    message = "1 labels differ, the corpus's are kept; the pickle has 1 happy not unlabelled"
+    assert message in joined.notes
     assert any(note.startswith("1 texts differ") for note in joined.notes)
     assert joined.by_id["Ses02F_impro01"].utterances[0].label is None
     check_features(joined, members)
@@ -90,7 +90,7 @@ def test_labelled_turns_without_features_are_counted(tmp_path: Path) -> None:
             del member["Ses05F_impro02"]
     members["test"].remove("Ses05F_impro02")
     joined = join(corpus, read_iemocap(write(tmp_path / "p", nine(members))))
-    assert "2 labelled turns have no features; they count all the same" in joined.notes
+    assert "2 labelled turns have no features; they are scored all the same" in joined.notes
     assert "1 dialogues are in none of the pickle's lists" in joined.notes
     check_features(joined, members)
 
@@ -136,7 +136,7 @@ def _four_way(m: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             lambda labels: labels.pop(),
@@ -148,14 +148,14 @@ def _four_way(m: dict[str, Any]) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_match_by_place_that_is_not_exact_is_refused(tmp_path: Path, change: Any, told: str) -> None:
+def test_a_match_by_place_that_is_not_exact_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     members = iemocap()
     change(members["labels"]["Ses01F_impro01"])
     size = len(members["labels"]["Ses01F_impro01"])
     for name in ("speakers", "sentences", "text", "audio", "visual"):
         members[name]["Ses01F_impro01"] = members[name]["Ses01F_impro01"][:size]
     imported = read_iemocap(write(tmp_path / "p", preprocessed(members)))
-    with pytest.raises(UserError, match=rf"no turn ids, and {told}.*--label-set iemocap-6-legacy.*--ids"):
+    with pytest.raises(UserError, match=rf"no turn ids, and {message}.*--label-set iemocap-6-legacy.*--ids"):
         join(transcript(), imported)
 
 
@@ -224,8 +224,8 @@ def test_turn_ids_that_do_not_fit(tmp_path: Path) -> None:
         import_corpus.main(_arguments(tmp_path, "--ids", same))
     members["labels"]["Ses04F_script01_1"][0] = 0
     other = str(write(tmp_path / "q.pkl", nine(members)))
-    told = r"--ids: turn 0 of dialogue 'Ses04F_script01_1' is 5 in the pickle and 0 in the file with the ids"
-    with pytest.raises(UserError, match=told):
+    message = r"--ids: turn 0 of dialogue 'Ses04F_script01_1' is 5 in the pickle and 0 in the file with the ids"
+    with pytest.raises(UserError, match=message):
         import_corpus.main(_arguments(tmp_path, "--ids", other))
     write(tmp_path / "p.pkl", nine(members))
     with pytest.raises(UserError, match=r"--ids .*has turn ids of its own"):

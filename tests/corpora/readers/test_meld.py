@@ -56,7 +56,7 @@ def test_licence_facts_and_round_trip(tmp_path: Path) -> None:
     assert load_corpus(corpus.save(tmp_path / "c")).fingerprint == corpus.fingerprint
 
 
-def test_counts_that_differ_are_told_and_are_no_error(tmp_path: Path) -> None:
+def test_counts_that_differ_are_checks_and_no_error(tmp_path: Path) -> None:
     checks = import_meld(write(tmp_path)).checks
     assert "differs: train: 1 dialogues, published 1038" in checks
     assert "differs: dev: 1 surprise, published 150" in checks
@@ -101,8 +101,8 @@ def test_one_bad_byte_does_not_spoil_the_other_lines(tmp_path: Path) -> None:
         ([row("a", "joy", 0, 0), row("b", "joy", 0, 1, season="5")], r"line 3: Dialogue_ID 0 is in S5E7.*S4E7"),
         ([row("a", "joy", 0, 0), "1,cut"], r"line 3: not 11 fields"),
         ([row("a", "joy", 0, 0) + ",more"], r"line 2: not 11 fields"),
-        (['1,"never closed'], r"line \d: unexpected end of data"),
-        ([], r"holds no utterances"),
+        (['1,"never closed'], r"line \d: not CSV \(unexpected end of data\)"),
+        ([], r"holds no rows"),
     ],
 )
 def test_bad_rows_name_file_and_line(tmp_path: Path, rows: list[str], message: str) -> None:
@@ -118,7 +118,7 @@ def test_missing_column_and_missing_file(tmp_path: Path) -> None:
         import_meld(tmp_path / "nowhere")
 
 
-def test_sentiment_is_a_label_set_of_its_own(tmp_path: Path) -> None:
+def test_sentiment_is_a_label_set(tmp_path: Path) -> None:
     rows = [row("a", "joy", 0, 0, sentiment="positive"), row("b", "fear", 0, 1, sentiment="negative")]
     corpus = import_meld(write(tmp_path, {"train": rows}), "meld-3")
     assert [corpus.label_set.classes[u.label or 0] for u in corpus.by_id["train_0"].utterances] == [

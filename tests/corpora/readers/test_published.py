@@ -53,7 +53,7 @@ def test_every_layout_is_seen_from_its_structure(tmp_path: Path, name: str, pyth
     )
 
 
-def test_lists_stay_in_the_files_order_and_a_set_is_told(tmp_path: Path) -> None:
+def test_lists_stay_in_the_files_order_and_a_set_is_noted(tmp_path: Path) -> None:
     members = iemocap()
     members["train"] = set(TRAIN)
     path = tmp_path / "p.pkl"
@@ -146,7 +146,7 @@ def _dialogue_name(m: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (_missing, r"dialogue 'Ses03M_impro05a' has labels, but is missing in the member 'text, view 3'$"),
         (_extra, r"dialogue 'Ses01F_impro09' of the member 'sentences' has no labels$"),
@@ -156,7 +156,7 @@ def _dialogue_name(m: dict[str, Any]) -> None:
         (_too_large, r"dialogue 'Ses04F_script01_1', audio, turn 1: value 0 is inf"),
         (_label, r"dialogue 'Ses05F_impro02', turn 1: label '6' is not a whole number from 0 to 5"),
         (_unknown_id, r"the test list names dialogue 'Ses05F_impro99'"),
-        (_twice, r"dialogue 'Ses02F_impro01' is in split 'train' and in 'test'"),
+        (_twice, r"dialogue 'Ses02F_impro01' is in train and in test"),
         (_speaker, r"dialogue 'Ses01F_impro01', turn 2: speaker 'X' is not M or F"),
         (_ragged, r"dialogue 'Ses01F_impro01', text, turn 1: 5 values; dialogue 'Ses02F_impro01', text, turn 0: 6"),
         (_other_dims, r"dialogue 'Ses05F_impro02', text, turn 0: 7 values; dialogue 'Ses02F_impro01', text, turn 0: 6"),
@@ -170,12 +170,12 @@ def _dialogue_name(m: dict[str, Any]) -> None:
     ],
 )
 def test_a_spoiled_pickle_is_one_error_and_leaves_no_folder(
-    tmp_path: Path, spoil: Callable[[dict[str, Any]], None], told: str
+    tmp_path: Path, spoil: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     members = iemocap()
     spoil(members)
     path, out = write(tmp_path / "p.pkl", twelve(members)), tmp_path / "out"
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         import_corpus.main(["iemocap-pickle", "--pickle", str(path), "--out", str(out)])
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["p.pkl"]
@@ -195,7 +195,7 @@ def test_a_dialogue_of_the_preprocessed_form_without_a_key(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("content", "corpus", "layout", "told"),
+    ("content", "corpus", "layout", "message"),
     [
         (
             (1, 2, 3),
@@ -217,9 +217,9 @@ def test_a_dialogue_of_the_preprocessed_form_without_a_key(tmp_path: Path) -> No
     ],
 )
 def test_other_structures_are_described(
-    tmp_path: Path, content: Any, corpus: str, layout: str | None, told: str
+    tmp_path: Path, content: Any, corpus: str, layout: str | None, message: str
 ) -> None:
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_published(write(tmp_path / "p", content), corpus, layout)
 
 
@@ -326,8 +326,10 @@ def test_meld_alone(tmp_path: Path) -> None:
     assert corpus.speaker_numbers["Speaker 9"] == 8
     assert "Friends" in corpus.contaminated
     assert "the pickle has no dev list" in corpus.notes
-    told = "differs: pickle: train: 2 dialogues, 4 utterances, by class (1, 1, 1, 0, 1, 0, 0), published 1038 dialogues"
-    assert corpus.checks[0].startswith(told)
+    message = (
+        "differs: pickle: train: 2 dialogues, 4 utterances, by class (1, 1, 1, 0, 1, 0, 0), published 1038 dialogues"
+    )
+    assert corpus.checks[0].startswith(message)
 
 
 def test_melds_dev_dialogues_are_taken_out_of_the_train_list_by_number_and_counts(tmp_path: Path) -> None:

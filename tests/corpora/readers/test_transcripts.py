@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lantern.corpora.readers.transcripts import read_transcript
+from lantern.corpora.readers.conversations import read_transcript
 from lantern.errors import UserError
 
 
@@ -54,7 +54,7 @@ def test_what_the_chat_program_wrote_is_nobodys_turn(
         ("Ann", "hello: you and more"),
         ("+49 170 123456", "at 18:05 18:05 is late"),
     ]
-    assert "left out 3 lines" in caplog.text
+    assert "skipped 3 lines" in caplog.text
 
 
 def test_srt(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_csv_and_json_lines_may_hold_several_conversations(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("a.doc", "Ann: x", "ends in .csv"),
         ("a.txt", "", "no turns"),
@@ -108,12 +108,12 @@ def test_csv_and_json_lines_may_hold_several_conversations(tmp_path: Path) -> No
         ("a.srt", "1\n00:00:01,000 --> 00:00:02,000\nhello\n", "line 3: the first cue names no speaker"),
     ],
 )
-def test_a_bad_transcript_is_one_line(tmp_path: Path, name: str, text: str, told: str) -> None:
+def test_a_bad_transcript_is_one_line(tmp_path: Path, name: str, text: str, message: str) -> None:
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(UserError) as caught:
         read_transcript(path)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -156,7 +156,7 @@ def test_the_bombs_are_live(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("os.system", "it names 'posix.system'"),
         ("builtins.eval", "'builtins.eval'"),
@@ -168,9 +168,9 @@ def test_the_bombs_are_live(tmp_path: Path) -> None:
         ("torch", r"torch tensors .*save the features as NumPy arrays with \.numpy"),
     ],
 )
-def test_the_refusal_names_what_was_refused(tmp_path: Path, name: str, told: str) -> None:
+def test_the_refusal_names_what_was_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "p").write_bytes(_bombs(tmp_path / "canary")[name])
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         load_pickle(tmp_path / "p")
 
 
@@ -223,7 +223,7 @@ def test_damaged_files_are_one_clear_error(tmp_path: Path, content: bytes) -> No
     assert len(str(caught.value)) < 400
 
 
-def test_every_cut_is_told(tmp_path: Path) -> None:
+def test_every_cut_is_reported(tmp_path: Path) -> None:
     for end in range(1, len(GOOD), 7):
         (tmp_path / "p").write_bytes(GOOD[:end])
         with pytest.raises(UserError, match="is not a whole pickle"):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lantern.config.compose import compose
@@ -83,12 +84,17 @@ def refine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refine]:
             asking = Refiner(found, prompt, RefineConfig(stride=2, coverage=1, repair=repair), config)
             ledgers.append(ledger := Ledger(tmp_path / "l.sqlite"))
             table = table_of(found)
-            stats = asking.refine(table, Engine(LiteLLMBackend(config), ledger, judge=asking.judge))
+            table, stats = asking.refine(table, Engine(LiteLLMBackend(config), ledger))
             return stats, table, server
 
     yield run
     for ledger in ledgers:
         ledger.close()
+
+
+def mask(table: PredictionTable) -> np.ndarray:
+    assert table.fields is not None
+    return table.fields.mask
 
 
 def test_every_behaviour_is_tested() -> None:
@@ -100,43 +106,43 @@ def test_a_failure_masks_its_utterances_under_its_kind(refine: Refine, behaviour
     stats, table, server = refine([behaviour], timeout=5.0 if behaviour not in ("hang", "trickle") else 0.7)
     assert stats.failures == {kind: 1}
     assert (stats.fields, stats.failed_fields) == (1, 1)
-    assert [entry.failure for row in table.rows for entry in row.fields] == [kind, kind]
-    assert not table.refined()[1].any()
-    assert stats.calls == len(server.asked)
+    assert [entry.failure for row in table for entry in row.fields] == [kind, kind]
+    assert not mask(table).any()
+    assert stats.calls == len(server.prompts)
 
 
 @pytest.mark.parametrize("behaviour", FINE)
 def test_odd_but_good_replies_count(refine: Refine, behaviour: str) -> None:
     stats, table, _ = refine([behaviour], timeout=5.0)
     assert stats.failures == {}
-    assert table.refined()[1].all()
+    assert mask(table).all()
     assert stats.calls == 1
     used = 0 if behaviour == "no_usage" else 4
     assert stats.cached_input_tokens == used
-    assert KEY not in str(table.rows)
+    assert KEY not in str(list(table))
 
 
 @pytest.mark.parametrize("behaviour", sorted(CONTENT.keys() - {"policy", "content_filter"}))
 def test_one_repair_turn_mends_the_content(refine: Refine, behaviour: str) -> None:
     stats, table, server = refine([behaviour, "right"], repair=True, timeout=5.0)
     assert (stats.failures, stats.repaired, stats.calls) == ({}, 1, 2)
-    assert table.refined()[1].all()
+    assert mask(table).all()
     stats, _, server = refine([behaviour], repair=True, timeout=5.0, seed=1)
     assert stats.failures == {CONTENT[behaviour]: 1}
-    assert len(server.asked) == 2, "one repair turn, not more"
+    assert len(server.prompts) == 2, "one repair turn, not more"
 
 
 @pytest.mark.parametrize(("behaviour", "kind"), LETTERS.items())
 def test_letters_over_http(refine: Refine, tmp_path: Path, behaviour: str, kind: str | None) -> None:
     stats, table, server = refine([behaviour], elicitation="logprobs", timeout=5.0)
     assert stats.failures == ({} if kind is None else {kind: 1})
-    assert table.refined()[1].all() == (kind is None)
+    assert mask(table).all() == (kind is None)
     assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.glob("l.sqlite*"))
     sent = server.bodies[0]
     assert (sent["logprobs"], sent["top_logprobs"]) == (True, 20)
     assert "response_format" not in sent
     if kind is None:
-        sums = [entry.raw_sum for row in table.rows for entry in row.fields]
+        sums = [entry.raw_sum for row in table for entry in row.fields]
         assert sums == pytest.approx([0.9, 0.9])
 
 

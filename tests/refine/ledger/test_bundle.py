@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,29 @@ import pytest
 
 from experiments.ledger import main
 from lantern.config.compose import compose
-from lantern.errors import UserError
+from lantern.corpora.types import LabelSet, Utterance
+from lantern.errors import FailureKind, UserError
 from lantern.pipeline import preflight as prepare
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
-from lantern.refine.ledger.bundle import export_bundle, import_bundle
+from lantern.refine.backends.base import Backend
+from lantern.refine.backends.config import BackendConfig, make_request
+from lantern.refine.ledger.bundle import NO_NUMBERS, NO_SHAPE, QUOTES, export_bundle, import_bundle
 from lantern.refine.ledger.ledger import Ledger
-from lantern.refine.reply import asked, classes_of
+from lantern.refine.prompt import Prompt, Turn
+from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Failure, Reply, Request, Usage
 from tests.pipeline.test_run import Recorder
 
 Tiny = Callable[..., list[str]]
 
 
-class Chatty:
+class Chatty(Backend):
     """Quotes the dialogue in every third first reply, refuses the repair of some, and else answers with numbers."""
 
     def __init__(self, config: Any, forbidden: bool = False) -> None:
-        self.config, self.forbidden = config, forbidden
-
-    def check_ready(self) -> None: ...
+        super().__init__(config)
+        self.forbidden = forbidden
 
     async def call(self, request: Request, timeout: float) -> Reply:
         assert not self.forbidden, "the LLM was asked"
@@ -42,9 +46,10 @@ class Chatty:
         if len(request.messages) == 4 and number % 2 == 0:
             return Reply("I'm sorry, I cannot do that.", "stop", usage, 0.01, model="chatty")
         rng = np.random.default_rng(number)
-        names = classes_of(request)
-        vectors = {str(n + 1): dict(zip(names, rng.random(len(names)).tolist())) for n in range(asked(request))}
-        return Reply(f"Here: {json.dumps(vectors)}", "stop", usage, 0.01, model="chatty")
+        shape = request.shape
+        assert shape is not None
+        vectors = rng.random((shape.count, len(shape.classes))).tolist()
+        return Reply(f"Here: {shape.write(vectors)}", "stop", usage, 0.01, model="chatty")
 
 
 @pytest.fixture
@@ -69,7 +74,7 @@ def test_results_come_back_from_a_bundle_without_an_llm(
     bundle, ledger = tmp_path / "answers.jsonl", tmp_path / "runs" / "ledger.sqlite"
     assert main(["export", str(bundle), "--ledger", str(ledger)]) == 0
     assert main(["import", str(bundle), "--ledger", str(tmp_path / "new.sqlite")]) == 0
-    assert "answers left out" not in capsys.readouterr().out
+    assert "left out" not in capsys.readouterr().out
     chatty(True)
     again = go(tiny("backbone.epochs=1", f"refine.ledger={tmp_path}/new.sqlite"))
     assert again["llm"]["calls"] == 0
@@ -90,13 +95,16 @@ def test_what_holds_no_probabilities_stays_at_home(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
     system = {"role": "system", "content": "Emotions:\n- happy: glad\n- sad: low"}
     user = {"role": "user", "content": '<dialogue>\n1. A: "x"\n</dialogue>\nGo.'}
-    good = Request("p", "m", None, (system, user), {})
-    ledger.store_answer(good, Reply('{"1": {"happy": 0.123456789, "sad": 0.5}} secret words', "stop"))
-    ledger.store_answer(Request("p", "m", None, (user,), {}), Reply('{"1": {"happy": 1, "sad": 0}}', "stop"))
+    shape = ReplyShape(1, ("happy", "sad"))
+    good = Request("p", "m", None, (system, user), {}, shape=shape)
+    ledger.store_reply(good, Reply('{"1": {"happy": 0.123456789, "sad": 0.5}} secret words', "stop"))
+    ledger.store_reply(Request("p", "m", None, (user,), {}), Reply('{"1": {"happy": 1, "sad": 0}}', "stop"))
     other = Request("p", "n", None, (system, user), {})
-    ledger.store_failure(other, Failure("refusal", "secret", 200, Reply("secret", "stop")), settled=True)
-    moved = export_bundle(ledger, tmp_path / "b.jsonl")
-    assert (moved.answers, moved.failures, moved.left) == (1, 1, 1)
+    ledger.store_failure(other, Failure(FailureKind.REFUSAL, "secret", 200, Reply("secret", "stop")))
+    words = Request("p", "o", None, (system, user), {}, shape=shape)
+    ledger.store_reply(words, Reply("only words", "stop"))
+    counts = export_bundle(ledger, tmp_path / "b.jsonl")
+    assert (counts.answers, counts.failures, counts.skipped) == (1, 1, {NO_SHAPE: 1, NO_NUMBERS: 1})
     assert "secret" not in (tmp_path / "b.jsonl").read_text()
     target = Ledger(tmp_path / "t.sqlite")
     import_bundle(target, tmp_path / "b.jsonl")
@@ -106,7 +114,34 @@ def test_what_holds_no_probabilities_stays_at_home(tmp_path: Path) -> None:
     failed = target.get(other.key)
     assert isinstance(failed, Failure)
     assert (failed.kind, failed.status, failed.message) == ("refusal", 200, "")
-    assert target.outcomes() == []
+    assert target.stored() == []
+
+
+def test_a_prompt_with_a_list_of_its_own_is_exported(tmp_path: Path) -> None:
+    config = compose([])
+    system = "- Tone: judge the words only\n- Length: short\n" + config.prompt.system
+    labels = LabelSet("two", ("happy", "sad"))
+    prompt = Prompt(replace(config.prompt, system=system), labels, None)
+    turn = Turn(Utterance("u", "A", "Hello."), [0.5, 0.5])
+    request = make_request(config.llm, prompt.messages([turn]), prompt.shape(1))
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.store_reply(request, Reply('{"1": {"happy": 0.5, "sad": 0.5}}', "stop"))
+        counts = export_bundle(ledger, tmp_path / "b.jsonl")
+    assert (counts.answers, counts.skipped) == (1, {})
+
+
+def test_rows_of_an_older_lantern_are_exported_by_their_schema(tmp_path: Path) -> None:
+    shape = ReplyShape(1, ("happy", "sad"))
+    config = BackendConfig(name="t", model="openai/m")
+    request = replace(make_request(config, [{"role": "user", "content": "x"}], shape), shape=None)
+    quoting = replace(request, messages=(*request.messages, {"role": "assistant", "content": "words"}))
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        for one in (request, quoting):
+            ledger.store_reply(one, Reply('{"1": {"happy": 0.5, "sad": 0.5}}', "stop"))
+        counts = export_bundle(ledger, tmp_path / "b.jsonl")
+        assert (counts.answers, counts.skipped) == (1, {QUOTES: 1})
+        assert {stored.shape for stored, _ in ledger.stored()} == {shape}
+        assert ledger.verify() == 2
 
 
 @pytest.mark.parametrize(
@@ -134,11 +169,11 @@ def filled(place: str) -> str:
     with Ledger(place) as ledger:
         for n, (model, created) in enumerate((("m_1", 1e9), ("m_1", 2e9), ("mx1", 1e9))):
             asked_of = Request("openai", model, None, ({"role": "user", "content": str(n)},), {})
-            ledger.store_answer(
+            ledger.store_reply(
                 asked_of, Reply("x", "stop", Usage(7, 2, 3), 0.5, model=f"{model}-2026", created=created)
             )
         refused = Request("openai", "m_1", None, ({"role": "user", "content": "f"},), {})
-        ledger.store_failure(refused, Failure("refusal", "no", None, Reply("no", "stop")), settled=True)
+        ledger.store_failure(refused, Failure(FailureKind.REFUSAL, "no", None, Reply("no", "stop")))
     return place
 
 
@@ -156,7 +191,7 @@ def test_stats_verify_and_retry(filled: str, capsys: pytest.CaptureFixture[str])
     with pytest.raises(UserError, match=r"no failure 'refusl'\. Did you mean 'refusal'"):
         main(["retry-failed", "--kinds", "refusl", *at])
     assert main(["retry-failed", "--kinds", "cut_off", *at]) == 0  # there is none, and that is no mistake
-    assert "0 failures will be asked again" in capsys.readouterr().out
+    assert "0 failures will be sent again" in capsys.readouterr().out
     assert main(["retry-failed", "--kinds", "refusal", *at]) == 0
     assert Ledger(filled).stats().settled_failures == 0
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from lantern.errors import UserError
-from lantern.refine.ledger import rows as rows
+from lantern.errors import FailureKind, UserError
+from lantern.refine.ledger import rows
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.types import Failure, Price, Reply, Request, Usage
 
@@ -57,37 +57,37 @@ def filed(file: Path) -> Ledger:
 def test_answers_come_back_whole(ledger: Ledger) -> None:
     given = reply("answer ü")
     assert ledger.get(request().key) is None
-    assert ledger.store_answer(request(), given, Price(1.0, 2.0)) == given
+    assert ledger.store_reply(request(), given, Price(1.0, 2.0)) == given
     assert ledger.get(request().key) == given
     assert Ledger(ledger.location).get_many([request().key, "other"]) == {request().key: given}
 
 
 def test_lone_surrogates_and_nul_do_not_break_it(ledger: Ledger) -> None:
-    ledger.store_answer(request(), reply("answer ü \ud800 \x1f \0"))
-    ledger.store_failure(request("f"), Failure("refusal", "no\0", None, reply("\0")), settled=True)
+    ledger.store_reply(request(), reply("answer ü \ud800 \x1f \0"))
+    ledger.store_failure(request("f"), Failure(FailureKind.REFUSAL, "no\0", None, reply("\0")))
     found = ledger.get(request().key)
     assert isinstance(found, Reply)
     assert found.text == "answer ü ? \x1f ?"
-    assert ledger.get(request("f").key) == Failure("refusal", "no?", None, reply("?"))
+    assert ledger.get(request("f").key) == Failure(FailureKind.REFUSAL, "no?", None, reply("?"))
 
 
 def test_the_first_answer_stays(ledger: Ledger) -> None:
-    ledger.store_answer(request(), reply("first"))
-    assert ledger.store_answer(request(), reply("second")).text == "first"
+    ledger.store_reply(request(), reply("first"))
+    assert ledger.store_reply(request(), reply("second")).text == "first"
 
 
 def test_failures_are_no_answers(ledger: Ledger) -> None:
-    ledger.store_failure(request(), Failure("server_error", "boom", 500), settled=False)
+    ledger.store_failure(request(), Failure(FailureKind.SERVER_ERROR, "boom", 500))
     assert ledger.get(request().key) is None
-    settled = Failure("unparsable", "no JSON", None, reply("prose"))
-    ledger.store_failure(request(), settled, settled=True)
+    settled = Failure(FailureKind.UNPARSABLE, "no JSON", None, reply("prose"))
+    ledger.store_failure(request(), settled)
     assert ledger.get(request().key) == settled
     stats = ledger.stats()
     assert (stats.answers, stats.settled_failures, stats.failed_attempts) == (0, 1, 1)
     assert stats.failures == {"server_error": 1, "unparsable": 1}
     assert (stats.input_tokens, stats.output_tokens, stats.cost) == (10, 5, 0.25)
-    assert ledger.unsettle(["refusal"]) == 0
-    assert ledger.unsettle(["unparsable"]) == 1
+    assert ledger.unsettle([FailureKind.REFUSAL]) == 0
+    assert ledger.unsettle([FailureKind.UNPARSABLE]) == 1
     assert ledger.get(request().key) is None
 
 
@@ -101,7 +101,7 @@ def test_claims(ledger: Ledger) -> None:
     assert ledger.claim(key, two, lease=0.05)
     time.sleep(0.1)
     assert ledger.claim(key, one), "the lease had run out"
-    ledger.store_answer(request(), reply("a"))
+    ledger.store_reply(request(), reply("a"))
     assert not ledger.claim(key, two), "answered"
     assert ledger.stats().claims == 0
 
@@ -125,18 +125,6 @@ def test_a_dead_owner_holds_nothing(ledger: Ledger) -> None:
     assert not ledger.claim("j", rows.new_owner()), "another machine's process cannot be seen from here"
 
 
-def test_waiting(ledger: Ledger) -> None:
-    one, two = rows.new_owner(), rows.new_owner()
-    key = request().key
-    ledger.claim(key, one)
-    with pytest.raises(TimeoutError):
-        ledger.wait(key, two, timeout=0.1, poll=0.02)
-    threading.Timer(0.1, lambda: ledger.store_answer(request(), reply("a"))).start()
-    found = ledger.wait(key, two, timeout=5, poll=0.02)
-    assert isinstance(found, Reply)
-    assert ledger.wait("free", two) is None
-
-
 def test_threads_share_it(ledger: Ledger) -> None:
     won: list[int] = []
 
@@ -145,7 +133,7 @@ def test_threads_share_it(ledger: Ledger) -> None:
         for n in range(40):
             if ledger.claim(f"k{n}", owner):
                 won.append(n)
-            ledger.store_answer(request(f"{number}/{n}"), reply("a"))
+            ledger.store_reply(request(f"{number}/{n}"), reply("a"))
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(5)]
     [t.start() for t in threads]
@@ -158,7 +146,7 @@ def test_a_failed_transaction_leaves_nothing(ledger: Ledger) -> None:
     def boom(db: sa.Connection) -> None:
         raise RuntimeError("boom")
 
-    store = partial(rows.store_answer, key="k", request="{}", reply=reply("a"), price=None)
+    store = partial(rows.store_reply, key="k", request=request("k"), reply=reply("a"), price=None)
     with pytest.raises(RuntimeError):
         ledger.apply([store, boom])
     assert ledger.get("k") is None
@@ -172,7 +160,7 @@ from tests.refine.ledger.test_ledger import *
 ledger = Ledger({place!r})
 n = 0
 while True:
-    ledger.store_answer(request(str(n)), reply("a"))
+    ledger.store_reply(request(str(n)), reply("a"))
     print(n, flush=True)
     n += 1
 """
@@ -189,7 +177,7 @@ while True:
 
 
 def _make(place: str, number: int) -> None:
-    Ledger(place).store_answer(request(str(number)), reply("a"))
+    Ledger(place).store_reply(request(str(number)), reply("a"))
 
 
 def test_processes_make_the_same_new_ledger(place: str) -> None:
@@ -202,14 +190,14 @@ def test_processes_make_the_same_new_ledger(place: str) -> None:
 
 
 def test_fork_opens_anew(ledger: Ledger) -> None:
-    ledger.store_answer(request("parent"), reply("a"))
+    ledger.store_reply(request("parent"), reply("a"))
     pid = os.fork()
     if pid == 0:
         ok = ledger.get(request("parent").key) is not None
-        ledger.store_answer(request("child"), reply("a"))
+        ledger.store_reply(request("child"), reply("a"))
         os._exit(0 if ok else 1)
     assert os.waitpid(pid, 0)[1] == 0
-    ledger.store_answer(request("after"), reply("a"))
+    ledger.store_reply(request("after"), reply("a"))
     assert ledger.verify() == 3
 
 
@@ -240,7 +228,7 @@ def test_newer_format(ledger: Ledger) -> None:
 
 
 def test_a_ledger_of_before_batches(file: Path, filed: Ledger) -> None:
-    filed.store_answer(request(), reply("a"))
+    filed.store_reply(request(), reply("a"))
     filed.apply([lambda db: db.exec_driver_sql("DROP TABLE batches")])
     with Ledger(file) as again:
         assert again.batches() == []
@@ -248,12 +236,12 @@ def test_a_ledger_of_before_batches(file: Path, filed: Ledger) -> None:
 
 
 def test_read_only(file: Path, filed: Ledger) -> None:
-    filed.store_answer(request(), reply("a"))
+    filed.store_reply(request(), reply("a"))
     filed.apply([lambda db: None])
     with filed._guard():
         filed._connection().exec_driver_sql("PRAGMA query_only = ON")
     with pytest.raises(UserError, match="cannot be written"):
-        filed.store_answer(request("2"), reply("a"))
+        filed.store_reply(request("2"), reply("a"))
     assert filed.get(request().key) is not None
 
 
@@ -277,23 +265,23 @@ def test_read_only_file() -> None:
 
 
 def test_full_disk(file: Path, filed: Ledger) -> None:
-    filed.store_answer(request(), reply("a"))
+    filed.store_reply(request(), reply("a"))
     with filed._guard():
         db = filed._connection()
         pages = db.exec_driver_sql("PRAGMA page_count").scalar_one()
         db.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(UserError, match=r"full.*what it holds is safe.*[Ff]ree some space"):
-        filed.store_answer(request("2"), reply("a" * 100_000))
+        filed.store_reply(request("2"), reply("a" * 100_000))
     assert filed.get(request().key) is not None
     with filed._guard():
         filed._connection().exec_driver_sql("PRAGMA max_page_count = 100000")
-    filed.store_answer(request("2"), reply("a" * 100_000))
+    filed.store_reply(request("2"), reply("a" * 100_000))
     assert filed.verify() == 2
 
 
 def test_a_flipped_byte_is_found(file: Path, filed: Ledger) -> None:
     for n in range(50):
-        filed.store_answer(request(str(n)), reply(f"the answer {n} " * 20))
+        filed.store_reply(request(str(n)), reply(f"the answer {n} " * 20))
     filed.close()
     raw = file.read_bytes()
     at = raw.index(b"the answer 7 ") + 30
@@ -307,7 +295,7 @@ def test_a_flipped_byte_is_found(file: Path, filed: Ledger) -> None:
 
 
 def test_a_flipped_byte_in_a_request_is_found(file: Path, filed: Ledger) -> None:
-    filed.store_answer(request("what was asked"), reply("a"))
+    filed.store_reply(request("what was asked"), reply("a"))
     filed.close()
     raw = file.read_bytes()
     file.write_bytes(raw.replace(b"what was asked", b"what was baked"))
@@ -317,7 +305,7 @@ def test_a_flipped_byte_in_a_request_is_found(file: Path, filed: Ledger) -> None
 
 def test_damaged_structure(file: Path, filed: Ledger) -> None:
     for n in range(300):
-        filed.store_answer(request(str(n)), reply("x" * 50))
+        filed.store_reply(request(str(n)), reply("x" * 50))
     filed.close()
     raw = bytearray(file.read_bytes())
     raw[3 * 4096 : 3 * 4096 + 64] = b"\xff" * 64

@@ -5,23 +5,25 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from experiments.cli.command_line import expand
 from experiments.ledger import main
 from experiments.plan import main as plan
-from experiments.trials import expand
 from lantern.config.compose import compose
-from lantern.errors import UserError
+from lantern.errors import FailureKind, UserError
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
-from lantern.refine.ledger import rows as rows
+from lantern.refine.ledger import rows
 from lantern.refine.ledger.bundle import export_bundle, import_bundle
 from lantern.refine.ledger.ledger import Ledger
-from lantern.refine.ledger.tables import TABLES
+from lantern.refine.ledger.schema import TABLES
+from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Failure, Reply
 from tests.pipeline.test_run import Recorder
 from tests.postgres_server import PostgresServer
@@ -101,7 +103,7 @@ def test_databases_that_will_not_do(postgres: PostgresServer, url: str) -> None:
 
 def test_who_may_only_read_can_look(postgres: PostgresServer, url: str) -> None:
     with Ledger(url) as ledger:
-        ledger.store_answer(request(), reply("a"))
+        ledger.store_reply(request(), reply("a"))
     postgres.sql("DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
     postgres.sql(
         "GRANT USAGE ON SCHEMA lantern TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA lantern TO reader", "ledger"
@@ -109,12 +111,12 @@ def test_who_may_only_read_can_look(postgres: PostgresServer, url: str) -> None:
     with Ledger(url.replace("postgres@", "reader@")) as looking:
         assert looking.stats().answers == 1
         with pytest.raises(UserError, match=r"cannot be written.*permission denied.*a role that may"):
-            looking.store_answer(request("b"), reply("b"))
+            looking.store_reply(request("b"), reply("b"))
 
 
 def test_a_flipped_letter_is_found(postgres: PostgresServer, url: str) -> None:
     with Ledger(url) as ledger:
-        ledger.store_answer(request(), reply("answer"))
+        ledger.store_reply(request(), reply("answer"))
         postgres.sql("UPDATE lantern.answers SET text = 'answes'", "ledger")
         with pytest.raises(UserError, match=r"damaged.*not what was stored.*pg_dump"):
             ledger.get(request().key)
@@ -124,13 +126,13 @@ def test_a_flipped_letter_is_found(postgres: PostgresServer, url: str) -> None:
 
 def test_a_server_that_restarts_costs_nothing(postgres: PostgresServer, url: str) -> None:
     with Ledger(url) as ledger:
-        ledger.store_answer(request("before"), reply("a"))
+        ledger.store_reply(request("before"), reply("a"))
         postgres.stop()
         postgres.start()
         assert ledger.get(request("before").key) is not None
         postgres.stop()
         postgres.start()
-        ledger.store_failure(request("after"), Failure("timeout"), settled=False)
+        ledger.store_failure(request("after"), Failure(FailureKind.TIMEOUT))
         assert ledger.stats().failed_attempts == 1
 
 
@@ -159,7 +161,7 @@ def test_a_connection_lost_at_the_commit_does_it_once(
         return original(db, "SELECT 1")
 
     monkeypatch.setattr(sa.Connection, "exec_driver_sql", lossy)
-    ledger.store_failure(request(), Failure("timeout"), settled=False)
+    ledger.store_failure(request(), Failure(FailureKind.TIMEOUT))
     assert len(done) == 1
     assert ledger.stats().failed_attempts == 1
     owner = rows.new_owner()
@@ -173,10 +175,10 @@ def test_a_writer_that_is_not_let_in_is_told(postgres: PostgresServer, url: str)
 
         def meanwhile(db: sa.Connection) -> None:
             with pytest.raises(UserError, match="locked by another program"):
-                two.store_answer(request(), reply("a"))
+                two.store_reply(request(), reply("a"))
 
         one.apply([meanwhile])
-        two.store_answer(request(), reply("a"))
+        two.store_reply(request(), reply("a"))
         assert one.verify() == 1
 
 
@@ -193,13 +195,13 @@ def test_a_bundle_is_the_same_in_both_bit_for_bit(tmp_path: Path, url: str) -> N
     with Ledger(tmp_path / "from.sqlite") as source:
         for n in range(50):
             asked = request(f'<dialogue>\n1. A: "{n}"\n</dialogue>')
-            asked = type(asked)(**{**_fields(asked), "messages": (system, *asked.messages)})
+            asked = replace(asked, messages=(system, *asked.messages), shape=ReplyShape(1, ("happy", "sad")))
             text = f'{{"1": {{"happy": {n / 49!r}, "sad": {0.1 + n / 7}}}}} words'
             answer = Reply(text, "stop", reply().usage, n / 3, 1 / (n + 1), "m ü", None, 1.7e9 + n / 7)
             if n % 10:
-                source.store_answer(asked, answer)
+                source.store_reply(asked, answer)
             else:
-                source.store_failure(asked, Failure("refusal", "no", 200, answer), settled=True)
+                source.store_failure(asked, Failure(FailureKind.REFUSAL, "no", 200, answer))
         export_bundle(source, tmp_path / "b.jsonl")
     found = []
     for place in (str(tmp_path / "to.sqlite"), url):
@@ -214,10 +216,6 @@ def test_a_bundle_is_the_same_in_both_bit_for_bit(tmp_path: Path, url: str) -> N
                 found.append([[tuple(row) for row in db.execute(sa.select(*c).order_by(c[0]))] for c in columns])
     assert found[0] == found[1]
     assert [len(table) for table in found[0]] == [45, 5]
-
-
-def _fields(asked: Any) -> dict[str, Any]:
-    return {name: getattr(asked, name) for name in asked.__dataclass_fields__}
 
 
 def test_a_plan_reads_it_and_makes_none(

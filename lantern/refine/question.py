@@ -1,0 +1,21 @@
+"""One receptive field, the requests about it, and the shape of their replies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lantern.refine.fields import Field
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A receptive field with the requests that ask about its target utterances."""
+
+    field: Field
+    rows: tuple[int, ...]
+    """Rows of the target utterances in the predictions table."""
+    shape: ReplyShape
+    requests: tuple[Request, ...]
+    """One per sample."""

@@ -1,0 +1,87 @@
+"""What a reply must look like: a number per class for every target utterance, as JSON or by letters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lantern.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyShape:
+    """Utterances and classes that one request asks about, and how the reply gives them."""
+
+    count: int
+    """Target utterances, numbered from 1 in the prompt."""
+    classes: tuple[str, ...]
+    elicitation: str = "json"
+    """``json`` or ``logprobs``, as ``llm.elicitation``."""
+
+    @property
+    def letters(self) -> tuple[str, ...] | None:
+        """The letter of each class; None for JSON."""
+        return letters(self.classes) if self.elicitation == "logprobs" else None
+
+    @property
+    def numbers(self) -> list[str]:
+        """The numbers of the target utterances, as the reply writes them."""
+        return [str(n) for n in range(1, self.count + 1)]
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """JSON schema in the strict subset that providers accept; None for letters."""
+        if self.letters is not None:
+            return None
+        vector = {
+            "type": "object",
+            "properties": {name: {"type": "number"} for name in self.classes},
+            "required": list(self.classes),
+            "additionalProperties": False,
+        }
+        return {
+            "type": "object",
+            "properties": dict.fromkeys(self.numbers, vector),
+            "required": self.numbers,
+            "additionalProperties": False,
+        }
+
+    @property
+    def max_tokens(self) -> int:
+        """Generous bound on the reply: a number is at most 6 tokens, a class name and its punctuation about 8."""
+        return 16 + 8 * self.count if self.letters else 64 + self.count * (16 + 14 * len(self.classes))
+
+    def example(self, compact: bool = False) -> str:
+        """A reply as it will probably be written; *compact*: without white space."""
+        if self.letters:
+            return "\n".join(f"{n}: A" for n in self.numbers)
+        return self.write([[0.15] * len(self.classes)] * self.count, compact)
+
+    def write(self, vectors: Sequence[Sequence[float]], compact: bool = False) -> str:
+        """The JSON reply that gives *vectors* ``[count, C]``."""
+        content = {n: dict(zip(self.classes, vector)) for n, vector in zip(self.numbers, vectors, strict=True)}
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":") if compact else None)
+
+    @classmethod
+    def of_response_format(cls, given: Mapping[str, Any] | None) -> ReplyShape | None:
+        """The shape behind a stored ``response_format``; None where it holds no schema of Lantern's."""
+        try:
+            numbers = (given or {})["json_schema"]["schema"]["properties"]
+            return cls(len(numbers), tuple(numbers["1"]["properties"]))
+        except (KeyError, TypeError):
+            return None
+
+
+def letters(classes: Sequence[str]) -> tuple[str, ...]:
+    """The letter of each class; one capital letter is one token for every tokenizer in use.
+
+    Raises:
+        UserError: more classes than letters.
+    """
+    if len(classes) > 26:
+        raise UserError(
+            f"llm.elicitation=logprobs can tell at most 26 classes apart, this label set has {len(classes)}"
+        )
+    return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(classes)])

@@ -1,0 +1,167 @@
+"""The columns of every table over runs. Terminal, CSV, LaTeX, Markdown, HTML and W&B all take their cells from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import Any
+
+from lantern.metrics.methods import VANILLA, WEIGHTED
+from lantern.metrics.paired import mean_sd
+from lantern.results.comparison import Line
+from lantern.results.folds import over_folds
+
+METRICS = ("accuracy", "weighted_f1", "macro_f1", "uar", "nll", "brier", "ece")
+SHORT = {"accuracy": "acc", "weighted_f1": "wF1", "macro_f1": "macro F1", "nll": "NLL", "ece": "ECE"}
+
+
+class Place(Flag):
+    """Where a column is shown."""
+
+    SWEEP = auto()
+    """The table at the end of a sweep."""
+    COMPARE = auto()
+    """The table of a comparison on the terminal."""
+    TEXT = auto()
+    """Markdown and HTML."""
+    PAPER = auto()
+    """LaTeX."""
+    DATA = auto()
+    """CSV and W&B, with full precision."""
+
+
+EVERYWHERE = Place.SWEEP | Place.COMPARE | Place.TEXT | Place.PAPER | Place.DATA
+READ = Place.COMPARE | Place.TEXT | Place.PAPER
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: what it shows of a line, as a text for people and as numbers for programs."""
+
+    key: str
+    head: str
+    places: Place
+    value: Callable[[Line], Any]
+    text: Callable[[Any], str] = str
+    """Of a value that is not None."""
+    parts: tuple[str, ...] = ("",)
+    """Suffixes of the data columns, one for each number of a value that has several."""
+    numbers: Callable[[Any], tuple[Any, ...]] = lambda value: (value,)
+
+    def cell(self, line: Line) -> str:
+        """The text of *line*; a dash where it has no value."""
+        value = self.value(line)
+        return "-" if value is None else self.text(value)
+
+    def data(self, line: Line) -> dict[str, Any]:
+        """The numbers of *line* by the names of the data columns; None where it has none."""
+        value = self.value(line)
+        numbers = (None,) * len(self.parts) if value is None else self.numbers(value)
+        return dict(zip((f"{self.key}{part}" for part in self.parts), numbers, strict=True))
+
+
+def columns(place: Place) -> list[Column]:
+    """The columns that are shown at *place*, in order."""
+    return [column for column in COLUMNS if place in column.places]
+
+
+def heads(place: Place) -> list[str]:
+    """Their heads."""
+    return [column.head for column in columns(place)]
+
+
+def cells(line: Line, place: Place) -> list[str]:
+    """The texts of *line* at *place*."""
+    return [column.cell(line) for column in columns(place)]
+
+
+def data(line: Line) -> dict[str, Any]:
+    """The numbers of *line* by the names of all data columns."""
+    return {name: value for column in columns(Place.DATA) for name, value in column.data(line).items()}
+
+
+def money(value: float | None) -> str:
+    """Dollars; small ones keep two significant digits. A dash where there is no price."""
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
+
+
+def spread(value: dict[str, Any] | None, scale: float = 100, digits: int = 1, sign: str = "") -> str:
+    """``61.5 ± 0.8``; a dash where there is nothing. *sign* ``+`` shows that of a positive mean, too."""
+    if value is None:
+        return "-"
+    text = f"{scale * value['mean']:{sign}.{digits}f}"
+    return text if value["sd"] is None else f"{text} ± {scale * value['sd']:.{digits}f}"
+
+
+def _spread(key: str, head: str, places: Place, value: Callable[[Line], Any], sign: bool = False) -> Column:
+    text = (lambda v: spread(v, sign="+")) if sign else spread
+    return Column(key, head, places, value, text, ("_mean", "_sd"), lambda v: (v["mean"], v["sd"]))
+
+
+def _method(method: str, metric: str) -> Column:
+    shown = {"accuracy": EVERYWHERE, "weighted_f1": Place.TEXT | Place.PAPER | Place.DATA}
+    return _spread(
+        f"{method}_{metric}",
+        f"{method} {SHORT.get(metric, metric)}",
+        shown.get(metric, Place.DATA),
+        lambda line: line.spread(method, metric),
+    )
+
+
+def _gain(metric: str) -> list[Column]:
+    short, first = SHORT[metric], metric == "accuracy"
+    gain = _spread(f"gain_{metric}", f"Δ {short}", Place.SWEEP | READ, lambda line: line.group.gain(metric), sign=True)
+    interval = Column(
+        f"difference_{metric}",
+        "95 % interval" if first else f"{short} interval",
+        EVERYWHERE if first else Place.TEXT | Place.DATA,
+        lambda line: line.difference(metric),
+        lambda one: f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]",
+        ("", "_low", "_high", "_p"),
+        lambda one: (one.difference, one.low, one.high, one.p_value),
+    )
+    return [gain, interval]
+
+
+def _best_band(line: Line) -> dict[str, Any] | None:
+    best = []
+    for result in line.group.results:
+        reports = result["test"]["methods"]
+        bands = [reports[m.key]["accuracy"] for m in line.methods if m.band is not None and m.key in reports]
+        best += [max(bands)] if bands else []
+    return mean_sd(best) if best else None
+
+
+def _folds(method: str, metric: str) -> Column:
+    return _spread(
+        f"{method}_{metric}_folds", "", Place.DATA, lambda line: over_folds(line.group.results, method, metric)
+    )
+
+
+def _pairs(metrics: Iterable[str]) -> list[tuple[str, str]]:
+    return [(method, metric) for metric in metrics for method in (VANILLA, WEIGHTED)]
+
+
+COLUMNS: list[Column] = [
+    Column("setting", "setting", EVERYWHERE, lambda line: line.name),
+    Column("backbone", "backbone", Place.DATA, lambda line: line.backbone),
+    Column("llm", "LLM", Place.DATA, lambda line: line.llm),
+    Column("seeds", "seeds", Place.DATA, lambda line: " ".join(map(str, line.seeds))),
+    Column("runs", "seeds", Place.SWEEP | READ, lambda line: len(line.group.results)),
+    _method(VANILLA, "accuracy"),
+    _spread("mean_accuracy", "mean acc", Place.SWEEP, lambda line: line.spread("mean", "accuracy")),
+    _spread("best_band_accuracy", "best band", Place.SWEEP, _best_band),
+    *(_method(*pair) for pair in _pairs(METRICS)[1:]),
+    *_gain("accuracy"),
+    Column("p_holm", "p (Holm)", EVERYWHERE, lambda line: line.p_value, lambda p: f"{p:.2g}"),
+    *_gain("weighted_f1"),
+    Column("cost", "cost $", READ | Place.DATA, lambda line: line.cost, money),
+    Column("cost_per_point", "$ per point", READ | Place.DATA, lambda line: line.cost_per_point, money),
+    Column("prompts", "prompts", Place.DATA, lambda line: line.llm_sum("prompts")),
+    Column("failed_fields", "failed fields", Place.DATA, lambda line: line.llm_sum("failed_fields")),
+    Column("folds", "folds", Place.DATA, lambda line: line.folds),
+    *(_folds(*pair) for pair in _pairs(("accuracy", "weighted_f1"))),
+]

@@ -1,0 +1,111 @@
+"""Trainer arguments, callbacks and loggers by configuration."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.run import main
+from lantern.config.compose import compose
+from lantern.errors import UserError
+from lantern.pipeline import loggers as loggers_module
+from lantern.pipeline.loggers import check_loggers
+from lantern.pipeline.trainer import build_trainer, check_trainer, training_identity
+
+Tiny = Callable[..., list[str]]
+
+
+def settings(*overrides: str) -> Any:
+    return compose(["backbone=gru", "llm=simulated", *overrides])
+
+
+def test_any_argument_of_the_trainer_reaches_a_training_and_no_prediction() -> None:
+    config = settings("trainer.extra.accumulate_grad_batches=3", "trainer.extra.limit_train_batches=0.5")
+    check_trainer(config)
+    assert build_trainer(config, together=True, callbacks=[], logger=False).accumulate_grad_batches == 3
+    assert build_trainer(config, logger=False).accumulate_grad_batches == 1
+
+
+def test_only_what_changes_the_training_is_part_of_its_address() -> None:
+    assert training_identity(settings("trainer.loggers=[tensorboard]").trainer) == {}
+    short = training_identity(settings("trainer.callbacks=[lr_finder]").trainer)
+    assert short == training_identity(settings("trainer.callbacks=[{name:lr_finder}]").trainer) != {}
+    assert training_identity(settings("trainer.extra.max_steps=3").trainer) == {"extra": {"max_steps": 3}}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.extra.acumulate_grad_batches=2", "Did you mean 'accumulate_grad_batches'"),
+        ("trainer.extra.accumulate_grad_batches=x", "accumulate_grad_batches=x must be of type int"),
+        ("trainer.extra.accumulate_grad_batches=true", "accumulate_grad_batches=True must be of type int"),
+        ("trainer.extra.val_check_interval=2.5", "trainer.extra"),
+        ("trainer.extra.precision=16-mixed", r"trainer\.extra\.precision: use trainer\.precision"),
+        ("trainer.extra.max_epochs=3", r"use trainer\.epochs"),
+        ("trainer.extra.logger=false", r"use trainer\.loggers"),
+        ("trainer.extra.fast_dev_run=true", "Lantern sets this argument itself"),
+        ("trainer.callbacks=[swaa]", "'swaa' is not one of accumulation, .* Did you mean 'swa'"),
+        ("trainer.callbacks=[3]", "'3' is not one of"),
+        ("trainer.callbacks=[swa]", r"swa needs a value: \{name: swa, swa_lrs"),
+        ("trainer.callbacks=[{name:swa,swa_lr:0.1}]", r"swa\.swa_lr: no such argument .* Did you mean 'swa_lrs'"),
+        ("trainer.callbacks=[{name:swa,swa_lrs:-1.0}]", r"trainer\.callbacks: swa: "),
+    ],
+)
+def test_what_lightning_would_not_take_is_refused_before_the_training(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_trainer(settings(override))
+
+
+def test_loggers_are_a_closed_list_and_need_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"'tensorbord' is not one of tensorboard, mlflow\. Did you mean 'tensorboard'"):
+        check_loggers(settings("trainer.loggers=[tensorbord]"))
+    with pytest.raises(UserError, match=r"mlflow\.save_dir: no such argument"):
+        check_loggers(settings("trainer.loggers=[{name:mlflow,save_dir:x}]"))
+    monkeypatch.setattr(loggers_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"tensorboard needs a library: pip install 'lantern-erc\[tensorboard\]'"):
+        check_loggers(settings("trainer.loggers=[tensorboard]"))
+
+
+def test_an_accelerator_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"trainer\.accelerator=mps: this machine has no Metal device"):
+        check_trainer(settings("trainer.accelerator=mps"))
+    check_trainer(settings("trainer.accelerator=auto"))
+
+
+def weights(runs: Path) -> list[dict[str, torch.Tensor]]:
+    return [torch.load(p, weights_only=True)["state_dict"] for p in runs.glob("*/checkpoints/best.ckpt")]
+
+
+@pytest.mark.parametrize(
+    "callbacks",
+    [
+        "[{name:swa,swa_lrs:0.02,swa_epoch_start:2}]",
+        "[{name:ema,decay:0.5},lr_monitor]",
+        "[{name:lr_finder,num_training_steps:8}]",
+        "[{name:accumulation,scheduling:{0:2}}]",
+    ],
+)
+def test_a_run_with_callbacks_selects_another_model(callbacks: str, tiny: Tiny, tmp_path: Path) -> None:
+    plain = tiny("refine.enabled=false", "backbone.lr=0.01", "backbone.epochs=6")
+    assert main(plain) == 0
+    assert main([*plain, f"trainer.callbacks={callbacks}"]) == 0
+    first, second = weights(tmp_path / "runs")
+    assert first.keys() == second.keys()
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    assert not list((tmp_path / "runs").rglob(".lr_find*"))
+
+
+def test_loggers_write_into_the_run_folder(tiny: Tiny, tmp_path: Path) -> None:
+    available = [name for name in ("tensorboard", "mlflow") if importlib.util.find_spec(name)]
+    if not available:
+        pytest.skip("neither TensorBoard nor MLflow is installed")
+    assert main(tiny("refine.enabled=false", "backbone.epochs=2", f"trainer.loggers=[{','.join(available)}]")) == 0
+    written = {p.relative_to(tmp_path / "runs").parts[1] for p in (tmp_path / "runs").glob("sample*/*/*")}
+    assert {{"tensorboard": "tensorboard", "mlflow": "mlruns"}[name] for name in available} <= written
+    assert "training" in written
