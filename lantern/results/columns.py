@@ -117,7 +117,7 @@ def _gain(metric: str) -> list[Column]:
     interval = Column(
         f"difference_{metric}",
         "95 % interval" if first else f"{short} interval",
-        EVERYWHERE if first else Place.TEXT | Place.DATA,
+        EVERYWHERE if first else Place.DATA,
         lambda line: line.difference(metric),
         lambda one: f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]",
         ("", "_low", "_high", "_p"),
