@@ -171,14 +171,14 @@ def test_a_phone_scrolls_in_one_direction_only(tab: Page, report: Path, dark: bo
 
 
 def test_paper_shows_every_setting_and_every_bar(opened: Page) -> None:
-    opened.call("Emulation.setEmulatedMedia", media="print")
+    opened.tab.emulate_media(media="print")
     try:
         assert visible(opened, ".panel") == opened.js("document.querySelectorAll('.panel').length") == 3
         assert visible(opened, "svg .bar") == opened.js("document.querySelectorAll('svg .bar').length") > 0
         assert visible(opened, "button, select") == 0
         assert opened.js("getComputedStyle(document.documentElement).colorScheme") == "light"
     finally:
-        opened.call("Emulation.setEmulatedMedia", media="")
+        opened.tab.emulate_media(media="screen")
 
 
 def test_any_table_can_be_read_and_its_text_is_only_text(tab: Page, tmp_path: Path) -> None:
