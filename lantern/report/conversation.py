@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 
-from lantern.report.html import page
+from lantern.report.pages import page
 from lantern.report.reader import Shown, reader_data
 from lantern.results.load import Run
 from lantern.tables import PredictionTable
@@ -23,40 +22,35 @@ def conversation_html(
 
     Args:
         title: what was predicted, for instance the transcript's name.
-        table: made by *run*; labels may be missing, and fields and merge where no LLM was asked.
+        table: made by *run*; labels may be missing, as may fields and merge without an LLM.
         texts: by utterance id.
-        run: what the facts at the top are told of.
+        run: the facts at the top are about this run.
         scale: lowest and highest dimension score.
-        llm: who refined *table*; None for nobody.
+        llm: the LLM that refined *table*; None without one.
     """
-    body = "".join(f"<p>{escape(line)}</p>" for line in _facts(table, run, scale, llm))
-    header = (
-        f'<header><h1>{escape(title)}</h1>{body}<nav><button type="button" id="theme">theme: system</button></nav>'
-        "</header>"
-    )
-    reader = '<main><div class="reader"></div><noscript>The reader needs JavaScript.</noscript></main>'
-    return page(title, header + reader, reader_data([Shown(run.folder.name, table)], texts))
+    data = reader_data([Shown(run.folder.name, table)], texts)
+    return page("conversation.html", data, title=title, facts=_facts(table, run, scale, llm))
 
 
 def _facts(table: PredictionTable, run: Run, scale: tuple[float, float] | None, llm: str | None) -> list[str]:
     corpus = run.result["corpus"]
     right = run.result["test"]["methods"]["vanilla"]["accuracy"]
-    found = [
+    facts = [
         f"{len(table)} {'turn' if len(table) == 1 else 'turns'}, predicted by {run.backbone}, which was trained on "
         f"{corpus['name']} ({corpus['label_set']}) and is right in {100 * right:.0f} % of the labelled test turns "
         "there. Numbers beside an emotion are its probability in per cent."
     ]
     if corpus.get("made_up"):
-        found.append("Those dialogues were made up by a generator: what the model says of people means nothing.")
+        facts.append("Those dialogues were made up by a generator: what the model says of people means nothing.")
     if llm is not None:
         merge = run.result["weighting"]
         one = f"Refined by {llm}, merged by the run's weighting ({merge.get('choice', merge['name'])})"
-        found.append(f"{one}." if llm == run.llm else f"{one}, which was fitted on replies of llm={run.llm}.")
+        facts.append(f"{one}." if llm == run.llm else f"{one}, which was fitted on replies of llm={run.llm}.")
         if table.coverage > 1:
-            found.append(
+            facts.append(
                 f"{llm} judged every turn in {table.coverage} windows of the conversation, called bands. Under each "
-                "stand its turns; the bar below is its weight."
+                "band are its turns; the bar below is its weight."
             )
     if scale is not None and table.predicted_scores is not None:
-        found.append("Valence, arousal and dominance run from {:g} to {:g}.".format(*scale))
-    return found
+        facts.append("Valence, arousal and dominance run from {:g} to {:g}.".format(*scale))
+    return facts

@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+import numpy as np
+from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 320, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 38
+BARS_WIDTH = 360
+BINS = 16
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#b5a300", "#8c8c8c")
+"""Eight colours that people with any colour vision can tell apart (after Okabe and Ito), for light and dark pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ class Axis:
         first = math.ceil(self.low / step - 1e-9)
         return [step * k for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
-    def told(self, value: float) -> str:
+    def tick(self, value: float) -> str:
         """Text of a tick."""
         step = self.marks[1] - self.marks[0] if len(self.marks) > 1 else 1
         digits = max(self.digits, 0 if step >= 1 else min(6, math.ceil(-math.log10(step) - 1e-9)))
@@ -91,10 +97,10 @@ def chart(x: Axis, y: Axis, series: Sequence[Series], label: str, *, diagonal: b
     parts = [_open(WIDTH, HEIGHT, label, "chart")]
     for value in y.marks:
         parts.append(f'<path class="grid" d="M{LEFT} {py(value)}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text class="tick end" x="{LEFT - 6}" y="{py(value) + 3.5}">{y.told(value)}</text>')
+        parts.append(f'<text class="tick end" x="{LEFT - 6}" y="{py(value) + 3.5}">{y.tick(value)}</text>')
     for value in x.marks:
         parts.append(f'<path class="grid" d="M{px(value)} {TOP}V{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text class="tick mid" x="{px(value)}" y="{HEIGHT - BOTTOM + 14}">{x.told(value)}</text>')
+        parts.append(f'<text class="tick mid" x="{px(value)}" y="{HEIGHT - BOTTOM + 14}">{x.tick(value)}</text>')
     if diagonal:
         parts.append(f'<path class="rule" d="M{px(x.low)} {py(x.low)}L{px(x.high)} {py(x.high)}"/>')
     if zero and y.low <= 0 <= y.high:
@@ -119,7 +125,7 @@ def chart(x: Axis, y: Axis, series: Sequence[Series], label: str, *, diagonal: b
     middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
     parts.append(f'<text class="name mid" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}">{escape(x.title)}</text>')
     parts.append(f'<text class="name mid" transform="translate(11 {middle}) rotate(-90)">{escape(y.title)}</text>')
-    return "".join([*parts, "</svg>"])
+    return Markup("".join([*parts, "</svg>"]))
 
 
 def mark(style: str, x: float, y: float, radius: float) -> str:
@@ -142,7 +148,7 @@ def strip(low: float, value: float, high: float, span: tuple[float, float], labe
         return round(4 + max(0.0, min(1.0, share)) * (width - 8), 1)
 
     sure = "sure" if low > 0 or high < 0 else "unsure"
-    return (
+    return Markup(
         f"{_open(width, height, label, 'strip')}"
         f'<path class="rule" d="M{px(0)} 1V{height - 1}"/>'
         f'<path class="whisker weighted {sure}" d="M{px(low)} 9H{px(high)}"/>'
@@ -160,7 +166,7 @@ def bars(names: Sequence[str], values: Sequence[float], sds: Sequence[float | No
     for value in axis.marks:
         y = round(base - value / reach * (base - top), 1)
         parts.append(f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text class="tick end" x="{LEFT - 6}" y="{y + 3.5}">{axis.told(value)}</text>')
+        parts.append(f'<text class="tick end" x="{LEFT - 6}" y="{y + 3.5}">{axis.tick(value)}</text>')
     step = room / max(1, len(names))
     for place, (name, value, sd) in enumerate(zip(names, values, sds, strict=True)):
         x, width = LEFT + step * (place + 0.5), min(46.0, step * 0.6)
@@ -182,11 +188,88 @@ def bars(names: Sequence[str], values: Sequence[float], sds: Sequence[float | No
         parts.append(f'<text class="tick mid" x="{x:.1f}" y="{base + 14}">{escape(name)}</text>')
     middle = top + (base - top) / 2
     parts.append(f'<text class="name mid" transform="translate(11 {middle}) rotate(-90)">mean weight</text>')
-    return "".join([*parts, "</svg>"])
+    return Markup("".join([*parts, "</svg>"]))
+
+
+def colour(index: int) -> str:
+    """The colour of class *index*; from the ninth on they come again, so the name always stands beside."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def class_bars(title: str, classes: Sequence[str], counts: Sequence[int]) -> str:
+    """A bar per class with its count and its share of the labelled utterances."""
+    total, most = sum(counts), max([*counts, 1])
+    left = 12 + max(7 * min(max(map(len, classes)), 18), 40)
+    room = BARS_WIDTH - left - 96
+    rows = []
+    for n, (name, count) in enumerate(zip(classes, counts, strict=True)):
+        y, width = 26 * n + 6, max(room * count / most, 1.5 if count else 0)
+        share = f"{100 * count / total:.1f} %" if total else "-"
+        rows.append(
+            f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(_short(name))}</text>'
+            f'<rect x="{left}" y="{y}" width="{width:.1f}" height="18" rx="2" fill="{colour(n)}"/>'
+            f'<text x="{left + width + 6:.1f}" y="{y + 13}">{count:,} <tspan class="dim">{share}</tspan></text>'
+        )
+    words = ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True))
+    return _figure(title, f"{total:,} labelled", f"{title}: {words}", 26 * len(classes) + 8, rows)
+
+
+def histogram(title: str, values: np.ndarray, low: float, high: float) -> str:
+    """How often each score from *low* to *high* was given; *values* ``[N]``, not empty."""
+    edges = _edges(values, low, high)
+    counts, _ = np.histogram(values, bins=edges)
+    left, top, height = 12, 18, 110
+    step, most = (BARS_WIDTH - 2 * left) / len(counts), max(int(counts.max()), 1)
+    rows = []
+    for n, count in enumerate(counts.tolist()):
+        size = height * count / most
+        note = f"{edges[n]:.4g} to {edges[n + 1]:.4g}: {count:,}"
+        rows.append(
+            f'<rect x="{left + n * step + 1:.1f}" y="{top + height - size:.1f}" width="{step - 2:.1f}" '
+            f'height="{size:.1f}" fill="{PALETTE[0]}"><title>{note}</title></rect>'
+        )
+    mean = float(values.mean())
+    scale = (BARS_WIDTH - 2 * left) / (edges[-1] - edges[0])
+    x = left + (mean - edges[0]) * scale
+    anchor, beside = ("start", x + 5) if x < BARS_WIDTH / 2 else ("end", x - 5)
+    rows.append(
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{top + height}" class="rule"/>'
+        f'<text x="{beside:.1f}" y="{top - 6}" text-anchor="{anchor}">mean {mean:.2f}</text>'
+        f'<line x1="{left}" x2="{BARS_WIDTH - left}" y1="{top + height}" y2="{top + height}" class="grid"/>'
+    )
+    inward = ("start", "end") if edges[0] == low else ("middle", "middle")
+    for n, anchor in ((0, inward[0]), (1, "middle"), (2, inward[1])):
+        tick = low + n * (high - low) / 2
+        at = left + (tick - edges[0]) * scale
+        rows.append(f'<text x="{at:.1f}" y="{top + height + 17}" text-anchor="{anchor}" class="dim">{tick:g}</text>')
+    note = f"{len(values):,} scores, sd {values.std():.2f}"
+    return _figure(title, note, f"{title}: {note}, mean {mean:.2f}", top + height + 24, rows)
+
+
+def _edges(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Edges of the bars: around each value where raters could give few, else evenly spaced."""
+    for step in (1.0, 0.5, 0.25):
+        places = (values - low) / step
+        bars = (high - low) / step
+        if bars <= 20 and np.allclose(places, places.round(), atol=1e-6) and math.isclose(bars, round(bars)):
+            return low + step * (np.arange(round(bars) + 2) - 0.5)
+    return np.linspace(low, high, BINS + 1)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 18 else name[:17] + "…"
+
+
+def _figure(title: str, note: str, words: str, height: int, rows: Sequence[str]) -> str:
+    return Markup(
+        f'<figure><figcaption>{escape(title)} <span class="dim">{escape(note)}</span></figcaption>'
+        f'<svg class="bars" viewBox="0 0 {BARS_WIDTH} {height}" role="img" aria-label="{escape(words)}">'
+        f"{''.join(rows)}</svg></figure>"
+    )
 
 
 def _open(width: int, height: int, label: str, kind: str) -> str:
     return (
         f'<svg class="{kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{escape(label, quote=True)}">'
+        f'aria-label="{escape(label)}">'
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
-from lantern.report.sections import table
+from markupsafe import Markup
+
+from lantern.report.pages import macros
 from lantern.results.comparison import Comparison
 from lantern.results.load import Run
 
 
-def provenance(comparison: Comparison) -> str:
+def provenance(comparison: Comparison) -> Markup:
     """Corpus, split, prompts, models, versions, notes; then a row per run."""
     runs = comparison.runs
     facts = [
@@ -26,26 +27,20 @@ def provenance(comparison: Comparison) -> str:
         ("versions", _values(runs, lambda r: ", ".join(f"{k} {v}" for k, v in (r.get("versions") or {}).items()))),
         ("notes", _values(runs, lambda r: r.get("notes") or [])),
     ]
-    listed = "".join(
-        f"<dt>{escape(name)}</dt><dd>{'<br>'.join(escape(value) for value in values)}</dd>"
-        for name, values in facts
-        if values
-    )
     rows = [_row(run) for run in comparison.folders]
     heads = ["run folder", "seed", "date", "best epoch", "calls", "tokens in / out", "cost $", "test reads before"]
-    count = f"{len(rows)} run folder" + ("" if len(rows) == 1 else "s")
-    return f"<dl>{listed}</dl><details><summary>{count}</summary>{table(heads, rows)}</details>"
+    return macros().provenance(facts, heads, rows)
 
 
 def _values(runs: list[Run], read: Any) -> list[str]:
     """Different values of a fact over *runs*, in order."""
-    found: dict[str, None] = {}
+    values: dict[str, None] = {}
     for run in runs:
         value = read(run.result)
         for one in value if isinstance(value, list) else [value]:
             if one:
-                found[str(one)] = None
-    return list(found)
+                values[str(one)] = None
+    return list(values)
 
 
 def _protocol(protocol: dict[str, Any]) -> str:
@@ -59,7 +54,7 @@ def _protocol(protocol: dict[str, Any]) -> str:
     if shared:
         text += "; " + ", ".join(f"{part} shares {len(names)} speakers with training" for part, names in shared.items())
     if "twins" in protocol:
-        text += f"; {protocol['twins']:,} labelled test turns have a text that also stands in training"
+        text += f"; {protocol['twins']:,} labelled test turns have a text that is in training, too"
     return text
 
 
@@ -84,4 +79,4 @@ def _row(run: Run) -> list[str]:
     cells = [run.folder.name, run.seed, str(result.get("time", "?")).replace("T", " ").removesuffix("Z")]
     cells += [vanilla["best_epoch"] + 1 if "best_epoch" in vanilla else "–", llm.get("calls", "–"), tokens]
     cells += ["–" if price is None else f"{price:.2f}", result["protocol"].get("test_reads_before", "–")]
-    return [escape(str(cell)) for cell in cells]
+    return [str(cell) for cell in cells]

@@ -9,7 +9,6 @@ probabilities; ``t + 1`` weights; merged ``C``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,16 +65,6 @@ def keep_first(table: PredictionTable, turns: int) -> PredictionTable:
     stops = [rows.stop for rows in table.by_dialogue.values()]
     stop = max((stop for stop in stops if stop <= turns), default=stops[0] if stops else 0)
     return table.select(slice(0, stop))
-
-
-def embedded_json(value: Any) -> str:
-    """*value* as JSON that may stand inside a script element: no sign of it can end the element or a line."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    escapes = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-    for sign, escape in escapes.items():
-        text = text.replace(sign, escape)
-    # A half of a surrogate pair has no UTF-8 form.
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _turns(table: PredictionTable, texts: Mapping[str, str]) -> dict[str, Any]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
-from html import escape
 from typing import Any
+
+import numpy as np
+from markupsafe import Markup
 
 from lantern.metrics.classification import classification_report
 from lantern.metrics.methods import WEIGHTED
 from lantern.metrics.paired import mean_sd
+from lantern.report.pages import breakable, macros
 from lantern.report.plots import Axis, Point, Series, bars, chart, padded, strip
 from lantern.report.terminal import METRICS, label
 from lantern.report.text_tables import LEGEND, PAPER
@@ -18,103 +20,78 @@ from lantern.results.columns import SHORT, Place, cells, heads, money, spread
 from lantern.results.comparison import Comparison, Line, methods_of
 
 
-def tag(name: str, text: object) -> str:
-    """An element around escaped text."""
-    return f"<{name}>{escape(str(text))}</{name}>"
-
-
-def breakable(text: str) -> str:
-    """*text* escaped, to be broken behind its own signs rather than within a word."""
-    return re.sub(r"(?<=[.=_\-/])(?=\w)", "<wbr>", escape(text))
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "", first: str = "th") -> str:
-    """A table of cells that are HTML already; it scrolls by itself where it is too wide."""
-    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in heads)
-    scope = ' scope="row"' if first == "th" else ""
-    body = "".join(
-        f"<tr><{first}{scope}>{row[0]}</{first}>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0"><table class="{kind}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def empty(reason: str) -> str:
-    """What stands where a plot would be."""
-    return f'<p class="empty">{escape(reason)}</p>'
-
-
 def span_of(lines: Sequence[Line]) -> tuple[float, float]:
     """One scale, in points, for the interval strips of all *lines*."""
-    found = [line.difference("accuracy") for line in lines]
-    return padded([100 * v for one in found if one is not None for v in (one.low, one.high)], [0.0])
+    intervals = [_interval(line) for line in lines]
+    return padded([end for one in intervals if one is not None for end in (one[0], one[2])], [0.0])
+
+
+def _interval(line: Line) -> tuple[float, float, float] | None:
+    """Low end, difference of accuracy and high end, in points; None without a difference."""
+    one = line.difference("accuracy")
+    return None if one is None else (100 * one.low, 100 * one.difference, 100 * one.high)
 
 
 def line_strip(line: Line, span: tuple[float, float]) -> str:
     """Difference of accuracy with its interval, as a drawing."""
-    one = line.difference("accuracy")
+    one = _interval(line)
     if one is None:
         return ""
-    low, value, high = (100 * v for v in (one.low, one.difference, one.high))
+    low, value, high = one
     return strip(low, value, high, span, f"{value:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}")
 
 
-def summary(comparison: Comparison) -> str:
+def summary(comparison: Comparison) -> Markup:
     """The table that the terminal shows, with the intervals drawn."""
     place, span = heads(Place.TEXT).index("95 % interval"), span_of(comparison.lines)
-    rows = []
+    rows: list[list[str]] = []
     for line in comparison.lines:
-        row = [breakable(line.name), *map(escape, cells(line, Place.TEXT)[1:])]
-        row[place] += f"<br>{line_strip(line, span)}" if line_strip(line, span) else ""
+        row = [breakable(line.name), *cells(line, Place.TEXT)[1:]]
+        if drawn := line_strip(line, span):
+            row[place] = Markup("{}<br>{}").format(row[place], drawn)
         rows.append(row)
     ensembles = dict.fromkeys(
-        f"{escape(line.runs[0].backbone)}: accuracy {100 * found['accuracy']:.1f}, "
-        f"weighted F1 {100 * found['weighted_f1']:.1f}"
+        f"{line.runs[0].backbone}: accuracy {100 * report['accuracy']:.1f}, "
+        f"weighted F1 {100 * report['weighted_f1']:.1f}"
         for line in comparison.lines
-        if (found := line.group.ensemble) is not None
+        if (report := line.group.ensemble) is not None
     )
-    text = "".join(f"<p class='note'>{escape(note)}</p>" for note in comparison.notes)
-    text += f"<p class='note'>{escape(LEGEND)}</p>"
+    notes = [*comparison.notes, LEGEND]
     if ensembles:
-        text += "<p class='note'>Mean of the vanilla models over the seeds, which needs no LLM: "
-        text += f"{'; '.join(ensembles)}.</p>"
-    warn = f'<p class="warn">{escape(PAPER)}</p>' if comparison.paper_style else ""
-    return warn + table(heads(Place.TEXT), rows, "wide") + text
+        notes.append(f"Mean of the vanilla models over the seeds, which needs no LLM: {'; '.join(ensembles)}.")
+    return macros().summary(heads(Place.TEXT), rows, notes, PAPER if comparison.paper_style else "")
 
 
-def grid(comparison: Comparison) -> str:
+def grid(comparison: Comparison) -> Markup:
     """Backbone × LLM: accuracy of the weighted model (vanilla without an LLM), its gain and interval."""
     backbones = list(dict.fromkeys(line.runs[0].backbone for line in comparison.lines))
     llms = list(dict.fromkeys(line.runs[0].llm for line in comparison.lines))
     span, rows = span_of(comparison.lines), []
     for backbone in backbones:
-        row = [escape(backbone)]
+        row = [backbone]
         for llm in llms:
             here = [r for r in comparison.lines if (r.runs[0].backbone, r.runs[0].llm) == (backbone, llm)]
-            row.append("".join(_grid_cell(line, span, len(here) > 1) for line in here) or "–")
+            row.append(macros().grid_cells([_grid_cell(line, span, len(here) > 1) for line in here]))
         rows.append(row)
-    heads = ["backbone", *("no LLM" if llm == "none" else llm for llm in llms)]
-    return table(heads, rows, "grid")
+    names = ["backbone", *("no LLM" if llm == "none" else llm for llm in llms)]
+    return macros().table(names, rows, "grid")
 
 
-def _grid_cell(line: Line, span: tuple[float, float], named: bool) -> str:
-    method = WEIGHTED if line.difference("accuracy") is not None else "vanilla"
-    text = f"<b>{escape(spread(line.spread(method, 'accuracy')))}</b>"
-    one = line.difference("accuracy")
-    if one is not None:
-        low, value, high = (100 * v for v in (one.low, one.difference, one.high))
-        sign = "▲" if one.low > 0 else "▼" if one.high < 0 else "◇"
-        text += f" <span class='gain'>{sign} {value:+.1f} [{low:+.1f}, {high:+.1f}]</span>{line_strip(line, span)}"
+def _grid_cell(line: Line, span: tuple[float, float], named: bool) -> dict[str, str]:
+    one = _interval(line)
     settings = line.name.split(" ", 3)[3] if line.name.count(" ") > 2 else ""
-    name = f"<small>{breakable(settings)}</small>" if named and settings else ""
-    return f'<div class="cell">{name}{text}</div>'
+    cell = {"settings": breakable(settings) if named else "", "gain": "", "strip": ""}
+    if one is None:
+        return {**cell, "value": spread(line.spread("vanilla", "accuracy"))}
+    low, value, high = one
+    sign = "▲" if low > 0 else "▼" if high < 0 else "◇"
+    gain = f"{sign} {value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return {**cell, "value": spread(line.spread(WEIGHTED, "accuracy")), "gain": gain, "strip": line_strip(line, span)}
 
 
 def reports(line: Line, method: str) -> list[dict[str, Any]]:
     """Reports of *method*, one per run, with confusion matrix and reliability curve; empty where it is missing."""
-    found = []
+    same = []
     for run, scored in zip(line.runs, line.group.tables, strict=True):
         report = run.result["test"]["methods"].get(method)
         if report is not None and not {"confusion", "reliability"} <= set(report):
@@ -122,11 +99,11 @@ def reports(line: Line, method: str) -> list[dict[str, Any]]:
             report = None if values is None else classification_report(values, scored.labels, scored.classes)
         if report is None:
             return []
-        found.append(report)
-    return found
+        same.append(report)
+    return same
 
 
-def methods(line: Line) -> str:
+def methods(line: Line) -> Markup:
     """Every method of one setting, mean and sd over the seeds."""
     rows = []
     weighting = line.runs[0].result.get("weighting")
@@ -135,51 +112,30 @@ def methods(line: Line) -> str:
         values = [line.spread(method.key, metric) for metric in METRICS]
         if None not in values and method.key != own:
             texts = [spread(v, 1, 3) if m == "nll" else spread(v) for m, v in zip(METRICS, values, strict=True)]
-            rows.append([escape(label(method, own)), *map(escape, texts)])
-    return table(["method", *(SHORT[metric] for metric in METRICS)], rows)
+            rows.append([label(method, own), *texts])
+    return macros().table(["method", *(SHORT[metric] for metric in METRICS)], rows)
 
 
-def confusion(line: Line) -> str:
+def confusion(line: Line) -> Markup:
     """Confusion matrices of vanilla and weighted, summed over the seeds, each row as shares of its gold class."""
-    classes = line.group.tables[0].classes
-    parts = []
+    matrices = {}
     for method in ("vanilla", WEIGHTED):
-        found = reports(line, method)
-        if not found:
-            continue
-        total = [[sum(r["confusion"][i][j] for r in found) for j in range(len(classes))] for i in range(len(classes))]
-        heads = "".join(
-            f'<th scope="col"><span title="{escape(name, quote=True)}">{escape(name)}</span></th>' for name in classes
-        )
-        body = ""
-        for i, name in enumerate(classes):
-            whole = sum(total[i])
-            body += f'<tr><th scope="row">{breakable(name)}</th>'
-            for j, count in enumerate(total[i]):
-                share = count / whole if whole else 0.0
-                kind = ("hit " if i == j else "") + ("dark" if share > 0.72 else "")
-                title = f"{count} of {whole} {name} called {classes[j]}"
-                text = f"{100 * share:.0f}<small>{count}</small>" if whole else "–"
-                body += f'<td class="{kind}" style="--v:{share:.2f}" title="{escape(title, quote=True)}">{text}</td>'
-            body += "</tr>"
-        parts.append(
-            f'<figure><figcaption>{method}</figcaption><div class="scroll" tabindex="0"><table class="cm">'
-            f"<thead><tr><th>gold ↓ predicted →</th>{heads}</tr></thead><tbody>{body}</tbody></table></div></figure>"
-        )
+        if same := reports(line, method):
+            matrices[method] = np.sum([report["confusion"] for report in same], axis=0).tolist()
     seeds = f"summed over {len(line.runs)} seeds" if len(line.runs) > 1 else "one seed"
-    return f"<div class='row'>{''.join(parts)}</div><p class='note'>Per cent of the row, counts below; {seeds}.</p>"
+    return macros().confusion(matrices, line.group.tables[0].classes, seeds)
 
 
-def reliability(line: Line) -> str:
+def reliability(line: Line) -> Markup:
     """Reliability curves of vanilla and weighted: accuracy against confidence, over all seeds."""
-    series, told = [], []
+    series, errors = [], []
     for method in ("vanilla", WEIGHTED):
-        found = reports(line, method)
-        if not found:
+        same = reports(line, method)
+        if not same:
             continue
-        points, most = [], max(sum(r["reliability"][k]["count"] for r in found) for k in range(_bins(found)))
-        for k in range(_bins(found)):
-            bins = [r["reliability"][k] for r in found if r["reliability"][k]["count"]]
+        points, most = [], max(sum(r["reliability"][k]["count"] for r in same) for k in range(_bins(same)))
+        for k in range(_bins(same)):
+            bins = [r["reliability"][k] for r in same if r["reliability"][k]["count"]]
             count = sum(b["count"] for b in bins)
             if count:
                 x = sum(b["confidence"] * b["count"] for b in bins) / count
@@ -187,20 +143,19 @@ def reliability(line: Line) -> str:
                 note = f"{method}: confidence {x:.2f}, accuracy {y:.2f}, {count} turns"
                 points.append(Point(x, y, note, weight=count / most))
         series.append(Series(method, points, line=True))
-        told.append(f"{method} ECE {spread(mean_sd([r['ece'] for r in found]))} %")
+        errors.append(f"{method} ECE {spread(mean_sd([r['ece'] for r in same]))} %")
     share = Axis(0, 1, "confidence", ticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
     right = Axis(0, 1, "accuracy", ticks=share.marks)
-    drawn = chart(share, right, series, "Reliability: " + ", ".join(told), diagonal=True)
-    note = f"{', '.join(told)}; the area of a mark is the share of utterances; on the line, confidence is accuracy."
-    key = "".join(f'<span><i class="dot {one.style}"></i>{one.style}</span>' for one in series)
-    return _figure("Reliability", f'<p class="key">{key}</p>{drawn}', note)
+    drawn = chart(share, right, series, "Reliability: " + ", ".join(errors), diagonal=True)
+    note = f"{', '.join(errors)}; the area of a mark is the share of utterances; on the line, confidence is accuracy."
+    return macros().figure("Reliability", macros().key([one.style for one in series]) + drawn, note)
 
 
-def _bins(found: list[dict[str, Any]]) -> int:
-    return min(len(report["reliability"]) for report in found)
+def _bins(reports: list[dict[str, Any]]) -> int:
+    return min(len(report["reliability"]) for report in reports)
 
 
-def weights(line: Line) -> str:
+def weights(line: Line) -> Markup:
     """Mean weight of every source of the merge."""
     by_source: dict[str, list[float]] = {}
     for run in line.runs:
@@ -208,16 +163,18 @@ def weights(line: Line) -> str:
         for one in sources:
             by_source.setdefault(one["source"], []).append(one["mean"])
     if not by_source:
-        return _figure("Weights by band", empty("nothing was merged, or the merge has no weights per source"), "")
+        return macros().figure(
+            "Weights by band", macros().empty("nothing was merged, or the merge has no weights per source"), ""
+        )
     spreads = [mean_sd(values) for values in by_source.values()]
     means, sds = [s["mean"] for s in spreads], [s["sd"] for s in spreads]
-    told = ", ".join(f"{name} {value:.2f}" for name, value in zip(by_source, means))
+    text = ", ".join(f"{name} {value:.2f}" for name, value in zip(by_source, means))
     choices = sorted({str((run.result.get("weighting") or {}).get("choice")) for run in line.runs})
     note = f"Mean over the test turns, whisker: sd over seeds. Merge in use: {', '.join(choices)}."
-    return _figure("Weights by band", bars(list(by_source), means, sds, f"Weights: {told}"), note)
+    return macros().figure("Weights by band", bars(list(by_source), means, sds, f"Weights: {text}"), note)
 
 
-def lengths(line: Line) -> str:
+def lengths(line: Line) -> Markup:
     """Gain of single replies by the number of turns in their field."""
     sums: dict[int, list[int]] = {}
     for run in line.runs:
@@ -227,7 +184,7 @@ def lengths(line: Line) -> str:
                 counts[place] += one[key]
     known = {length: counts for length, counts in sorted(sums.items()) if counts[0]}
     if not known:
-        return _figure("Gain by context length", empty("no scored replies"), "")
+        return macros().figure("Gain by context length", macros().empty("no scored replies"), "")
     most = max(counts[0] for counts in known.values())
     points = []
     for length, (scored, helpful, harmful) in known.items():
@@ -238,14 +195,14 @@ def lengths(line: Line) -> str:
     y = Axis(*padded([p.y for p in points], [0.0]), "gain of a reply, points")
     drawn = chart(x, y, [Series(WEIGHTED, points, line=True)], "; ".join(p.note for p in points), zero=True)
     note = "Single replies against vanilla; the area of a mark is their number."
-    return _figure("Gain by context length", drawn, note)
+    return macros().figure("Gain by context length", drawn, note)
 
 
 def _thinned(values: list[int], most: int = 12) -> list[int]:
     return values[:: -(-len(values) // most)]
 
 
-def failures(line: Line) -> str:
+def failures(line: Line) -> Markup:
     """Failed fields by kind."""
     kinds: dict[str, int] = {}
     for run in line.runs:
@@ -253,31 +210,31 @@ def failures(line: Line) -> str:
             kinds[kind] = kinds.get(kind, 0) + count
     fields, repaired = line.llm_sum("fields"), line.llm_sum("repaired")
     if fields is None:
-        return _figure("Failures by kind", empty("no LLM was asked"), "")
+        return macros().figure("Failures by kind", macros().empty("this run has no LLM"), "")
     rows = [(kind, count) for kind, count in sorted(kinds.items(), key=lambda item: -item[1])]
-    meter = '<span class="meter" style="--v:{0:.3f}">{0:.1%}</span>'
-    drawn = table(["kind", "fields", "share"], [[escape(k), f"{n:,}", meter.format(n / fields)] for k, n in rows])
+    cells = [[kind, f"{count:,}", macros().meter(count / fields)] for kind, count in rows]
+    drawn = macros().table(["kind", "fields", "share"], cells)
     runs = f"{len(line.runs)} {'run' if len(line.runs) == 1 else 'runs'}"
     note = f"Of {fields:,} fields in {runs}; {repaired or 0:,} replies were repaired."
-    return _figure("Failures by kind", drawn if rows else empty("no field failed"), note)
+    return macros().figure("Failures by kind", drawn if rows else macros().empty("no field failed"), note)
 
 
-def flips(line: Line) -> str:
+def flips(line: Line) -> Markup:
     """What merging did to the vanilla classes."""
     found = [(run.result["test"].get("llm") or {}).get("merged") for run in line.runs]
     known = [one for one in found if one]
     if not known:
-        return ""
+        return Markup("")
     rows = [
         [sign, f"{sum(one[key] for one in known):,}"]
         for sign, key in (("▲ helped", "helpful"), ("▼ harmed", "harmful"), ("◇ wrong both times", "neutral"))
     ]
     rates = [one["copy_rate"] for one in known if one.get("copy_rate") is not None]
     note = f"{spread(mean_sd(rates), digits=0)} % keep the vanilla class." if rates else ""
-    return _figure("Flips by the merge", table(["", "turns"], rows), note)
+    return macros().figure("Flips by the merge", macros().table(["", "turns"], rows), note)
 
 
-def cost(comparison: Comparison) -> str:
+def cost(comparison: Comparison) -> Markup:
     """Points gained against dollars spent, a mark per row."""
     points, rows = [], []
     for number, line in enumerate(comparison.lines, 1):
@@ -290,15 +247,15 @@ def cost(comparison: Comparison) -> str:
         name = f"{number} · {line.name}"
         rows.append([breakable(name), money(line.cost), f"{value:+.1f}", money(line.cost_per_point)])
     if not points:
-        return empty("no row has both a gain and a known price")
+        return macros().empty("no row has both a gain and a known price")
     paid = any(p.x for p in points)
     x = Axis(*padded([p.x for p in points], [0.0]), "$ per run") if paid else Axis(-0.5, 1, "$ per run")
     y = Axis(*padded([v for p in points for v in (p.low or 0, p.high or 0)], [0.0]), "gain, points")
     points = _joined(points, x, y)
     drawn = chart(x, y, [Series(WEIGHTED, points)], "; ".join(p.note for p in points), zero=True)
     free = "" if paid else "Every LLM here is free of charge."
-    heads = ["setting", "$ per run", "gain", "$ per point"]
-    return f"<div class='row'>{_figure('', drawn, free)}{table(heads, rows)}</div>"
+    listed = macros().table(["setting", "$ per run", "gain", "$ per point"], rows)
+    return macros().row([macros().figure("", drawn, free), listed])
 
 
 def _joined(points: list[Point], x: Axis, y: Axis) -> list[Point]:
@@ -315,7 +272,7 @@ def _joined(points: list[Point], x: Axis, y: Axis) -> list[Point]:
     return found
 
 
-def slices(line: Line) -> str:
+def slices(line: Line) -> Markup:
     """Difference of accuracy in parts of the test split."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in line.runs:
@@ -323,7 +280,7 @@ def slices(line: Line) -> str:
             for part in one["parts"]:
                 found.setdefault((one["slice"], part["part"]), []).append(part)
     if not found:
-        return empty("these runs have no slices")
+        return macros().empty("these runs have no slices")
     refined = line.difference("accuracy") is not None
     ends = {
         key: [_mean([part["accuracy"][end] for part in parts]) for end in ("low", "high")]
@@ -335,28 +292,23 @@ def slices(line: Line) -> str:
         accuracy = [one["accuracy"] for one in parts]
         names = ("vanilla", "weighted", "difference")
         before, after, change = (_mean([a[key] for a in accuracy]) or 0.0 for key in names)
-        row = ["" if name == last else escape(name), escape(part), f"{parts[0]['labelled']:,}", f"{100 * before:.1f}"]
+        row = ["" if name == last else name, part, f"{parts[0]['labelled']:,}", f"{100 * before:.1f}"]
         if refined:
             low, high = ends[(name, part)]
             row += [f"{100 * after:.1f}", f"{100 * change:+.1f}"]
             few = "–" if line.runs[0].parts else "few"
             row.append(few if low is None or high is None else f"[{100 * low:+.1f}, {100 * high:+.1f}]")
-            told = f"{part}: {100 * change:+.1f} points"
-            row.append("" if low is None or high is None else strip(100 * low, 100 * change, 100 * high, span, told))
+            text = f"{part}: {100 * change:+.1f} points"
+            row.append("" if low is None or high is None else strip(100 * low, 100 * change, 100 * high, span, text))
         rows.append(row)
         last = name
-    heads = ["slice", "part", "turns", "vanilla acc", *(["weighted acc", "Δ", "95 % interval", ""] if refined else [])]
+    titles = ["slice", "part", "turns", "vanilla acc", *(["weighted acc", "Δ", "95 % interval", ""] if refined else [])]
     note = "Means over seeds, of the intervals' ends too; few: too few turns or dialogues for an interval."
     if line.runs[0].parts:
         note = "Means over seeds and over the turns of all folds, which have no common interval."
-    return table(heads, rows, "slices") + f"<p class='note'>{note}</p>"
+    return macros().table(titles, rows, "slices") + macros().note(note)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if len(known) == len(values) and known else None
-
-
-def _figure(title: str, drawn: str, note: str) -> str:
-    caption = f"<figcaption>{escape(title)}</figcaption>" if title else ""
-    return f"<figure>{caption}{drawn}{f'<p class=note>{escape(note)}</p>' if note else ''}</figure>"

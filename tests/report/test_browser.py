@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lantern.report.html import page as whole_page
 from lantern.report.html import report_html
+from lantern.report.pages import page as whole_page
 from lantern.report.reader import Shown, reader_data
 from lantern.results.comparison import compare_runs
 from lantern.results.load import find_runs
@@ -199,7 +199,7 @@ def test_any_table_can_be_read_and_its_text_is_only_text(tab: Page, tmp_path: Pa
     shown = Shown("</script>my chat", PredictionTable.from_rows(("x</script>", "y"), rows, "predict"))
     data = reader_data([shown], {"u0": HOSTILE})
     path = tmp_path / "page.html"
-    path.write_text(whole_page("t", '<div class="reader"></div>', data), encoding="utf-8")
+    path.write_text(whole_page("conversation.html", data, title="t", facts=[]), encoding="utf-8")
     tab.errors.clear()
     tab.open(path)
     assert tab.js("window.hacked") is None
@@ -213,7 +213,7 @@ def test_any_table_can_be_read_and_its_text_is_only_text(tab: Page, tmp_path: Pa
 
 def test_a_page_without_turns_says_so(tab: Page, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    path.write_text(whole_page("t", '<div class="reader"></div>', reader_data([], {})), encoding="utf-8")
+    path.write_text(whole_page("conversation.html", reader_data([], {}), title="t", facts=[]), encoding="utf-8")
     tab.errors.clear()
     tab.open(path)
     assert "no turns" in tab.js("document.querySelector('.empty').textContent")

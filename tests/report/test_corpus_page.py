@@ -19,7 +19,7 @@ from lantern.corpora.sample.generator import generate_sample
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 from lantern.report.corpus_page import MARK, page, write_page
-from lantern.report.corpus_plots import class_bars, colour, histogram
+from lantern.report.plots import class_bars, colour, histogram
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \u2028 “quoted” <!-- "
@@ -83,11 +83,14 @@ def test_whatever_a_transcript_holds_the_page_runs_only_its_own_script() -> None
     assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'\"" in text
     assert not set("<>&\u2028") & set(data)
     shown = json.loads(data)
-    assert shown["classes"] == ["<i>up</i>", "down"]
-    identity, split, session, speakers, turns = shown["dialogues"][0]
-    assert (identity, split, session, speakers) == (f"d{EVIL}", "dev", f"s{EVIL}", [f"Ann{EVIL}", "Bob"])
-    assert turns[0] == [f"u1{EVIL}", 0, EVIL, 0, [1.5, None, 3.0], "1:01:01.2 - 1:02:00.5", 0]
-    assert turns[1] == ["u2", 1, "", -1, None, "", 2]
+    (whole,) = shown["sets"]
+    assert whole["classes"] == ["<i>up</i>", "down"]
+    assert whole["speakers"] == [f"Ann{EVIL}", "Bob"]
+    (dialogue,) = whole["dialogues"]
+    turns = dialogue.pop("turns")
+    assert dialogue == {"id": f"d{EVIL}", "split": "dev", "session": f"s{EVIL}"}
+    assert turns[0] == [0, 0, f"u1{EVIL}", 0, 0, [1.5, None, 3.0], EVIL, "1:01:01.2 - 1:02:00.5", 0]
+    assert turns[1] == [1, 1, "u2", 1, -1, None, "", "", 2]
 
 
 def test_the_page_loads_nothing_from_anywhere() -> None:
@@ -103,10 +106,10 @@ def test_the_page_loads_nothing_from_anywhere() -> None:
 def test_every_turn_is_there_and_the_counts_agree() -> None:
     corpus = generate_sample(seed=2, dialogues=12)
     text = page(corpus)
-    shown = json.loads(Elements(text).scripts[0])["dialogues"]
-    assert [d[0] for d in shown] == [d.id for d in corpus.dialogues]
-    assert [t[2] for d in shown for t in d[4]] == [u.text for u in corpus.utterances]
-    missing = [t[6] for d in shown for t in d[4]]
+    shown = json.loads(Elements(text).scripts[0])["sets"][0]["dialogues"]
+    assert [d["id"] for d in shown] == [d.id for d in corpus.dialogues]
+    assert [t[6] for d in shown for t in d["turns"]] == [u.text for u in corpus.utterances]
+    missing = [t[8] for d in shown for t in d["turns"]]
     assert [bool(bits & 4) for bits in missing] == (~corpus.present["visual"]).tolist()
     assert f"<b>{len(corpus.utterances):,}</b><span>utterances</span>" in text
     # Classes of three splits, three dimensions.

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lantern.errors import FailureKind
-from lantern.report.reader import ALPHABET, NOTHING, ReaderData, Shown, embedded_json, reader_data
+from lantern.report.pages import embedded_json
+from lantern.report.reader import ALPHABET, NOTHING, ReaderData, Shown, reader_data
 from lantern.tables import FieldReply, PredictionTable, Row
 from tests.results.made_runs import made_table
 

@@ -1,0 +1,70 @@
+"""Pages of one file that open without a network, from the templates beside this module."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+
+def page(template: str, data: Any, **values: Any) -> str:
+    """A whole page.
+
+    The only script that may run is Lantern's own, whatever the text of a corpus holds.
+
+    Args:
+        template: name of the template.
+        data: of the dialogue reader, plain JSON values; see :mod:`lantern.report.reader`.
+        values: what the template shows; every text is escaped.
+    """
+    script = _asset("page.js")
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = Markup(f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'")
+    fixed = {"style": Markup(_asset("page.css")), "script": Markup(script), "policy": policy}
+    text = environment().get_template(template).render(**values, **fixed, data=Markup(embedded_json(data)))
+    return text.encode("utf-8", "replace").decode("utf-8") + "\n"
+
+
+@cache
+def environment() -> Environment:
+    """The templates; every value is escaped."""
+    made = Environment(
+        loader=PackageLoader("lantern.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    made.filters["breakable"] = breakable
+    return made
+
+
+@cache
+def macros() -> Any:
+    """The macros of ``parts.html`` as functions; each returns markup."""
+    return environment().get_template("parts.html").module
+
+
+def breakable(text: str) -> Markup:
+    """*text* escaped, with places to break a line behind its signs rather than within a word."""
+    return Markup(re.sub(r"(?<=[.=_\-/])(?=\w)", "<wbr>", str(escape(text))))
+
+
+def embedded_json(value: Any) -> str:
+    """*value* as JSON that may be put into a script element: no character of it can end the element or a line."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    # A half of a surrogate pair has no UTF-8 form.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _asset(name: str) -> str:
+    return (resources.files("lantern.report") / "assets" / name).read_text(encoding="utf-8")
