@@ -20,6 +20,7 @@ from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 from lantern.report.corpus_page import MARK, page, write_page
 from lantern.report.plots import class_bars, colour, histogram
+from tests.report.browser import browser
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \u2028 “quoted” <!-- "
@@ -202,3 +203,39 @@ def test_mistakes_are_one_line_and_exit_code_2_and_help_is_light(tmp_path: Path)
     done = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert not {"torch", "numpy"} & {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+
+
+def test_the_reader_searches_lists_and_marks(tmp_path: Path) -> None:
+    corpus = generate_sample(seed=2, dialogues=12)
+    path = write_page(corpus, tmp_path / "c.html")
+    first, second, *_ = corpus.dialogues
+    with browser() as tab:
+        tab.open(path, width=390)
+        assert tab.js("document.documentElement.scrollWidth") <= 390
+        listed = "[...document.querySelectorAll('.list button')].map(e => e.firstChild.textContent)"
+        assert tab.js(listed) == [d.id for d in corpus.dialogues]
+        words = "[...document.querySelectorAll('.words')].map(e => e.textContent)"
+        assert tab.js(words) == [u.text for u in first.utterances]
+        tab.js("document.querySelector('.reader').scrollIntoView()")
+        tab.press("ArrowRight")
+        assert tab.js(words) == [u.text for u in second.utterances]
+        assert tab.js("decodeURIComponent(location.hash)") == f"#{second.id}"
+        wanted = second.utterances[0].text
+        tab.js(f"s = document.querySelector('input'); s.value = {json.dumps(wanted.upper())};")
+        tab.js("document.querySelector('input').dispatchEvent(new Event('input'))")
+        holding = [d.id for d in corpus.dialogues if any(wanted.lower() in u.text.lower() for u in d.utterances)]
+        assert tab.js(listed) == holding
+        assert tab.js("document.querySelector('mark').textContent") == wanted
+        tab.js("s = document.querySelector('input'); s.value = 'no such words'; s.dispatchEvent(new Event('input'))")
+        assert tab.js("document.querySelector('.empty').textContent") == "No dialogue holds these words."
+        tab.js("s = document.querySelector('input'); s.value = ''; s.dispatchEvent(new Event('input'))")
+        tab.js("s = document.querySelector('.split'); s.value = 'dev'; s.dispatchEvent(new Event('change'))")
+        assert tab.js(listed) == [d.id for d in corpus.dialogues if d.id in corpus.splits["dev"]]
+        assert tab.errors == []
+    with browser() as tab:
+        path = write_page(evil_corpus(), tmp_path / "evil.html")
+        tab.open(path)
+        assert tab.js("document.querySelector('.words').textContent") == EVIL
+        assert tab.js("document.querySelectorAll('img').length") == 0
+        assert all(url.startswith("file:") for url in tab.requests)
+        assert tab.errors == []
