@@ -29,7 +29,7 @@ from lantern.pipeline.store import StageFolder
 from lantern.pipeline.trainer import leave_group
 from lantern.refine.questions import RefineStats
 from lantern.report.sinks.tracking import track
-from lantern.results.progress import LOCK, Reporter, read_state, record_failure, recorded
+from lantern.results.progress import LOCK, Reporter, read_state, record_done, record_failure, recorded
 from lantern.tables import PredictionTable
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ def run(ready: ReadyRun, reporter: Reporter | None = None, reuse: bool = False) 
         if finished is not None:
             if not (folder / "wandb").is_dir():
                 track(config, finished, folder)
+            record_done(folder)
             return finished
         with recorded(folder, reporter) as recorder, _logged(folder / "run.log"):
             (folder / "config.yaml").write_text(dump(config), encoding="utf-8")

@@ -74,6 +74,13 @@ def record_failure(folder: Path, error: Exception) -> None:
     _write(folder, RunState("failed", started=time.time(), updated=time.time(), error=_message(error)))
 
 
+def record_done(folder: Path) -> None:
+    """Record that the run in *folder* is done, where its process ended between the result and this record."""
+    state = read_state(folder)
+    if state.state != "done":
+        _write(folder, replace(state, state="done", error=None, eta=None, updated=time.time()))
+
+
 @contextmanager
 def recorded(folder: Path, reporter: Reporter | None) -> Iterator[Recorder]:
     """A reporter that passes everything on to *reporter* and keeps the state of the run in *folder* up to its end."""

@@ -266,3 +266,15 @@ def test_ctrl_c_ends_the_sweep_and_the_same_command_goes_on(tiny: Tiny, tmp_path
     assert err.strip() == "interrupted; the same command goes on where it stopped"
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(arguments) == 0
+
+
+def test_a_run_stopped_between_its_result_and_its_state_is_done(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-m", *tiny("seed=0,1", "backbone.epochs=1")]
+    assert main(arguments) == 0
+    path = next((tmp_path / "runs").glob("*seed0*/progress.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "state": "running"}))
+    assert read_state(path.parent).state == "interrupted"
+    assert main(arguments) == 0
+    assert read_state(path.parent).state == "done"
