@@ -35,6 +35,10 @@ options:
   -h, --help       this text"""
 
 
+INCOMPLETE = 3
+"""Exit code where the LLM did not reply to enough of the test part; the same command completes the run."""
+
+
 def main(arguments: list[str]) -> int:
     """Compose, check, run; returns the exit code."""
     if {"-h", "--help"} & set(arguments):
@@ -64,7 +68,7 @@ def main(arguments: list[str]) -> int:
     elif len(line.configs) > 1 or line.launcher:
         return run_sweep(line)
     else:
-        run_one(line.configs[0])
+        return run_one(line.configs[0])
     return 0
 
 
@@ -75,8 +79,8 @@ def _usage() -> str:
     return USAGE.format(groups="\n".join(lines))
 
 
-def run_one(config: RunConfig) -> None:
-    """One run, shown in full."""
+def run_one(config: RunConfig) -> int:
+    """One run, shown in full; returns the exit code."""
     from lantern.environment import prepare
 
     prepare(config.trainer.threads)
@@ -88,11 +92,12 @@ def run_one(config: RunConfig) -> None:
     ready = preflight(config)
     if follower(config):
         follow(ready)
-        return
+        return 0
     console = screen()
     with ConsoleReporter(console) as reporter:
         result = run(ready, reporter)
     print_run(console, result)
+    return 0 if result["incomplete"] is None else INCOMPLETE
 
 
 def run_sweep(line: CommandLine) -> int:
@@ -137,7 +142,9 @@ def run_sweep(line: CommandLine) -> int:
         for text in send_sweep(configs[0], results, sweep.folder, sweep.name):
             console.print(f"  {text}", markup=False, soft_wrap=True)
     console.print(f"  sweep: {sweep.folder}", markup=False, soft_wrap=True)
-    return 0 if len(results) == len(trials) else 2
+    if len(results) < len(trials):
+        return 2
+    return 0 if all(result["incomplete"] is None for _, result in results) else INCOMPLETE
 
 
 def run_study(config: RunConfig) -> None:

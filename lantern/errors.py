@@ -23,12 +23,15 @@ def did_you_mean(value: str, valid: Sequence[str]) -> str:
     return f" Did you mean {names[close[0]]!r}?" if close else ""
 
 
+_SHAPE = "take an LLM that follows the prompt, another llm.structured, or llm.elicitation=logprobs"
+
+
 class FailureKind(StrEnum):
     """Why there is no usable reply, or a receptive field has no probabilities. The one list of kinds.
 
     A kind of the *content* belongs to the prompt and its paid reply: it is settled and never sent again. A *fatal* kind
     is one that every further call to the same backend would meet again; a *transient* one may pass with another
-    attempt. *advice* is what may help where no reply came.
+    attempt. *advice* is what may help.
     """
 
     content: bool
@@ -58,15 +61,16 @@ class FailureKind(StrEnum):
         "check llm.model and what llm.structured, llm.drop_params and llm.extra_body send",
     )
     CONTEXT_LENGTH = "context_length", "", "lower refine.stride or refine.coverage, or take another LLM"
-    BUDGET = "budget"
+    USELESS = "useless", "fatal", ""
+    """Too many replies in a row could not be used: nothing more was sent."""
+    BUDGET = "budget", "", "raise refine.max_cost"
     CANCELLED = "cancelled"
-    REFUSAL = "refusal", "content"
-    CUT_OFF = "cut_off", "content"
-    UNPARSABLE = "unparsable", "content"
-    INCOMPLETE = "incomplete", "content"
-    BAD_NUMBERS = "bad_numbers", "content"
-    WRONG_CLASSES = "wrong_classes", "content"
-    NO_LOGPROBS = "no_logprobs", "content"
-    """The provider sent no token probabilities."""
-    LOW_MASS = "low_mass", "content"
+    REFUSAL = "refusal", "content", "take another LLM: this one, or a filter before it, refuses these transcripts"
+    CUT_OFF = "cut_off", "content", "raise llm.max_tokens; a model that thinks before it writes needs thousands"
+    UNPARSABLE = "unparsable", "content", _SHAPE
+    INCOMPLETE = "incomplete", "content", _SHAPE
+    BAD_NUMBERS = "bad_numbers", "content", _SHAPE
+    WRONG_CLASSES = "wrong_classes", "content", _SHAPE
+    NO_LOGPROBS = "no_logprobs", "content", "take llm.elicitation=json: this provider returns no token probabilities"
+    LOW_MASS = "low_mass", "content", "take llm.elicitation=json or another LLM: this one does not answer by letters"
     """Next to none of the probability lies on the letters of the classes."""

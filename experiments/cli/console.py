@@ -81,7 +81,7 @@ class ConsoleReporter:
         columns = (TextColumn("  {task.description}"), BarColumn(24), TextColumn("{task.fields[text]}"))
         self._bars = Progress(*columns, TimeElapsedColumn(), console=console, transient=True) if self.live else None
         self._task: object = None
-        self._last = ""
+        self._last = self._notice = ""
 
     def __enter__(self) -> ConsoleReporter:
         if self._bars is not None:
@@ -115,6 +115,9 @@ class ConsoleReporter:
 
     def asking(self, progress: Progress) -> None:
         """The LLM stage moved on."""
+        if progress.notice and progress.notice != self._notice:
+            self.console.print(f"  {progress.notice}", highlight=False, markup=False, soft_wrap=True)
+            self._notice = progress.notice
         text = f"{progress.done}/{progress.total} fields, {progress.cached} from the ledger, {progress.failed} failed"
         text += f", ${progress.cost:.2f}" if progress.cost else ""
         text += f", about {duration(progress.eta)} left" if progress.eta else ""

@@ -16,8 +16,16 @@ from lantern.results.sweep import Sweep, titles
 if TYPE_CHECKING:
     from rich.console import Console, Group
 
-STYLES = {"running": "bold", "failed": "red", "interrupted": "yellow", "done": "green", "waiting": "dim"}
+STYLES = {
+    "running": "bold",
+    "failed": "red",
+    "interrupted": "yellow",
+    "incomplete": "yellow",
+    "done": "green",
+    "waiting": "dim",
+}
 """The states of a run, in the order in which a table that is too long shows them."""
+ENDED = ("done", "incomplete", "failed")
 
 
 def gain_on_test(result: dict[str, Any]) -> str:
@@ -93,7 +101,7 @@ class SweepView:
         return titles([*(trial.overrides for trial in sweep.trials), *self._fixed])
 
     def _is_new(self, folder: Path, state: RunState) -> bool:
-        return state.state in ("done", "failed") and state != self._before.get(folder)
+        return state.state in ENDED and state != self._before.get(folder)
 
     def _show(self, sweep: Sweep, number: int, state: RunState) -> None:
         head = f"{number + 1}/{self.total}  {self._titles(sweep)[number]}: "
@@ -108,7 +116,7 @@ class SweepView:
     def _table(self) -> Group:
         sweep, states = self.sweep, self.sweep.states()
         new = sum(self._is_new(trial.folder, state) for trial, state in zip(sweep.trials, states))
-        todo = sum(state.state not in ("done", "failed") for state in states)
+        todo = sum(state.state not in ENDED for state in states)
         left = (time.time() - self._began) / new * todo if new else None
         return state_table(self._titles(sweep), states, most=max(4, self.console.height - 6), left=left)
 
@@ -136,12 +144,12 @@ def state_table(
         state = states[number]
         begun = state.state != "waiting"
         until = time.time() if state.state == "running" else state.updated
-        stage = state.error or "" if state.state == "failed" else "" if state.state == "done" else state.stage
+        stage = state.error or "" if state.state == "failed" else "" if state.state in ENDED else state.stage
         table.add_row(
             Text(titles[number]),
             Text(state.state, STYLES[state.state]),
             Text(stage),
-            f"{state.done}/{state.total}" if state.total and state.state != "done" else "",
+            f"{state.done}/{state.total}" if state.total and state.state not in ENDED else "",
             f"{state.calls:,}" if begun else "",
             f"${state.cost:.2f}" if begun else "",
             duration(until - state.started) if begun else "",
@@ -153,10 +161,10 @@ def state_table(
 
 
 def results_of(sweep: Sweep) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Overrides and result of every run of *sweep* that is done."""
+    """Overrides and result of every run of *sweep* that is done, though it may be incomplete."""
     results = []
     for trial, state in zip(sweep.trials, sweep.states()):
-        result = read_result(trial.folder) if state.state == "done" else None
+        result = read_result(trial.folder) if state.state in ("done", "incomplete") else None
         if result is not None:
             results.append((trial.overrides, {**result, "folder": str(trial.folder)}))
     return results

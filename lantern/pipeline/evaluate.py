@@ -22,9 +22,12 @@ from lantern.weighting.stage import apply_weighting, compare_baselines, fit_weig
 
 
 def evaluate(
-    ready: ReadyRun, tables: dict[str, PredictionTable], stats: RefineStats
+    ready: ReadyRun, tables: dict[str, PredictionTable], stats: RefineStats, lacking: dict[str, Any] | None = None
 ) -> tuple[dict[str, PredictionTable], dict[str, Any]]:
-    """Fit the weighting on the out-of-fold or the dev table, merge both tables, compute every number."""
+    """Fit the weighting on the out-of-fold or the dev table, merge both tables, compute every number.
+
+    *lacking* is what :func:`incomplete` says of the test part.
+    """
     config, corpus, refined = ready.config, ready.corpus, ready.backend is not None
     weighting: dict[str, Any] | None = None
     baselines: dict[str, Any] = {}
@@ -61,7 +64,9 @@ def evaluate(
     slices = slice_report(test, merged, corpus.by_id, training_texts(corpus, ready.split), config.seed)
     result = {
         "title": f"{corpus.name}, {config.backbone['name']}, {config.llm.name if refined else 'no LLM'}"
-        + (", paper-style" if config.protocol.selection == "paper-style" else ""),
+        + (", paper-style" if config.protocol.selection == "paper-style" else "")
+        + (", incomplete" if lacking is not None else ""),
+        "incomplete": lacking,
         "folder": str(ready.folder),
         "key": ready.key,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -85,9 +90,25 @@ def evaluate(
             for name, table in tables.items()
             if name != "test" and table.labelled.any()
         },
-        "notes": notes(config, corpus, stats),
+        "notes": [*([] if lacking is None else [incomplete_line(lacking)]), *notes(config, corpus, stats)],
     }
     return tables, result
+
+
+def incomplete(test: RefineStats, least: float) -> dict[str, Any] | None:
+    """What is missing of the test part, where less than the share *least* of its fields got a reply; else None."""
+    answered = test.fields - test.unanswered
+    if answered >= least * test.fields:
+        return None
+    return {"answered": answered, "fields": test.fields, "reason": test.reason}
+
+
+def incomplete_line(lacking: dict[str, Any]) -> str:
+    """What a reader must know of an incomplete run."""
+    return (
+        f"incomplete: the LLM replied to {lacking['answered']} of {lacking['fields']} test fields "
+        f"({lacking['reason']}); all replies are kept, and the same command completes the run"
+    )
 
 
 def notes(config: RunConfig, corpus: Corpus, stats: RefineStats) -> list[str]:

@@ -183,13 +183,17 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
     identity = to_plain(config)
     for key in ("runs", "tracking"):
         identity.pop(key)
-    identity["refine"].pop("ledger")
-    identity["trainer"].pop("loggers")
-    identity["llm"].pop("headers")
+    for section, keys in _NO_PART.items():
+        for key in keys:
+            identity[section].pop(key)
     name = f"{corpus.name}-{defaults.name}-{llm}-seed{config.seed}-{digest(identity)[:8]}"
     ready = ReadyRun(config, corpus, split, backend, Path(config.runs) / name)
     assert ready.vanilla_stages  # built now: refuses a wrong backbone or fold
     return ready
+
+
+_NO_PART = {"refine": ("ledger", "min_answered"), "trainer": ("loggers",), "llm": ("headers", "patience")}
+"""Settings that no number of a run depends on: they take no part in the name of its folder."""
 
 
 def backend_of(config: RunConfig) -> Any:

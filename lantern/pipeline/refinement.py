@@ -52,6 +52,7 @@ class Refinement:
         self.transcripts = transcripts
         self.refiner = refiner_of(config, transcripts)
         self.ledger = Ledger(config.ledger)
+        self._answered = False
         self.engine: Engine | BatchEngine
         most = config.refine.max_cost
         if config.refine.batch:
@@ -66,7 +67,9 @@ class Refinement:
         """The callback that refines the predictions of a validation, of *dialogues* only where they are given."""
 
         def refine(table: PredictionTable) -> tuple[PredictionTable, RefineStats]:
-            return self.refiner.refine(table.keep(dialogues), self.engine, needs_answer=True)
+            refined, stats = self.refiner.refine(table.keep(dialogues), self.engine, needs_answer=not self._answered)
+            self._answered |= stats.failed_fields < stats.fields
+            return refined, stats
 
         return LLMRefinement(refine, TableBuilder(self.transcripts), split, when, every_n)
 
@@ -74,7 +77,7 @@ class Refinement:
         """*table* with what the LLM says in its fields, and the counts.
 
         Raises:
-            UserError: the LLM cannot be reached or gives no reply at all.
+            UserError: the LLM cannot be reached or gives nothing usable, and never did.
         """
         callback = self.callback(table.split)
         trainer = pl.Trainer(

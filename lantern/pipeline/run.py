@@ -21,7 +21,7 @@ from lantern.files import append_line, digest, locked, write_json
 from lantern.models.selection import SELECTION
 from lantern.pipeline import train as stages
 from lantern.pipeline import vanilla
-from lantern.pipeline.evaluate import evaluate
+from lantern.pipeline.evaluate import evaluate, incomplete
 from lantern.pipeline.loggers import fold_loggers, run_loggers
 from lantern.pipeline.preflight import ReadyRun, VanillaStage
 from lantern.pipeline.refinement import Refinement
@@ -59,6 +59,8 @@ def run(ready: ReadyRun, reporter: Reporter | None = None, reuse: bool = False) 
             CorpusCard.of(ready.corpus).save(folder / "corpus.json")
             result = _run(ready, recorder)
             write_json(folder / "metrics.json", result)
+            if result["incomplete"] is not None:
+                recorder.outcome = "incomplete"
             for line in track(config, result, folder):
                 recorder.note(line)
         return result
@@ -90,7 +92,7 @@ def _run(ready: ReadyRun, reporter: Reporter) -> dict[str, Any]:
         leave_group()
         stages.keep_checkpoint(models[0], folder)
         tables: dict[str, PredictionTable] = {}
-        stats, reads = RefineStats(), 0
+        stats, counts, reads = RefineStats(), RefineStats(), 0
         for split in ("oof" if "oof" in ready.refined else "dev", "test"):
             reporter.stage(f"predict {split}" if llm is None else f"refine {split} with {config.llm.name}")
             if split == "test":
@@ -100,7 +102,8 @@ def _run(ready: ReadyRun, reporter: Reporter) -> dict[str, Any]:
                 tables[split], counts = llm.refine(tables[split])
                 stats.add(counts)
     reporter.stage("weight and evaluate")
-    tables, result = evaluate(ready, tables, stats)
+    # The last counts are those of the test split.
+    tables, result = evaluate(ready, tables, stats, incomplete(counts, config.refine.min_answered))
     for name, table in tables.items():
         table.save(folder / f"predictions.{name}.parquet")
     result["vanilla"] = {"best_epoch": models[0].best_epoch, SELECTION.key: models[0].best_score}

@@ -40,6 +40,9 @@ _CONNECTION = re.compile(
     r"|name or service not known",
     re.IGNORECASE,
 )
+_NOT_SENT = re.compile(
+    r"connection refused|cannot connect|name or service not known|connect call failed", re.IGNORECASE
+)
 _BODY = re.compile(
     r"expecting value|jsondecode|invalid json|unterminated string|expecting (?:property|',')|extra data|not valid json"
     r"|has no attribute|object is not (?:subscriptable|iterable)|unable to get json|empty or invalid response"
@@ -61,6 +64,13 @@ class BackendFailure(Exception):
     def __init__(self, failure: Failure, retry_after: float | None = None) -> None:
         super().__init__(f"{failure.kind}: {failure.message}")
         self.failure, self.retry_after = failure, retry_after
+
+    @property
+    def arrived(self) -> bool:
+        """The provider may have worked on the call and charge for it."""
+        if self.failure.kind == FailureKind.CONNECTION:
+            return not _NOT_SENT.search(self.failure.message)
+        return self.failure.kind in (FailureKind.TIMEOUT, FailureKind.BAD_BODY)
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:

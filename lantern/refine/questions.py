@@ -58,6 +58,8 @@ class RefineConfig:
     """Seconds between looks at a batch."""
     max_cost: Amount | None = None
     """Dollars; the call that would pass it is not sent. null: no limit."""
+    min_answered: Annotated[float, Within(least=0, most=1)] = 0.95
+    """Share of the test fields whose questions must get a reply; below it the run is incomplete (exit code 3)."""
     limit_dialogues: Count | None = None
     """Refine and score only the first so many dialogues of each split. null: all."""
     ledger: str | None = None
@@ -83,6 +85,10 @@ class RefineStats:
     failed_fields: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     """Fields without probabilities, by kind of failure."""
+    unanswered: int = 0
+    """Fields whose question got no reply, so that the same command may complete them; other failures are settled."""
+    reason: str = ""
+    """Of the first unanswered one, and what may help."""
     input_tokens: int = 0
     cached_input_tokens: int = 0
     output_tokens: int = 0
@@ -91,9 +97,10 @@ class RefineStats:
 
     def add(self, other: RefineStats) -> None:
         """Sum *other* into this."""
-        counts = ("fields", "prompts", "calls", "repaired", "failed_fields")
+        counts = ("fields", "prompts", "calls", "repaired", "failed_fields", "unanswered")
         for name in (*counts, "input_tokens", "cached_input_tokens", "output_tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.reason = self.reason or other.reason
         self.failures = dict(sorted((Counter(self.failures) + Counter(other.failures)).items()))
         self.cost = None if self.cost is None or other.cost is None else self.cost + other.cost
 
@@ -196,7 +203,7 @@ class Refiner:
         """*table* with the fields filled by the LLM, and the counts; failures become masked entries.
 
         Raises:
-            UserError: with *needs_answer*, when not one call brought a reply.
+            UserError: with *needs_answer*, when questions got no reply and not one of the others got a usable one.
         """
         questions = self.questions(table)
         before = engine.calls
@@ -213,12 +220,16 @@ class Refiner:
             failure = _fill(fields, question, [history[-1] for history in samples], repaired)
             stats.repaired += repaired
             failures += [failure] if failure is not None else []
-        lost = [failure for failure in failures if failure.kind.advice]
-        if needs_answer and lost and len(lost) == len(questions):
-            first = lost[0]
+        lost = [failure for failure in failures if not failure.kind.content]
+        if lost:
+            kind, advice = lost[0].kind, lost[0].kind.advice
+            stats.reason = f"{kind}: {lost[0].message[:400]}" + (f"; {advice}" if advice else "")
+        stats.unanswered = len(lost)
+        none_usable = len(failures) == len(questions) and bool(lost)
+        if needs_answer and none_usable and lost[0].kind != FailureKind.BUDGET:
             raise UserError(
-                f"llm={self.backend.name}: {self.backend.model} answered none of {len(questions)} questions "
-                f"({first.kind}: {first.message[:200]}); {first.kind.advice}. Nothing is lost: the same command goes on"
+                f"llm={self.backend.name}: {self.backend.model} answered none of {len(questions)} questions usably "
+                f"({stats.reason}). Nothing is lost: the same command goes on"
             )
         stats.failures = dict(sorted(Counter(failure.kind.value for failure in failures).items()))
         stats.failed_fields = len(failures)

@@ -120,6 +120,11 @@ class Failure:
     reply: Reply | None = None
     """The paid reply whose content failed; None for failures of the transport."""
 
+    @property
+    def unreachable(self) -> bool:
+        """Whatever was sent, it would have met the same: a question by itself cannot be the cause."""
+        return self.kind == FailureKind.CONNECTION or self.status in (502, 503, 504, 529)
+
 
 Outcome = Answer | Failure
 Stored = Reply | Failure
@@ -140,3 +145,5 @@ class Progress:
     cost: float
     eta: float | None
     """Seconds, None while unknown."""
+    notice: str = ""
+    """What the user should know about an outage."""

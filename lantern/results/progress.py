@@ -42,7 +42,8 @@ class RunState:
     """State of one run."""
 
     state: str
-    """``waiting`` (not started), ``running``, ``done``, ``failed`` or ``interrupted``."""
+    """``waiting`` (not started), ``running``, ``done``, ``incomplete`` (too few replies), ``failed`` or
+    ``interrupted``."""
     stage: str = ""
     done: int = 0
     total: int = 0
@@ -93,7 +94,7 @@ def recorded(folder: Path, reporter: Reporter | None) -> Iterator[Recorder]:
     except BaseException as error:
         recorder.end("failed", _message(error))
         raise
-    recorder.end("done")
+    recorder.end(recorder.outcome)
 
 
 class Recorder:
@@ -101,6 +102,8 @@ class Recorder:
 
     def __init__(self, folder: Path, reporter: Reporter | None) -> None:
         self.folder, self.reporter = folder, reporter
+        self.outcome = "done"
+        """State of the run where it ends without an error."""
         self._state = RunState("running", started=time.time())
         self._before = (0, 0.0)
         self._current = (0, 0.0)

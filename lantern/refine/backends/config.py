@@ -54,7 +54,9 @@ class BackendConfig:
     tokens_per_minute: Positive | None = None
     """Input and output tokens together; as above."""
     retries: Annotated[int, Within(least=0)] = 5
-    """Further attempts after a failure that may pass."""
+    """Further attempts after a failure that may pass, while the LLM replies to other calls."""
+    patience: Annotated[float, Within(least=0)] = 600.0
+    """Seconds without any reply from an LLM that has replied before, or under its rate limit, until the run stops."""
     price_input: Amount | None = None
     """Dollars per million input tokens. null: from litellm's price table."""
     price_output: Amount | None = None

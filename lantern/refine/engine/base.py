@@ -25,6 +25,17 @@ class Chain:
     outcomes: list[Outcome] = field(default_factory=list)
     cached: bool = True
     """Every outcome came from the ledger."""
+    claimed: bool = False
+    """This process is to send the present request."""
+    failures: int = 0
+    """Attempts at the present request that failed while the backend replied to others."""
+    replies_before: int | None = None
+    """Replies that the backend had given at the last failure of the present request; None before its first attempt."""
+
+    def go_on(self, request: Request) -> None:
+        """*request* comes next."""
+        self.request, self.key = request, request.key
+        self.claimed, self.failures, self.replies_before = False, 0, None
 
 
 class Chains:
@@ -49,9 +60,9 @@ class Chains:
         """The outcomes of each request, in the order of the requests."""
         return [list(self._by_key[key].outcomes) for key in self._keys]
 
-    def progress(self, calls: int, cost: float, eta: float | None = None) -> Progress:
+    def progress(self, calls: int, cost: float, eta: float | None = None, notice: str = "") -> Progress:
         """Where the run is after *calls* that cost *cost* dollars."""
-        return Progress(len(self.all), self.done, self.cached, self.failed, calls, cost, eta)
+        return Progress(len(self.all), self.done, self.cached, self.failed, calls, cost, eta, notice)
 
     def advance(self, chain: Chain, outcome: Outcome) -> bool:
         """Take *outcome*; whether a follow-up comes next."""
@@ -59,7 +70,7 @@ class Chains:
         if self._follow_up is not None and len(chain.outcomes) == 1:
             further = self._follow_up(chain.request, outcome)
             if further is not None:
-                chain.request, chain.key = further, further.key
+                chain.go_on(further)
                 return True
         self.done += 1
         self.cached += chain.cached

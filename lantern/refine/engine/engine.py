@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -11,10 +12,13 @@ from typing import Any
 
 from lantern.errors import UserError
 from lantern.refine.engine.base import BaseEngine, Chains, FollowUp
+from lantern.refine.engine.health import TRIAL, Health
 from lantern.refine.engine.limits import START, Budget, Gate, Pacer
 from lantern.refine.engine.loop import background_loop
 from lantern.refine.engine.run import GRACE, EngineRun
 from lantern.refine.types import Outcome, Progress, Request
+
+log = logging.getLogger(__name__)
 
 
 class Engine(BaseEngine):
@@ -24,6 +28,7 @@ class Engine(BaseEngine):
         super().__init__(*args, **kwargs)
         self._lock = threading.Lock()
         self._limits: tuple[int, Gate, Budget] | None = None
+        self.health = Health(self.backend.config.model, self.backend.config.patience)
 
     def run(self, requests: Sequence[Request], follow_up: FollowUp | None = None) -> list[list[Outcome]]:
         """Outcomes of each request: the first, and that of its follow-up where there is one.
@@ -37,8 +42,9 @@ class Engine(BaseEngine):
         """
         chains = Chains(requests, follow_up)
         left = chains.take(chains.all, self.known)
-        run = EngineRun(self, chains, left, self.limits)
+        run = EngineRun(self, chains, left, self.limits, self.health)
         if left:
+            self.health.recall([outcome for chain in chains.all for outcome in chain.outcomes])
             self._send(run)
         elif self.progress is not None:
             self.progress(run.snapshot())
@@ -50,10 +56,14 @@ class Engine(BaseEngine):
             raise RuntimeError("Engine.run was called from a parser, a follow-up or a backend")
         future = asyncio.run_coroutine_threadsafe(run.main(), loop)
         last: Progress | None = None
+        notice = ""
         try:
             while True:
                 done, _ = concurrent.futures.wait([future], timeout=0.2)
                 now = run.snapshot()
+                if now.notice and now.notice != notice:
+                    log.warning(now.notice)
+                    notice = now.notice
                 if self.progress is not None and now != last:
                     self.progress(now)
                     last = now
@@ -91,6 +101,7 @@ class Engine(BaseEngine):
                     START if config.remote else config.concurrency,
                     Pacer(per_minute) if per_minute else None,
                     Pacer(tokens) if tokens else None,
+                    trial=config.concurrency if self.health.proved else TRIAL,
                 )
                 self._limits = os.getpid(), gate, Budget(self.max_cost, price)
             return self._limits[1:]

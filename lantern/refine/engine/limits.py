@@ -96,6 +96,8 @@ class Gate:
     requests: Pacer | None = None
     tokens: Pacer | None = None
     clock: Callable[[], float] = time.monotonic
+    trial: int | None = None
+    """Most calls in flight until :meth:`prove`; None: *maximum*."""
     active: int = 0
     _limit: float = field(init=False)
     _slow_start: bool = True
@@ -112,7 +114,7 @@ class Gate:
     @property
     def limit(self) -> int:
         """Calls that may fly at once at present."""
-        return max(1, int(self._limit))
+        return max(1, min(int(self._limit), self.trial or self.maximum))
 
     async def enter(self, tokens: float = 0.0) -> Ticket:
         """Wait for a free place, the end of a pause and the rate limits; *tokens* is the most the call can use."""
@@ -122,7 +124,7 @@ class Gate:
             while True:
                 pause = self._paused_until - self.clock()
                 if pause > 0:
-                    await asyncio.sleep(pause)
+                    await asyncio.sleep(min(pause, 1.0))  # it may be lifted
                     continue
                 await self._apart()
                 if self.requests is not None:
@@ -159,6 +161,28 @@ class Gate:
             self._throttled += 1
             self._slow_start, self._cut_at = False, now
             self._limit = max(1.0, self._limit / 2)
+        self._pause(now, retry_after)
+
+    def down(self, ticket: Ticket, retry_after: float | None) -> None:
+        """The backend does not reply: one call at a time looks whether it is back, and then all come back fast."""
+        now = self.clock()
+        if ticket.entered > self._cut_at:
+            self._throttled += 1
+            self._cut_at = now
+        self._slow_start, self._limit = True, 1.0
+        self._pause(now, retry_after)
+
+    def resume(self) -> None:
+        """End the pause."""
+        self._paused_until = 0.0
+
+    def prove(self) -> None:
+        """The backend's replies can be used: allow as many calls as the provider bears."""
+        if self.trial is not None:
+            self.trial = None
+            self._wake()
+
+    def _pause(self, now: float, retry_after: float | None) -> None:
         pause = backoff(self._throttled, base=0.5) if retry_after is None else min(retry_after, MAX_PAUSE)
         self._paused_until = max(self._paused_until, now + pause)
 

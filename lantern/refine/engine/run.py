@@ -11,6 +11,7 @@ from functools import partial
 
 from lantern.errors import FailureKind
 from lantern.refine.engine.base import BaseEngine, Chain, Chains
+from lantern.refine.engine.health import Health
 from lantern.refine.engine.limits import Budget, Gate, backoff, worst_case
 from lantern.refine.engine.loop import WriteQueue
 from lantern.refine.failures import BackendFailure
@@ -21,8 +22,6 @@ GRACE = 10.0
 """Seconds that calls in flight have to land after Ctrl-C."""
 STRIKES = 10
 """Requests in a row that end in the same failure, none succeeding between them, before the rest is not sent."""
-THROTTLED = 4
-"""Rate-limit retries allowed, as a multiple of ``retries``."""
 
 
 class EngineRun:
@@ -33,6 +32,7 @@ class EngineRun:
         chains: all requests of the run.
         left: those whose outcome the ledger does not hold.
         limits: makes or returns the gate and the budget, once the backend is ready.
+        health: what earlier calls to this backend have shown.
     """
 
     def __init__(
@@ -41,9 +41,10 @@ class EngineRun:
         chains: Chains,
         left: list[Chain],
         limits: Callable[[], tuple[Gate, Budget]],
+        health: Health,
     ) -> None:
         self.engine, self.backend, self.config = engine, engine.backend, engine.backend.config
-        self.chains, self.limits = chains, limits
+        self.chains, self.limits, self.health = chains, limits, health
         self.owner = rows.new_owner()
         self._todo = deque(left)
         self._elsewhere: list[Chain] = []
@@ -52,7 +53,6 @@ class EngineRun:
         self._workers: list[asyncio.Task[None]] = []
         self._main: asyncio.Task[None] | None = None
         self._stopping = False
-        self._fatal: Failure | None = None
         self._strikes = self._calls = 0
         self._cost = 0.0
         self._started: float | None = None
@@ -65,7 +65,7 @@ class EngineRun:
             eta = 0.0
         elif self._started is not None and sent:
             eta = (time.monotonic() - self._started) / sent * chains.open
-        return chains.progress(self._calls, self._cost, eta)
+        return chains.progress(self._calls, self._cost, eta, self.health.notice())
 
     async def main(self) -> None:
         """Work until every chain is at its end."""
@@ -147,9 +147,7 @@ class EngineRun:
                 continue
             chain = self._todo.popleft()
             outcome = await self._settle(chain)
-            if outcome is None:
-                self._elsewhere.append(chain)
-            else:
+            if outcome is not None:
                 self._advance(chain, outcome)
                 self._wake.set()
 
@@ -158,60 +156,85 @@ class EngineRun:
             self._todo.append(chain)
 
     async def _settle(self, chain: Chain) -> Outcome | None:
-        """Outcome of *chain*'s present request; None while another process is sending it."""
-        if self._fatal is not None:
-            chain.cached = False
-            return self._fatal
-        if self._budget.exhausted:
-            chain.cached = False
-            return Failure(FailureKind.BUDGET, "not sent: max_cost is used up")
-        state = await self._writes.do(partial(rows.claim, key=chain.key, owner=self.owner))
-        if not isinstance(state, bool):
-            return self.engine.outcome(chain.request, state)
-        if not state:
-            return None
-        chain.cached = False
-        outcome = await self._attempts(chain.request, chain.key)
-        if isinstance(outcome, Failure) and not outcome.kind.content:
-            self._writes.post(partial(rows.release, owner=self.owner, key=chain.key))
+        """Outcome of *chain*'s present request; None while another process is sending it, or to try it again later."""
+        if not chain.claimed:
+            if (unsent := self._unsent()) is not None:
+                chain.cached = False
+                return unsent
+            state = await self._writes.do(partial(rows.claim, key=chain.key, owner=self.owner))
+            if not isinstance(state, bool):
+                return self.engine.outcome(chain.request, state)
+            if not state:
+                self._elsewhere.append(chain)
+                return None
+            chain.cached, chain.claimed = False, True
+        outcome = await self._attempts(chain)
+        if outcome is None:
+            self._todo.append(chain)
+        else:
+            chain.claimed = False
+            if isinstance(outcome, Failure) and not outcome.kind.content:
+                self._writes.post(partial(rows.release, owner=self.owner, key=chain.key))
         return outcome
 
-    async def _attempts(self, request: Request, key: str) -> Outcome:
-        failures = throttled = 0
+    def _unsent(self) -> Failure | None:
+        """Why nothing more is sent; None while calls may be sent."""
+        if self.health.fatal is not None:
+            return self.health.fatal
+        if self._budget.exhausted:
+            return Failure(FailureKind.BUDGET, "not sent: max_cost is used up")
+        return Failure(FailureKind.CANCELLED) if self._stopping else None
+
+    async def _attempts(self, chain: Chain) -> Outcome | None:
+        """Outcome of *chain*'s request after as many attempts as it takes; None to try another request first.
+
+        A failure counts against the request where the backend replied to others since its last one, where it never
+        replied at all, or where no other request is left that could show it. Else the backend is down for everybody:
+        ``llm.patience`` limits the time until it replies again, and nothing limits the attempts.
+        """
+        request, health = chain.request, self.health
         while True:
-            if self._fatal is not None:
-                return self._fatal
-            if self._stopping:
-                return Failure(FailureKind.CANCELLED)
+            if (unsent := self._unsent()) is not None:
+                return unsent
             held = await self._budget.reserve(request)
             if held is None:
                 return Failure(FailureKind.BUDGET, "not sent: it could pass max_cost")
-            result = await self._send(request, key, held)
+            if chain.replies_before is None:
+                chain.replies_before = health.replies
+            result = await self._send(request, chain.key, held)
             if not isinstance(result, BackendFailure):
                 self._strikes = 0
                 return result
             failure = result.failure
-            store = partial(rows.store_failure, key=key, request=request, failure=failure, price=self.backend.price)
+            store = partial(
+                rows.store_failure, key=chain.key, request=request, failure=failure, price=self.backend.price
+            )
             await self._writes.do(store)
             if failure.kind.content:
+                health.judged(failure)
                 return failure
             failure = replace(failure, reply=None)
             if failure.kind.fatal:
-                self._fatal = failure
+                health.give_up(failure.kind, failure.message)
                 return failure
-            if failure.kind == FailureKind.RATE_LIMIT:
-                throttled += 1
-                again = throttled <= THROTTLED * self.config.retries
-            else:
-                failures += 1
-                again = failure.kind.transient and failures <= self.config.retries
-            if not again:
+            limited, down = failure.kind == FailureKind.RATE_LIMIT, 0 < health.replies == chain.replies_before
+            chain.replies_before = health.replies
+            if limited or (down and (self.chains.open > 1 or failure.unreachable)):
+                # The gate pauses everybody; another request goes first, for it may show that the backend is up.
+                health.failed(failure, result.retry_after)
+                if health.fatal is not None:
+                    self._gate.resume()  # who waits for the end of the pause need not
+                if self._todo:
+                    return None
+                continue
+            chain.failures += 1
+            if not failure.kind.transient or chain.failures > self.config.retries:
                 self._strikes += 1
                 if self._strikes >= STRIKES:
-                    self._fatal = failure
+                    health.give_up(failure.kind, failure.message)
                 return failure
-            if failure.kind != FailureKind.RATE_LIMIT and not self._stopping:
-                await asyncio.sleep(max(result.retry_after or 0.0, backoff(failures)))
+            if not self._stopping:
+                await asyncio.sleep(max(result.retry_after or 0.0, backoff(chain.failures)))
 
     async def _send(self, request: Request, key: str, held: float) -> Outcome | BackendFailure:
         """One attempt. It keeps its place until the reply is durable: a killed process loses no more than that."""
@@ -221,10 +244,11 @@ class EngineRun:
         except BaseException:
             self._budget.settle(held, 0.0)
             raise
-        if self._fatal is not None:
+        if self.health.fatal is not None:
             self._gate.leave(ticket, Usage())
             self._budget.settle(held, 0.0)
-            return self._fatal
+            return self.health.fatal
+        before = self.health.replies
         me = asyncio.current_task()
         assert me is not None
         used: Usage | None = None
@@ -238,6 +262,7 @@ class EngineRun:
             if not reply.created:
                 reply = replace(reply, created=time.time())
             used, cost = reply.usage, self._paid(reply)
+            self.health.replied()
             self._gate.succeeded()
             return await self._store(request, key, reply)
         except TimeoutError:
@@ -246,10 +271,14 @@ class EngineRun:
             failure = failed.failure
             if failure.reply is not None:
                 used, cost = failure.reply.usage, self._paid(failure.reply)
-            elif failure.kind not in (FailureKind.TIMEOUT, FailureKind.CONNECTION, FailureKind.BAD_BODY):
+            elif not failed.arrived:
                 cost = 0.0
-            if failure.kind == FailureKind.RATE_LIMIT or failure.status in (503, 529):
+            if failure.reply is not None or not failure.kind.transient:
+                self.health.replied()
+            elif failure.kind == FailureKind.RATE_LIMIT or failure.status in (503, 529):
                 self._gate.throttled(ticket, failed.retry_after)
+            elif 0 < self.health.replies == before:
+                self._gate.down(ticket, failed.retry_after)
             return failed
         finally:
             self._flying.discard(me)
@@ -257,7 +286,7 @@ class EngineRun:
             self._budget.settle(held, cost)
 
     def _paid(self, reply: Reply) -> float:
-        cost = reply.cost or 0.0
+        cost = max(0.0, reply.cost or 0.0)
         self._cost += cost
         self.engine.cost += cost
         return cost
@@ -267,6 +296,9 @@ class EngineRun:
         store = partial(rows.store_reply, key=key, request=request, reply=reply, price=self.backend.price)
         stored = await self._writes.do(store)
         outcome = self.engine.outcome(request, stored)
+        self.health.judged(outcome)
+        if self.health.proved:
+            self._gate.prove()
         if isinstance(outcome, Failure):
             outcome = replace(outcome, reply=stored)
             await self._writes.do(partial(rows.refuse, key=key, failure=outcome))

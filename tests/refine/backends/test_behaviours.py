@@ -77,7 +77,8 @@ def refine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refine]:
 
     def run(script: Any, repair: bool = False, **llm: Any) -> tuple[RefineStats, PredictionTable, LLMServer]:
         with LLMServer(script, retry_after=0.01) as server:
-            given = {"api_base": server.url, "api_key_env": "LANTERN_TEST_KEY", "timeout": 0.7, "retries": 0, **llm}
+            given = {"api_base": server.url, "api_key_env": "LANTERN_TEST_KEY", "timeout": 0.7, "retries": 0}
+            given |= {"patience": 0.5, **llm}
             config = LLMConfig(**{"name": "t", "model": "openai/m", "remote": False, "free": True, **given})
             found = dialogues([2])
             prompt = Prompt(compose([]).prompt, LABELS, None, config.elicitation)

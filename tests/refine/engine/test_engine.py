@@ -206,7 +206,7 @@ def test_a_reply_is_parsed_once(ledger: Ledger) -> None:
         parsed.append(reply.text)
         return content(reply, shape)
 
-    backend = Fake(lambda r, n: f"bad {r.messages[-1]['content']}" if "q1" in r.messages[-1]["content"] else None)
+    backend = Fake(lambda r, n: f"bad {r.messages[-1]['content']}" if "7" in r.messages[-1]["content"] else None)
     asked = questions(backend, 30)
     first = engine(backend, ledger, parse=parse).run([*asked, *asked])
     assert len(parsed) == len(set(parsed)) == 30
