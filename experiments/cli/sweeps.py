@@ -112,6 +112,8 @@ class SweepView:
         spent = f"{state.calls:,} calls, ${state.cost:.2f}, {duration(state.updated - state.started)}"
         described = "" if result is None else f"{self.describe(result)}; "
         self.console.print(f"{head}{described}{spent}", markup=False, soft_wrap=True)
+        if result is not None and result["incomplete"] is not None:
+            self.console.print(f"  {result['notes'][0]}", style="yellow", markup=False, soft_wrap=True)
 
     def _table(self) -> Group:
         sweep, states = self.sweep, self.sweep.states()
