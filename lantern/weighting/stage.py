@@ -21,7 +21,7 @@ from lantern.weighting.baselines import FieldMean, LogisticStacking, Temperature
 from lantern.weighting.config import WeightingConfig
 from lantern.weighting.features import WeightingInputs, build_inputs
 from lantern.weighting.module import AttentionWeighting
-from lantern.weighting.training import fitting, negative_log_likelihood, train
+from lantern.weighting.training import fit, fitting, negative_log_likelihood, train
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ def compare_baselines(
             modules[name] = bands.get(name) or _build(name, config, len(fit_table.classes), coverage)
             rows = labelled if name == "temperature" else usable
             if name in ("temperature", *_LEARNED) and rows.any():
-                train(modules[name], inputs.select(rows), config)
+                fit(modules[name], inputs.select(rows), config)
     merged = {name: _predict(module, target).probabilities for name, module in modules.items()}
     if fitted is None or fitted.config.name != "attention":
         fitted = fit_weighting(replace(config, name="attention"), fit_table, seed=seed, score_range=score_range)
@@ -284,7 +284,7 @@ def _choose(
         inside, outside = torch.from_numpy(fold != k), torch.from_numpy(fold == k)
         for name in candidates:
             module = _build(name, config, inputs.vanilla.shape[1], inputs.mask.shape[1])
-            train(module, inputs.select(inside), config)
+            fit(module, inputs.select(inside), config)
             held = inputs.select(outside)
             with torch.no_grad():
                 losses[name][fold == k] = negative_log_likelihood(module(held)[0], held.labels).numpy()

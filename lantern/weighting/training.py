@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import warnings
 from collections.abc import Iterator, Mapping
@@ -34,18 +35,18 @@ class WeightingTask(lightning.LightningModule):
     def __init__(self, merge: nn.Module, iterations: int = 20) -> None:
         super().__init__()
         self.merge, self.iterations = merge, iterations
-        self._last: dict[str, Tensor] = {}
+        self.last: dict[str, Tensor] = {}
 
     def training_step(self, batch: WeightingInputs, batch_idx: int) -> Tensor:
         """Loss of the whole split."""
         nll = negative_log_likelihood(self.merge(batch)[0], batch.labels).mean()
         loss = nll + self.merge.penalty() / len(batch)  # type: ignore[operator]
-        self._last = {LOSS: loss.detach(), NLL: nll.detach()}
+        self.last = {LOSS: loss.detach(), NLL: nll.detach()}
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Log the loss once per pass (L-BFGS evaluates it many times)."""
-        self.log_dict(self._last)
+        self.log_dict(self.last)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """L-BFGS with a strong Wolfe line search."""
@@ -60,6 +61,33 @@ class WeightingTask(lightning.LightningModule):
 def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor) -> Tensor:
     """``-log p[y]`` per utterance, ``[N]``, of log-probabilities ``[N, C]``."""
     return -log_probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
+
+
+def fit(merge: nn.Module, inputs: WeightingInputs, config: WeightingConfig) -> nn.Module:
+    """What :func:`train` does, without a ``Trainer``: for the many small fits of a cross-validation.
+
+    The same steps, losses and stopping rule, so that both give the same parameters bit by bit.
+    """
+    task = WeightingTask(merge.train(), config.iterations)
+    optimizer = task.configure_optimizers()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = task.training_step(inputs, 0)
+        loss.backward()
+        return loss
+
+    best, waited = float("inf"), 0
+    for _ in range(config.epochs):
+        optimizer.step(closure)  # type: ignore[arg-type]
+        loss = float(task.last[LOSS])
+        if loss < best - config.min_delta:
+            best, waited = loss, 0
+        else:
+            waited += 1
+        if waited >= config.patience or not math.isfinite(loss):
+            break
+    return merge.eval()
 
 
 def train(

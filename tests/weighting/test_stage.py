@@ -4,6 +4,7 @@ import json
 import logging
 import random
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 
 from lantern.errors import UserError
 from lantern.tables import Fields, PredictionTable
-from lantern.weighting import stage
+from lantern.weighting import stage, training
 from lantern.weighting.config import WEIGHTINGS, WeightingConfig
 from lantern.weighting.features import WeightingInputs
 from lantern.weighting.simulation import CLASSES, World, accuracy, draw
@@ -381,3 +382,19 @@ def test_config_is_a_structured_config() -> None:
 
     config = OmegaConf.merge(OmegaConf.structured(WeightingConfig), {"pool": "log", "hidden": 4})
     assert OmegaConf.to_object(config) == WeightingConfig(pool="log", hidden=4)
+
+
+@pytest.mark.parametrize("name", ["temperature", "band", "attention", "stacking"])
+def test_the_fits_of_a_cross_validation_equal_those_of_a_trainer(
+    name: str, tables: tuple[PredictionTable, PredictionTable]
+) -> None:
+    table, config = tables[0], WeightingConfig()
+    with training.fitting(0):
+        inputs = stage.build_inputs(table, coverage=table.coverage, width=stage.width_of(table), score_range=(1, 5))
+        inputs = inputs.select(inputs.usable)
+        plain = stage._build(name, config, len(table.classes), table.coverage)
+        trained = deepcopy(plain)
+        training.fit(plain, inputs, config)
+        training.train(trained, inputs, config)
+    for key, value in trained.state_dict().items():
+        assert torch.equal(plain.state_dict()[key], value), key
