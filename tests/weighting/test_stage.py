@@ -211,7 +211,8 @@ def test_the_guard_wants_a_gain_of_so_many_standard_errors_over_dialogues(
     gains: tuple[float, ...], margin: float, choice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage, "_build", lambda name, *_: Fixed(better=name != "temperature"))
-    monkeypatch.setattr(stage, "train", lambda module, *_: module)
+    for way in ("fit", "train"):
+        monkeypatch.setattr(stage, way, lambda module, *_: module)
     table, _ = draw(World(missing=0.0), 12, seed=0, length=3)
     table = marked(table, {f"d{number}": gain / 3 for number, gain in enumerate(gains)})
     fitted = fit_weighting(WeightingConfig(name="band", margin=margin, folds=3), table)
@@ -237,7 +238,7 @@ def test_no_dialogue_is_held_out_from_itself(monkeypatch: pytest.MonkeyPatch) ->
 
     held: list[tuple[set[float], set[float]]] = []
     monkeypatch.setattr(stage, "_build", lambda *_: Watched(better=False))
-    monkeypatch.setattr(stage, "train", train)
+    monkeypatch.setattr(stage, "fit", train)
     fit_weighting(WeightingConfig(name="band", folds=4), table)
     assert len(held) == 2 * 4
     assert all(not inside & outside for inside, outside in held)
@@ -252,7 +253,8 @@ def test_a_diverged_fit_falls_back_to_vanilla(
             next(module.parameters()).fill_(float("nan"))
         return module
 
-    monkeypatch.setattr("lantern.weighting.stage.train", explode)
+    for way in ("fit", "train"):
+        monkeypatch.setattr(stage, way, explode)
     for guard in (False, True):
         fitted = fit_weighting(WeightingConfig(guard=guard), tables[0])
         assert fitted.choice == "vanilla"
