@@ -148,7 +148,7 @@ class TrainingDefaults:
 
     name: str = "???"
     init_from: str | None = None
-    """Weights to start from: safetensors or a plain state dict."""
+    """Weights to start from: safetensors, a state dict, a run's checkpoint, or a file of the published code."""
     epochs: Count = 30
     batch_size: Count = 16
     """Dialogues per step."""
