@@ -150,6 +150,6 @@ def _print_best(console: Any, study: optuna.Study, fixed: list[str], folder: Pat
     if done:
         values = " ".join(_overrides(study.best_params))
         score = f"best of {len(done)} runs by dev weighted F1, {study.best_value:.3f}: {values}"
-        console.print(score, markup=False, soft_wrap=True)
-        console.print(f"  python -m experiments.run {' '.join(fixed)} {values}", markup=False, soft_wrap=True)
-    console.print(f"  sweep: {folder}", markup=False, soft_wrap=True)
+        console.print(score, soft_wrap=True)
+        console.print(f"  python -m experiments.run {' '.join(fixed)} {values}", soft_wrap=True)
+    console.print(f"  sweep: {folder}", soft_wrap=True)
