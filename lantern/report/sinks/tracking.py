@@ -72,6 +72,7 @@ def wandb_sweep(overrides: Sequence[str]) -> str:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    from lantern.config.overrides import swept_values
     from lantern.errors import UserError
 
     parameters: dict[str, dict[str, Any]] = {}
@@ -81,9 +82,9 @@ def wandb_sweep(overrides: Sequence[str]) -> str:
         except HydraException as error:
             raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
         if parsed.is_sweep_override():
-            if not parsed.is_discrete_sweep():
+            if parsed.is_interval_sweep():
                 raise UserError(f"{override}: only lists of values and range() make a grid")
-            values = [_scalar(value) for value in parsed.sweep_string_iterator()]
+            values = [_scalar(value) for value in swept_values(parsed)]
             parameters[parsed.key_or_group] = {"values": values}
         else:
             parameters[parsed.key_or_group] = {"value": _scalar(override.partition("=")[2])}
