@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     console = screen(150)
     found = find_runs(given.runs)
     for line in found.skipped:
-        console.print(f"  {line}", style="yellow", markup=False, soft_wrap=True)
+        console.print(f"  {line}", style="yellow", soft_wrap=True)
     tables = compare_runs(found.runs)
     _print(console, tables)
     if given.out is not None:
@@ -57,7 +57,6 @@ def main(arguments: list[str]) -> int:
 
 
 def _print(console: Console, tables: list[Comparison]) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     from lantern.report.text_tables import LEGEND, PAPER, heading
@@ -70,15 +69,15 @@ def _print(console: Console, tables: list[Comparison]) -> None:
         for head in others:
             drawn.add_column(head, justify="right", no_wrap=True)
         for line in table.lines:
-            drawn.add_row(*map(escape, cells(line, Place.COMPARE)))
+            drawn.add_row(*cells(line, Place.COMPARE))
         console.print()
         console.print(drawn)
         for note in table.notes:
-            console.print(f"  {note}", markup=False, soft_wrap=True)
+            console.print(f"  {note}", soft_wrap=True)
         if table.paper_style:
             console.print(f"  {PAPER}", style="yellow", soft_wrap=True)
     console.print()
-    console.print(f"  {LEGEND}", style="dim", markup=False)
+    console.print(f"  {LEGEND}", style="dim")
 
 
 def _write(console: Console, tables: list[Comparison], skipped: list[str], out: Path, with_text: bool) -> None:
@@ -92,8 +91,8 @@ def _write(console: Console, tables: list[Comparison], skipped: list[str], out: 
         with atomic(out / name) as partial:
             partial.write_text(text, encoding="utf-8")
     for note in notes:
-        console.print(f"  {note}", style="yellow", markup=False, soft_wrap=True)
-    console.print(f"  written to {out}: {', '.join([*texts, 'report.html'])}", markup=False, soft_wrap=True)
+        console.print(f"  {note}", style="yellow", soft_wrap=True)
+    console.print(f"  written to {out}: {', '.join([*texts, 'report.html'])}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
     console = screen()
 
     def say(text: str, style: str | None = None) -> None:
-        console.print(f"  {text}", style=style, highlight=False, markup=False)
+        console.print(f"  {text}", style=style)
 
     corpus = load_corpus(given.corpus, features=False)
     if given.arrays and given.arrays.is_file():

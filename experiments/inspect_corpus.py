@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     print_summary(console, corpus, given.corpus)
     _print_facts(console, corpus)
     own = "for your own use: it holds text that may not be passed on" if corpus.redistribution == "forbidden" else ""
-    console.print(f"  page: {page}{f' ({own})' if own else ''}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"  page: {page}{f' ({own})' if own else ''}", soft_wrap=True)
     return 0
 
 
@@ -53,7 +53,7 @@ def _print_facts(console: Console, corpus: Corpus) -> None:
         lines.append(f"  {card.dims}-d, fitted on labels: {card.fitted_on}, sha256 {card.sha256} (verified)")
         lines += [f"  {card.licence}"] if card.licence else []
     for line in lines:
-        console.print(f"  {line}", highlight=False, markup=False)
+        console.print(f"  {line}")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     to_train, to_reuse = models(ready)
     if len(ready) > 1:
         finished = sum(one.finished() is not None for one in ready)
-        console.print(f"[bold]sweep of {len(ready)} runs[/bold], {finished} of them finished before")
+        console.print(f"sweep of {len(ready)} runs, {finished} of them finished before", style="bold")
         console.print(f"  vanilla models  {to_train} to train, {to_reuse} to reuse")
     backends: dict[str, list[int]] = {}
     for number, config in enumerate(configs):
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
         _print(console, name, [configs[n].refine for n in numbers], plans[-1], models_line)
     asking = [one.asking for one in plans if one.asking is not None]
     if len(asking) > 1:
-        console.print("[bold]all LLMs together[/bold]")
+        console.print("all LLMs together", style="bold")
         console.print(f"  calls           {sum(one.calls for one in asking):,}")
         costs = [one.cost for one in asking if one.cost is not None]
         total = f"${sum(costs):,.2f}" if len(costs) == len(asking) else "not known"
@@ -72,10 +72,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _print(console: Console, name: str, settings: list[RefineConfig], plan: Plan, models: str | None) -> None:
-    from rich.markup import escape
-
     runs, max_cost = len(settings), settings[0].max_cost
-    console.print(f"[bold]{escape(name)}[/bold], {runs} {'run' if runs == 1 else 'runs'}")
+    console.print(f"{name}, {runs} {'run' if runs == 1 else 'runs'}", style="bold")
     if models is not None:
         console.print(f"  vanilla models  {models}")
     asking = plan.asking
@@ -95,19 +93,19 @@ def _print(console: Console, name: str, settings: list[RefineConfig], plan: Plan
     took = f"about {duration(asking.seconds)} at {asking.latency:.1f} s a call ({how})" if asking.latency else "none"
     console.print(f"  time            {took}")
     if not plan.exact:
-        console.print("  [dim]before training the prompts hold placeholders for the predictions[/dim]")
+        console.print("  before training the prompts hold placeholders for the predictions", style="dim")
     when = next((one.when for one in settings if one.when != "end"), None)
     if when is not None:
-        console.print(f"  [yellow]not counted: what refine.when={when} asks about dev in training[/yellow]")
+        console.print(f"  not counted: what refine.when={when} asks about dev in training", style="yellow")
     if max_cost is not None and asking.cost is not None and asking.cost > max_cost:
-        console.print(f"  [yellow]refine.max_cost={max_cost:g} would stop it on the way[/yellow]")
+        console.print(f"  refine.max_cost={max_cost:g} would stop it on the way", style="yellow")
 
 
 def _print_prompt(console: Console, example: Request) -> None:
     console.rule("one prompt", style="dim")
     for message in example.messages:
-        console.print(f"[dim]{message['role']}[/dim]")
-        console.print(message["content"], markup=False, soft_wrap=True)
+        console.print(message["role"], style="dim")
+        console.print(message["content"], soft_wrap=True)
     console.rule(style="dim")
 
 

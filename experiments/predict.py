@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.cli.console import ConsoleReporter, Parser, command, screen
 from lantern.errors import UserError
+from lantern.report.sinks.escaping import to_csv
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,12 +76,12 @@ def main(arguments: list[str]) -> int:
     rows = _rows(table, texts)
     _print(console, rows, several=len(dialogues) > 1)
     table.export(out / "predictions.jsonl")
-    _write_csv(out / "predictions.csv", rows)
-    with atomic(out / "predictions.html") as partial:
-        page = conversation_html(given.transcript.name, table, texts, record, run.corpus.score_range, given.llm)
-        partial.write_text(page, encoding="utf-8")
-    console.print(f"  to read in a browser: {out / 'predictions.html'}", markup=False, soft_wrap=True)
-    console.print(f"  as tables: {out / 'predictions.csv'}, predictions.jsonl", markup=False, soft_wrap=True)
+    page = conversation_html(given.transcript.name, table, texts, record, run.corpus.score_range, given.llm)
+    for name, content in (("predictions.csv", to_csv(rows, list(rows[0]))), ("predictions.html", page)):
+        with atomic(out / name) as partial:
+            partial.write_text(content, encoding="utf-8", newline="")
+    console.print(f"  to read in a browser: {out / 'predictions.html'}", soft_wrap=True)
+    console.print(f"  as tables: {out / 'predictions.csv'}, predictions.jsonl", soft_wrap=True)
     return 0
 
 
@@ -87,12 +89,15 @@ def _check_same(out: Path, dialogues: list[Dialogue]) -> None:
     """Refuse to replace the predictions of another conversation: every export of WhatsApp for iOS is ``_chat.txt``."""
     if not any((out / f"predictions.{kind}").exists() for kind in ("html", "csv", "jsonl")):
         return
+    columns = ("dialogue", "speaker", "text")
+    turns = [(dialogue.id, turn.speaker, turn.text) for dialogue in dialogues for turn in dialogue.utterances]
+    expected = io.StringIO(to_csv([dict(zip(columns, turn, strict=True)) for turn in turns], columns), newline="")
     try:
         with (out / "predictions.csv").open(encoding="utf-8", newline="") as file:
-            there = [[row.get(key) for key in ("dialogue", "speaker", "text")] for row in csv.DictReader(file)]
+            there = [[row.get(key) for key in columns] for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error):
         there = []
-    if there != [[dialogue.id, turn.speaker, turn.text] for dialogue in dialogues for turn in dialogue.utterances]:
+    if there != list(csv.reader(expected))[1:]:
         raise UserError(
             f"{out} holds the predictions of another conversation; name another folder with --out, or --overwrite to "
             "replace them"
@@ -115,7 +120,7 @@ def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Conso
     backend = backend_of(config)
     backend.check_ready()
     where = f"sent to {config.llm.model}" if config.llm.remote else "shown to a model on this machine"
-    console.print(f"  the conversation is {where}", markup=False)
+    console.print(f"  the conversation is {where}")
     by_id = {dialogue.id: dialogue for dialogue in dialogues}
     transcripts = Transcripts(by_id, run.corpus.label_set, run.corpus.score_range)
     with (
@@ -156,17 +161,8 @@ def _print(console: Console, rows: list[dict[str, object]], several: bool) -> No
         shown.add_column(name, justify="left" if name in ("dialogue", "speaker", "text", "emotion") else "right")
     for row in rows:
         cells = (f"{row[n]:.2f}" if isinstance(row[n], float) else str(row[n]) for n in names)
-        shown.add_row(*(cell.replace("[", r"\[") for cell in cells))
+        shown.add_row(*cells)
     console.print(shown)
-
-
-def _write_csv(path: Path, rows: list[dict[str, object]]) -> None:
-    from lantern.files import atomic
-
-    with atomic(path) as partial, partial.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

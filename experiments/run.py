@@ -140,8 +140,8 @@ def run_sweep(line: CommandLine) -> int:
         from lantern.report.sinks.wandb_sink import send_sweep
 
         for text in send_sweep(configs[0], results, sweep.folder, sweep.name):
-            console.print(f"  {text}", markup=False, soft_wrap=True)
-    console.print(f"  sweep: {sweep.folder}", markup=False, soft_wrap=True)
+            console.print(f"  {text}", soft_wrap=True)
+    console.print(f"  sweep: {sweep.folder}", soft_wrap=True)
     if len(results) < len(trials):
         return 2
     return 0 if all(result["incomplete"] is None for _, result in results) else INCOMPLETE

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
 
     console = screen()
     sweep = find_sweep(given.folder)
-    console.print(f"[bold]{sweep.folder}[/bold]", soft_wrap=True)
+    console.print(str(sweep.folder), style="bold", soft_wrap=True)
     console.print(state_table(sweep.titles(), sweep.states()))
     return 0
 

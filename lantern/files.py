@@ -37,6 +37,17 @@ def check_place(key: str, path: Path, folder: bool) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the machine in this block name *path*, where they would name no file or one under construction."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(f"{path}.partial"):
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A file to write in place of *path*, which takes its name once it is whole and on disk.
 
@@ -44,13 +55,37 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+    with naming(path):
+        try:
+            yield partial
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The value that the JSON file *path* holds, without NaN and other numbers that JSON does not have.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it cannot be read, is not JSON, or is nested too deep.
+    """
     try:
-        yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"{path} cannot be read: it is nested too deep") from None
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:200]})") from None
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is not a number")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -65,7 +100,11 @@ def append_line(path: Path, entry: dict[str, Any], number: str | None = None) ->
 
     *number*: the key under which the entry holds that count, too.
     """
-    with locked(path.with_name(f"{path.name}.lock")), path.open("a+", encoding="utf-8") as file:
+    with (
+        locked(path.with_name(f"{path.name}.lock")),
+        naming(path),
+        path.open("a+", encoding="utf-8", errors="replace") as file,
+    ):
         file.seek(0)
         before = sum(1 for _ in file)
         file.write(json.dumps(entry if number is None else {**entry, number: before}) + "\n")

@@ -46,6 +46,8 @@ def read_command_line(arguments: list[str], options: tuple[str, ...] = ()) -> Co
     for override in launcher:
         if not override.lstrip("+").startswith(("hydra/launcher=", "hydra.launcher.")):
             raise UserError(f"{override}: of Hydra's own settings only hydra/launcher and hydra.launcher.* are used")
+        if "_target_" in override:
+            raise UserError(f"{override}: settings do not name code to run; choose a launcher with hydra/launcher=")
     sweep = bool({"-m", "--multirun"} & set(flags))
     for override in (*launcher, *searches):
         if not sweep:
@@ -76,7 +78,7 @@ def parse(overrides: list[str]) -> list[Override]:
 
     try:
         return OverridesParser.create().parse_overrides([quoted_url(override) for override in overrides])
-    except HydraException as error:
+    except (HydraException, RecursionError) as error:
         raise UserError(f"-m: {str(error).splitlines()[0]}") from None
 
 
@@ -99,16 +101,12 @@ def values_of(override: Override) -> list[str]:
     Raises:
         UserError: an interval, of which only a search can try values.
     """
-    from hydra.core.override_parser.types import Glob
+    from lantern.config.overrides import swept_values
 
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [f"{key}={override.get_value_element_as_str()}"]
-    if isinstance(override.value(), Glob):
-        raise UserError(f"{override.input_line}: glob is not supported; name the choices: {key}=a,b")
-    if not override.is_discrete_sweep():
-        raise UserError(f"{override.input_line}: a sweep needs single values; add search=20 to let Optuna choose them")
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [f"{key}={value}" for value in swept_values(override)]
 
 
 def _ends(override: Override) -> list[str]:

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import io
+import logging
 import os
+import signal
 import sys
+import tempfile
+import threading
+import traceback
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lantern.errors import UserError
+from lantern.report.sinks.escaping import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from lantern.refine.types import Progress
 
 
 _MACHINE = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-) | {errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.EIO}
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+) | {errno.ELOOP, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM}
 """Errors of the machine or its file system rather than of the program."""
+_AGAIN = "what was done is kept, the same command goes on from there"
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,41 +42,120 @@ class Parser(argparse.ArgumentParser):
 
 
 def command(main: Callable[[list[str]], int | None]) -> None:
-    """Run *main* on the arguments; a user's mistake is one line and exit code 2, Ctrl-C is 130.
+    """Run *main* on the arguments. Whatever stops it is one line: exit code 130 for Ctrl-C, 1 for a reader that has
+    gone, else 2.
 
-    So is a disk that is full or a place that may not be written.
+    A fault of Lantern's own is one line too, which names the file with its traceback.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without the character shows a question mark
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without the character shows a question mark
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is not what stopped the command
+    _leave_at_the_second_ctrl_c()
     try:
         code = main(sys.argv[1:])
-    except UserError as error:
-        code = _refuse(str(error))
-    except KeyboardInterrupt as stop:
-        print(f"\n{str(stop) or 'interrupted; the same command goes on where it stopped'}", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:  # the reader has gone, and Python would complain again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    except OSError as error:
-        if error.errno not in _MACHINE:
-            raise
-        where = f"{error.filename}: " if error.filename is not None else ""
-        code = _refuse(f"{where}{error.strerror}; what was done is kept, the same command goes on from there")
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001  here everything becomes a line
+        code, line = _ended(error)
+        with contextlib.suppress(OSError):
+            print(line, end="", file=sys.stderr)
+        if isinstance(error, OSError):
+            _drop_output()
     sys.exit(code or 0)
 
 
+def _leave_at_the_second_ctrl_c() -> None:
+    pressed = False
+
+    def interrupted(*_: object) -> None:
+        nonlocal pressed
+        if not pressed:
+            pressed = True
+            raise KeyboardInterrupt
+        # Nothing is tidied up: what is saved is whole at every moment, as after kill -9.
+        os.write(2, b"\x1b[?25h\n" if os.isatty(2) else b"\n")
+        os.write(2, f"left at once; {_AGAIN}\n".encode())
+        os._exit(130)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupted)
+
+
+def _drop_output() -> None:
+    """Where nobody takes the output any more, Python would complain again at exit."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _ended(error: BaseException) -> tuple[int, str]:
+    """Exit code, and what is said on stderr."""
+    if isinstance(error, UserError):
+        return 2, _line(str(error))
+    if isinstance(error, KeyboardInterrupt):
+        return 130, f"\n{printable(str(error)) or 'interrupted; the same command goes on where it stopped'}\n"
+    if isinstance(error, BrokenPipeError):
+        return 1, ""
+    machine = _first(error)
+    if machine is not None:
+        where = "" if machine.filename is None else f"{os.fsdecode(machine.filename)}: "
+        return 2, _line(f"{where}{machine.strerror}; {_AGAIN}")
+    if isinstance(error, MemoryError):
+        return 2, _line(f"the memory of this machine does not suffice; {_AGAIN}")
+    if isinstance(error, UnicodeError):
+        return 2, _line(f"text that cannot be read or written: {error}")
+    return 2, _line(f"a fault in Lantern, {type(error).__name__}: {str(error)[:200]}; see {_traceback(error)}")
+
+
+def _first(error: BaseException) -> OSError | None:
+    """The first error of the machine among those that led to *error*: what follows it on a full disk misleads."""
+    found: OSError | None = None
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        if isinstance(at, OSError) and at.errno in _MACHINE and (found is None or at.filename is not None):
+            found = at
+        elif found is None and not isinstance(at, OSError):
+            return None  # an error of another kind that was raised while one of the machine was handled
+        at = at.__cause__ or at.__context__
+    return found
+
+
+def _traceback(error: BaseException) -> str:
+    """The file that holds the traceback of *error*: the log of its run, or one made here."""
+    log = getattr(error, "run_log", None)
+    if log is not None:
+        return str(log)
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="lantern-", suffix=".log", delete=False, encoding="utf-8") as file:
+            file.write(text.encode("utf-8", "replace").decode())
+        return file.name
+    except OSError:
+        return "run.log"
+
+
+def _line(message: str) -> str:
+    return f"error: {' '.join(printable(message).split())}\n"
+
+
 def screen(width: int = 120) -> Console:
-    """The terminal; where the output goes to a file, lines of *width* characters."""
+    """The terminal; where the output goes to a file, lines of *width* characters.
+
+    What is printed is text, never markup, and text of data cannot steer the terminal.
+    """
     from rich.console import Console
 
-    return Console(width=None if os.isatty(1) else width, highlight=False)
+    class Screen(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text), **options)
 
-
-def _refuse(message: str) -> int:
-    text = "".join(character if character.isprintable() else " " for character in message)
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
-    return 2
+    return Screen(width=None if os.isatty(1) else width, highlight=False, markup=False, emoji=False)
 
 
 class ConsoleReporter:
@@ -78,7 +166,7 @@ class ConsoleReporter:
 
         self.console = console
         self.live = console.is_terminal
-        columns = (TextColumn("  {task.description}"), BarColumn(24), TextColumn("{task.fields[text]}"))
+        columns = (TextColumn("  {task.description}"), BarColumn(24), TextColumn("{task.fields[text]}", markup=False))
         self._bars = Progress(*columns, TimeElapsedColumn(), console=console, transient=True) if self.live else None
         self._task: object = None
         self._last = self._notice = ""
@@ -98,12 +186,12 @@ class ConsoleReporter:
     def stage(self, title: str) -> None:
         """A new stage begins."""
         self._close()
-        self.console.print(f"[bold]{title}[/bold]", highlight=False)
+        self.console.print(title, style="bold")
 
     def note(self, text: str) -> None:
         """One line about the current stage."""
         self._close()
-        self.console.print(f"  {text}", highlight=False, markup=False)
+        self.console.print(f"  {text}")
 
     def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         """An epoch ended."""
@@ -137,7 +225,7 @@ class ConsoleReporter:
             self._bars.refresh()  # else the next line is printed above the bar's last picture
         self._task = None
         if self._last:
-            self.console.print(f"  {self._last}", highlight=False, markup=False)
+            self.console.print(f"  {self._last}")
         self._last = ""
 
 

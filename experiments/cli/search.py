@@ -93,6 +93,8 @@ def _space(overrides: list[str]) -> tuple[list[str], dict[str, Any]]:
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
     except ImportError:
         raise UserError("search needs Optuna: pip install 'optuna>=4,<6'") from None
+    from lantern.config.overrides import swept_values
+
     fixed: dict[str, str] = {}
     space: dict[str, Any] = {}
     for text, override in zip(overrides, parse(overrides), strict=True):
@@ -107,7 +109,7 @@ def _space(overrides: list[str]) -> tuple[list[str], dict[str, Any]]:
             kind = IntDistribution if isinstance(swept.start, int) else FloatDistribution
             space[key] = kind(swept.start, swept.end, log="log" in swept.tags)
         else:
-            space[key] = CategoricalDistribution(list(override.sweep_string_iterator()))
+            space[key] = CategoricalDistribution(swept_values(override))
     if not space:
         raise UserError("search needs a key with several values, such as 'backbone.lr=interval(1e-4,1e-2)'")
     return list(fixed.values()), space
@@ -150,6 +152,6 @@ def _print_best(console: Any, study: optuna.Study, fixed: list[str], folder: Pat
     if done:
         values = " ".join(_overrides(study.best_params))
         score = f"best of {len(done)} runs by dev weighted F1, {study.best_value:.3f}: {values}"
-        console.print(score, markup=False, soft_wrap=True)
-        console.print(f"  python -m experiments.run {' '.join(fixed)} {values}", markup=False, soft_wrap=True)
-    console.print(f"  sweep: {folder}", markup=False, soft_wrap=True)
+        console.print(score, soft_wrap=True)
+        console.print(f"  python -m experiments.run {' '.join(fixed)} {values}", soft_wrap=True)
+    console.print(f"  sweep: {folder}", soft_wrap=True)

@@ -106,14 +106,14 @@ class SweepView:
     def _show(self, sweep: Sweep, number: int, state: RunState) -> None:
         head = f"{number + 1}/{self.total}  {self._titles(sweep)[number]}: "
         if state.state == "failed":
-            self.console.print(f"{head}error: {state.error}", style="red", markup=False, soft_wrap=True)
+            self.console.print(f"{head}error: {state.error}", style="red", soft_wrap=True)
             return
         result = read_result(sweep.trials[number].folder)
         spent = f"{state.calls:,} calls, ${state.cost:.2f}, {duration(state.updated - state.started)}"
         described = "" if result is None else f"{self.describe(result)}; "
-        self.console.print(f"{head}{described}{spent}", markup=False, soft_wrap=True)
+        self.console.print(f"{head}{described}{spent}", soft_wrap=True)
         if result is not None and result["incomplete"] is not None:
-            self.console.print(f"  {result['notes'][0]}", style="yellow", markup=False, soft_wrap=True)
+            self.console.print(f"  {result['notes'][0]}", style="yellow", soft_wrap=True)
 
     def _table(self) -> Group:
         sweep, states = self.sweep, self.sweep.states()
@@ -129,7 +129,7 @@ def state_table(
     """The runs of a sweep, at most *most* of them, those under way first; *left*: seconds to the end, where known."""
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text  # not markup: a line printed above a live table may have it switched off
+    from rich.text import Text
 
     counts = {name: sum(state.state == name for state in states) for name in STYLES}
     summary = [f"{count} {name}" for name, count in counts.items() if count]
@@ -148,9 +148,9 @@ def state_table(
         until = time.time() if state.state == "running" else state.updated
         stage = state.error or "" if state.state == "failed" else "" if state.state in ENDED else state.stage
         table.add_row(
-            Text(titles[number]),
+            titles[number],
             Text(state.state, STYLES[state.state]),
-            Text(stage),
+            stage,
             f"{state.done}/{state.total}" if state.total and state.state not in ENDED else "",
             f"{state.calls:,}" if begun else "",
             f"${state.cost:.2f}" if begun else "",
@@ -158,8 +158,8 @@ def state_table(
             duration(state.eta) if state.eta else "",
         )
     if len(shown) < len(states):
-        table.add_row(Text(f"and {len(states) - len(shown)} more", "dim"))
-    return Group(table, Text(", ".join(summary)))
+        table.add_row(f"and {len(states) - len(shown)} more", style="dim")
+    return Group(table, ", ".join(summary))
 
 
 def results_of(sweep: Sweep) -> list[tuple[tuple[str, ...], dict[str, Any]]]:

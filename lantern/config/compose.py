@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from lantern.config.groups import CONFIG_DIR, folders
-from lantern.config.overrides import check_backbone_keys, check_override, one_line, quoted_url
+from lantern.config.overrides import (
+    broken_file,
+    check_backbone_keys,
+    check_override,
+    check_value,
+    one_line,
+    quoted_url,
+    yaml_problem,
+)
 from lantern.config.schema import RunConfig, split_backbone
 from lantern.errors import UserError
 from lantern.refine.failures import redact
@@ -46,16 +54,22 @@ def compose(overrides: list[str]) -> RunConfig:
             if options:
                 chosen = hydra_compose("run", overrides=[o for o in overrides if o not in options])
                 check_backbone_keys(options, [str(key) for key in chosen.backbone])
-            config = OmegaConf.to_object(hydra_compose("run", overrides=overrides))
-    except AssertionError:  # Hydra's, for a key of a section that is null
+            composed = hydra_compose("run", overrides=overrides)
+        for key, value in _leaves(OmegaConf.to_container(composed, resolve=False)):
+            check_value(key, value)
+        config = OmegaConf.to_object(composed)
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001  Hydra and OmegaConf raise what they like on files and values
         absent = {"study.": "experiment=simulate", "llm.simulated.": "llm=simulated"}
-        for override in overrides:
+        for override in overrides if isinstance(error, AssertionError) else ():  # for a key of a section that is null
             for section, source in absent.items():
                 if override.lstrip("+").startswith(section):
                     raise UserError(f"{override}: only with {source}") from None
-        raise
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(one_line(error)) from None
+        wrong = broken_file({override.partition("=")[2] for override in overrides})
+        if wrong is None and not isinstance(error, HydraException | OmegaConfBaseException):
+            wrong = broken_file(None)
+        raise UserError(wrong or one_line(error, RunConfig)) from None
     assert isinstance(config, RunConfig)
     split_backbone(config.backbone)
     for key, value in _leaves(to_plain(config)):
@@ -103,18 +117,21 @@ def read_config(path: Path) -> RunConfig:
         UserError: no such file, or keys and types of another version.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     try:
         node = OmegaConf.merge(OmegaConf.structured(RunConfig), OmegaConf.load(path))
+        for key, value in _leaves(OmegaConf.to_container(node, resolve=False)):
+            check_value(key, value)
         config = OmegaConf.to_object(node)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: this is not a finished run") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: not a configuration of this version ({one_line(error)})") from None
+    except YAMLError as error:
+        raise UserError(f"{path}{yaml_problem(error)}") from None
+    except Exception as error:  # noqa: BLE001  OmegaConf raises what it likes on values of other types
+        raise UserError(f"{path}: not a configuration of this version ({one_line(error, RunConfig)})") from None
     assert isinstance(config, RunConfig)
     return config
 

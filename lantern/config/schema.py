@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
+from lantern.config.overrides import one_line
 from lantern.corpora.protocols.config import ProtocolConfig
 from lantern.errors import UserError
 from lantern.refine.backends.config import BackendConfig
@@ -35,6 +36,8 @@ class CorpusConfig:
     """Send text of a corpus whose licence forbids redistribution to a remote LLM all the same."""
 
     def __post_init__(self) -> None:
+        if not all(isinstance(name, str) for name in self.modalities or ()):
+            raise UserError(f"corpus.modalities={self.modalities} must be a list of names, such as [text,audio]")
         if self.modalities is not None and len(set(self.modalities)) != max(1, len(self.modalities)):
             problem = "names one twice" if self.modalities else "names none"
             raise UserError(f"corpus.modalities=[{','.join(self.modalities)}] {problem}; null takes all the corpus has")
@@ -148,7 +151,7 @@ class TrainingDefaults:
 
     name: str = "???"
     init_from: str | None = None
-    """Weights to start from: safetensors or a plain state dict."""
+    """Weights to start from: safetensors, a state dict, a run's checkpoint, or a file of the published code."""
     epochs: Count = 30
     batch_size: Count = 16
     """Dialogues per step."""
@@ -225,6 +228,6 @@ def split_backbone(node: dict[str, Any]) -> tuple[TrainingDefaults, dict[str, An
     try:
         defaults = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainingDefaults), common))
     except OmegaConfBaseException as error:
-        raise UserError(f"backbone.{error.full_key}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"backbone.{one_line(error, TrainingDefaults)}") from None
     assert isinstance(defaults, TrainingDefaults)
     return defaults, {k: v for k, v in node.items() if k not in names}

@@ -10,6 +10,7 @@ from typing import Any
 
 from lantern.errors import UserError, did_you_mean
 from lantern.models.batch import Backbone, Sizes
+from lantern.models.weights import CONVERT, WeightsError, read_weights
 
 
 def load_backbone_module(name: str) -> Any:
@@ -53,37 +54,29 @@ def init_backbone(backbone: Backbone, name: str, path: Path) -> None:
     Raises:
         UserError: the file is missing, cannot be read safely (only tensors and plain containers are), or does not fit.
     """
-    import torch
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise UserError(f"backbone.init_from={path}: no such file")
     try:
-        if path.suffix == ".safetensors":
-            state: dict[str, Any] = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        weights = read_weights(path)
+    except WeightsError as error:
+        raise UserError(f"backbone.init_from={path}: {error}") from None
     except Exception as error:  # noqa: BLE001 - every reader fails in its own way; the file is simply unreadable
         raise UserError(
-            f"backbone.init_from={path}: not a safetensors file or a plain state dict ({type(error).__name__})"
+            f"backbone.init_from={path}: not a safetensors file or a plain state dict ({type(error).__name__}); "
+            f"{CONVERT}"
         ) from None
-    whole = state.get("state_dict") if isinstance(state, dict) else None
-    if isinstance(whole, dict):
-        # A checkpoint of a run: the backbone is one part of the multi-task module.
-        state = {
-            key.removeprefix("backbone."): value for key, value in whole.items() if str(key).startswith("backbone.")
-        }
-    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"backbone.init_from={path}: no weights, which are tensors by name")
+    state, wanted = weights.tensors, backbone.state_dict()
     fill = getattr(load_backbone_module(name), "fill_published", None)
-    if fill is not None and not set(state) & set(backbone.state_dict()):
-        try:
-            fill(backbone, state)
-        except UserError as error:
-            raise UserError(f"backbone.init_from={path} does not fit backbone {name}: {error}") from None
-        return
     try:
+        if fill is not None and not set(state) & set(wanted):
+            fill(backbone, state, weights.settings)
+            return
+        for key, value in state.items():
+            if key in wanted and value.is_floating_point() != wanted[key].is_floating_point():
+                raise UserError(f"{key} is {value.dtype}, expected {wanted[key].dtype}")
         backbone.load_state_dict(state)
+    except UserError as error:
+        raise UserError(f"backbone.init_from={path} does not fit backbone {name}: {error}") from None
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
         raise UserError(

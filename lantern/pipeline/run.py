@@ -17,7 +17,7 @@ from lantern.corpora.data import CorpusDataModule
 from lantern.corpora.protocols.overlaps import protocol_lines
 from lantern.corpora.protocols.splits import Split
 from lantern.errors import UserError
-from lantern.files import append_line, digest, locked, write_json
+from lantern.files import append_line, atomic, digest, locked, naming, write_json
 from lantern.models.selection import SELECTION
 from lantern.pipeline import train as stages
 from lantern.pipeline import vanilla
@@ -54,8 +54,9 @@ def run(ready: ReadyRun, reporter: Reporter | None = None, reuse: bool = False) 
                 track(config, finished, folder)
             record_done(folder)
             return finished
-        with recorded(folder, reporter) as recorder, _logged(folder / "run.log"):
-            (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+        with recorded(folder, reporter) as recorder, naming(folder), _logged(folder / "run.log"):
+            with atomic(folder / "config.yaml") as partial:
+                partial.write_text(dump(config), encoding="utf-8")
             CorpusCard.of(ready.corpus).save(folder / "corpus.json")
             result = _run(ready, recorder)
             write_json(folder / "metrics.json", result)
@@ -173,9 +174,11 @@ def _logged(path: Path) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, UserError):
             log.exception("the run failed")
+            vars(error)["run_log"] = path  # for the one line that the command prints
         raise
     finally:
         for logger, (level, propagate, handlers) in zip(loggers, before):
             logger.level, logger.propagate, logger.handlers = level, propagate, handlers
         logging.captureWarnings(False)
-        handler.close()
+        with contextlib.suppress(OSError):  # on a full disk the first error counts
+            handler.close()

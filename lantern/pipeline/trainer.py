@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import signal
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import UnionType
@@ -209,10 +211,13 @@ def running(trainer: pl.Trainer) -> Iterator[None]:
     Raises:
         UserError: Lightning finds the settings of *trainer* at odds with the model or the data.
     """
+    handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     except SystemExit as stop:
         if trainer.interrupted:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
             raise KeyboardInterrupt(*getattr(stop.__context__, "args", ())) from None
         raise
     except MisconfigurationException as error:

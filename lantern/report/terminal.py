@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
 from lantern.metrics.methods import WEIGHTED, Method, present_methods
 from lantern.results.columns import SHORT, Place, cells, heads
 from lantern.results.comparison import Line
@@ -66,7 +64,7 @@ def print_run(console: Console, result: dict[str, Any]) -> None:
     console.print()
     console.print(table)
     for line in lines(result):
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {line}", soft_wrap=True)
 
 
 def lines(result: dict[str, Any]) -> list[str]:
@@ -158,22 +156,22 @@ def print_sweep(console: Console, results: Sequence[tuple[Sequence[str], dict[st
     for head in others:
         table.add_column(head, justify="right", no_wrap=True)
     for line in shown:
-        table.add_row(_folded(line.name), *(escape(cell) for cell in cells(line, Place.SWEEP)[1:]))
+        table.add_row(_folded(line.name), *cells(line, Place.SWEEP)[1:])
     console.print()
     console.print(table)
     legend = "  intervals resample the test dialogues; p of Δ acc, Holm-corrected over the rows"
-    console.print(legend, style="dim", highlight=False)
+    console.print(legend, style="dim")
     for group in groups:
         for note in fold_notes(group.results):
             of = "" if group.name == "all" else f"{group.name}: "
-            console.print(f"  {of}{note}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"  {of}{note}", soft_wrap=True)
         if group.ensemble is not None:
             accuracy, f1 = (100 * group.ensemble[metric] for metric in ("accuracy", "weighted_f1"))
             of = "" if group.name == "all" else f" of {group.name}"
             text = (
                 f"  mean of the {len(group.results)} vanilla models{of}: accuracy {accuracy:.1f}, weighted F1 {f1:.1f}"
             )
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            console.print(text, soft_wrap=True)
 
 
 def _folded(name: str, width: int = 18) -> str:

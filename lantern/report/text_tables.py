@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 
+from lantern.report.sinks import escaping
+from lantern.report.sinks.escaping import latex, markdown
 from lantern.results.columns import Place, cells, data, heads
 from lantern.results.comparison import Comparison
 
@@ -30,39 +30,22 @@ def to_csv(tables: Sequence[Comparison]) -> str:
         for table in tables
         for line in table.lines
     ]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        row["setting"] = _unformula(row["setting"])
-        writer.writerow({name: "" if value is None else value for name, value in row.items()})
-    return out.getvalue()
-
-
-def _unformula(text: str) -> str:
-    """A spreadsheet would read a cell that starts so as a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    return escaping.to_csv(rows, list(rows[0]))
 
 
 def to_markdown(tables: Sequence[Comparison]) -> str:
     """GitHub tables, one per comparison, and the legend."""
     parts = []
     for table in tables:
-        parts.append(f"### {_md(heading(table))}\n")
+        parts.append(f"### {markdown(heading(table))}\n")
         parts += [f"**{PAPER}**\n"] if table.paper_style else []
-        rows = [[_md(cell) for cell in cells(line, Place.TEXT)] for line in table.lines]
+        rows = [[markdown(cell) for cell in cells(line, Place.TEXT)] for line in table.lines]
         parts.append("| " + " | ".join(heads(Place.TEXT)) + " |")
         parts.append("|:--" + "|--:" * (len(heads(Place.TEXT)) - 1) + "|")
         parts += ["| " + " | ".join(row) + " |" for row in rows]
-        parts += ["", *(f"- {_md(note)}" for note in table.notes)]
+        parts += ["", *(f"- {markdown(note)}" for note in table.notes)]
         parts += [""] if table.notes else []
     return "\n".join([*parts, LEGEND, ""])
-
-
-def _md(text: str) -> str:
-    for sign in "\\|*_<>`[]":
-        text = text.replace(sign, f"\\{sign}")
-    return text
 
 
 def to_latex(tables: Sequence[Comparison]) -> str:
@@ -81,24 +64,3 @@ def to_latex(tables: Sequence[Comparison]) -> str:
         parts += [f"\\par\\smallskip{{\\footnotesize {latex(note)}}}" for note in table.notes]
         parts += ["\\end{table}", ""]
     return "\n".join(parts)
-
-
-_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": "\\textbackslash{}",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "±": "$\\pm$",
-    "Δ": "$\\Delta$",
-    "<": "$<$",
-    ">": "$>$",
-}
-
-
-def latex(text: str) -> str:
-    """*text* with every sign escaped that means something to LaTeX; signed numbers get a minus sign."""
-    escaped = "".join(_LATEX.get(sign, sign) for sign in text)
-    if text[:1] in "+-" and text[1:2].isdigit():
-        return f"${text.replace('±', chr(92) + 'pm')}$"
-    if text.startswith("[") and text.endswith("]"):
-        return f"${text}$"
-    return escaped

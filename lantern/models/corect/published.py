@@ -105,16 +105,37 @@ def load_published(state: dict[str, Tensor], config: dict[str, Any], exact_publi
     return model.eval()
 
 
-def fill_published(model: Model, state: Mapping[str, Tensor]) -> None:
+def fill_published(model: Model, state: Mapping[str, Tensor], settings: Mapping[str, Any] | None = None) -> None:
     """Copy published weights into *model*; never-used parameters are ignored.
 
+    *settings* are the arguments of the published program, where the file holds them.
+
     Raises:
-        UserError: a parameter is missing, unknown or of another shape than the model's.
+        UserError: a parameter is missing, unknown or of another shape than the model's, or the weights were trained on
+            another graph.
     """
     letters = "".join(letter for letter, name in _LETTERS.items() if name in model.modalities)
     config = {"modalities": letters, "use_speaker": model.config.use_speaker}
     renamed = {name: ours for name in state if (ours := rename(name, config)) is not None}
+    _check_graph(model.config, state, settings or {})
     _fill(model, {ours: (name, state[name]) for name, ours in renamed.items()}, config)
+
+
+def _check_graph(config: Config, state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
+    """Refuse settings with which the same weights mean another model: no shape tells them apart."""
+    if settings:
+        trained, _ = _infer(state, settings, published_letters(settings), config.exact_published)
+        names = ("past_window", "future_window", "edges", "use_speaker", "crossmodal_heads", "self_attention_heads")
+        other = {name: getattr(trained, name) for name in names if getattr(trained, name) != getattr(config, name)}
+        if other:
+            typed = " ".join(f"backbone.{name}={str(value).lower()}" for name, value in other.items())
+            raise UserError(f"its weights were trained with other settings (wf={settings.get('wf')}); add {typed}")
+    elif config.graph and not config.exact_published and config.future_window == Config().future_window:
+        raise UserError(
+            "published weights count the utterance itself in their future window wf, and this file does not say which "
+            "it was; for wf=5, as published, add backbone.future_window=4, else wf - 1, or "
+            "backbone.exact_published=true backbone.future_window=<wf>"
+        )
 
 
 def _fill(model: Model, given: dict[str, tuple[str, Tensor]], config: Mapping[str, Any]) -> None:

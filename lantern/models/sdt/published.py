@@ -115,8 +115,8 @@ def published_stages(stages: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {names[name]: value for name, value in stages.items() if name in names}
 
 
-def fill_published(model: Model, state: Mapping[str, Tensor]) -> None:
-    """Copy published weights into *model*; never-used parameters are ignored.
+def fill_published(model: Model, state: Mapping[str, Tensor], settings: Mapping[str, Any] | None = None) -> None:
+    """Copy published weights into *model*; never-used parameters are ignored, and so are *settings*.
 
     Raises:
         UserError: naming the parameter that is missing, unknown or of another shape than the model's, or

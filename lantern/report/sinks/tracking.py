@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lantern.files import digest, locked
+from lantern.files import atomic, digest, locked
+from lantern.report.sinks.escaping import to_csv
 from lantern.results.summary import FACTS, SUMMARY_KEYS, facts, flat_summary
 
 if TYPE_CHECKING:
@@ -28,37 +28,36 @@ def track(config: RunConfig, result: dict[str, Any], folder: Path) -> list[str]:
 
 
 def append_csv(runs: Path, what: dict[str, Any], result: dict[str, Any]) -> Path:
-    """Add the run's line to ``results.csv`` in *runs*; safe while other processes do the same.
+    """Put the run's line into ``results.csv`` in *runs*, in place of an earlier one of the same run.
 
-    A file with other columns (of an older Lantern) is left alone: the line goes to a file beside it. A run typed again
-    with the same numbers adds nothing.
+    Safe while other processes do the same. A file with other columns (of an older Lantern) is left alone: the line goes
+    to a file beside it.
     """
     columns = [*FACTS, *SUMMARY_KEYS]
-    values = {**what, **flat_summary(result)}
-    line = _line(["" if values[name] is None else values[name] for name in columns])
-    head = _line(columns)
+    head = to_csv([], columns)
+    line = to_csv([{**what, **flat_summary(result)}], columns, head=False)
     for path in (runs / "results.csv", runs / f"results-{digest(columns)[:6]}.csv"):
-        with locked(runs / "results.csv.lock"), path.open("a+", encoding="utf-8", newline="") as file:
-            file.seek(0)
+        with locked(runs / "results.csv.lock"):
             try:
-                lines = file.readlines()
+                before = path.read_text(encoding="utf-8")
+            except FileNotFoundError:
+                before = ""
             except UnicodeDecodeError:
                 continue  # nothing of ours
-            if lines and lines[0] != head:
+            first, _, rest = before.partition("\n")
+            if before and f"{first}\n" != head:
                 continue
-            if lines and not lines[-1].endswith("\n"):
-                file.write("\n")  # a process died within its line
-            if line not in lines:
-                file.write(line if lines else head + line)
-            file.flush()
+            # A process that died within its line, or ran the same run before, left what this line replaces.
+            kept = [one for one in rest.split("\n")[:-1] if _run(one) != _run(line)]
+            with atomic(path) as partial:
+                partial.write_text("".join([head, *(f"{one}\n" for one in kept), line]), encoding="utf-8")
             return path
     raise AssertionError("the second file is named after its columns")
 
 
-def _line(values: Sequence[Any]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow(values)
-    return out.getvalue()
+def _run(line: str) -> str:
+    """The first cell, which names the run's folder and so the digest of its settings."""
+    return (next(csv.reader([line]), None) or [""])[0]
 
 
 def wandb_sweep(overrides: Sequence[str]) -> str:
@@ -73,6 +72,7 @@ def wandb_sweep(overrides: Sequence[str]) -> str:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    from lantern.config.overrides import swept_values
     from lantern.errors import UserError
 
     parameters: dict[str, dict[str, Any]] = {}
@@ -82,9 +82,9 @@ def wandb_sweep(overrides: Sequence[str]) -> str:
         except HydraException as error:
             raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
         if parsed.is_sweep_override():
-            if not parsed.is_discrete_sweep():
+            if parsed.is_interval_sweep():
                 raise UserError(f"{override}: only lists of values and range() make a grid")
-            values = [_scalar(value) for value in parsed.sweep_string_iterator()]
+            values = [_scalar(value) for value in swept_values(parsed)]
             parameters[parsed.key_or_group] = {"values": values}
         else:
             parameters[parsed.key_or_group] = {"value": _scalar(override.partition("=")[2])}

@@ -1,0 +1,191 @@
+"""What stops a command, whatever it is: one line, an exit code, and nothing of data that steers the terminal."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from experiments.cli.console import command, screen
+from lantern.errors import UserError
+from lantern.files import atomic, write_json
+from lantern.report.sinks.escaping import latex, markdown, printable, to_csv
+from tests.bad_inputs.place import Place, tiny
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def _raised(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
+    def main(_: list[str]) -> int:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        command(main)
+    return stop.value.code, capsys.readouterr().err
+
+
+def _while_handling(first: BaseException, then: BaseException) -> BaseException:
+    then.__context__ = first
+    return then
+
+
+STOPS = [
+    (UserError("a\x1b[31m\nb\u202ec"), 2, r"error: a\x1b[31m b\u202ec"),
+    (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
+    (BrokenPipeError(errno.EPIPE, "gone"), 1, ""),
+    (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 2, "error: runs/x: No space left on device; what was"),
+    (OSError(errno.EFBIG, "File too large", "runs/x"), 2, "runs/x: File too large"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded", "x"), 2, "x: Disk quota exceeded"),
+    (OSError(errno.EROFS, "Read-only file system", "x"), 2, "x: Read-only file system"),
+    (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "x: Permission denied"),
+    (
+        _while_handling(OSError(errno.ENOSPC, "No space", "first"), OSError(errno.ENOSPC, "No space", "second")),
+        2,
+        "error: first: No space",
+    ),
+    (MemoryError(), 2, "the memory of this machine does not suffice"),
+    ("\ud800".encode, 2, "text that cannot be read or written"),
+    (RecursionError("maximum recursion depth exceeded"), 2, "a fault in Lantern, RecursionError"),
+    (KeyError("x[/]"), 2, "a fault in Lantern, KeyError: 'x[/]'; see "),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "told"), STOPS)
+def test_whatever_stops_a_command_is_one_line(
+    error: Any,
+    code: int,
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    if not isinstance(error, BaseException):
+        try:
+            error()
+        except UnicodeError as raised:
+            error = raised
+    found, err = _raised(error, capsys)
+    assert found == code
+    assert told in err
+    assert len(err.strip().splitlines()) <= 1
+    assert "Traceback" not in err
+    logs = [path.read_text() for path in tmp_path.iterdir()]
+    assert all("Traceback" in log or "Error" in log for log in logs)
+    assert len(logs) == ("a fault" in told)
+
+
+def test_text_of_data_does_not_steer_the_terminal() -> None:
+    names = ["gl[/]ad", "[bold]x", "\x1b[31mred", "a\u202eb", ":smile:", "\x9b31m", "x\u2066y", "fine é 😀 \u200d"]
+    console = screen()
+    console.file = out = io.StringIO()
+    table = Table(title="t [/b]")
+    table.add_column("c [i]")
+    for name in names:
+        console.print(name)
+        table.add_row(name)
+    console.print(table)
+    text = out.getvalue()
+    for shown in (
+        "gl[/]ad",
+        "[bold]x",
+        r"\x1b[31mred",
+        r"a\u202eb",
+        ":smile:",
+        r"\x9b31m",
+        r"x\u2066y",
+        "fine é 😀 \u200d",
+    ):
+        assert text.count(shown) == 2, shown
+    assert not {"\x1b", "\u202e", "\x9b", "\u2066"} & set(text)
+    assert isinstance(console, Console)
+
+
+def test_each_sink_has_one_escaping() -> None:
+    cells = ["=1+1", "+x", "-x", "@x", "\tx", "\rx", " =x", -1.5, -3, None, "a,b", 'q"', "plain", "x=1"]
+    names = [f"c{n}" for n in range(len(cells))]
+    read = list(csv.reader(io.StringIO(to_csv([dict(zip(names, cells, strict=True))], names), newline="")))[1]
+    assert read == ["'=1+1", "'+x", "'-x", "'@x", "'\tx", "'\nx", "' =x", "-1.5", "-3", "", "a,b", 'q"', "plain", "x=1"]
+    assert markdown("a|b\n`c` [d](e) \x1b") == r"a\|b \`c\` \[d\](e) \\x1b"
+    assert latex("-1.5") == "$-1.5$"
+    assert latex("-1\\input{x}") == r"-1\textbackslash{}input\{x\}"
+    assert latex("[\\input x]") == r"[\textbackslash{}input x]"
+    assert latex("a\nb") == "a b"
+    assert printable("a\tb\n") == "a\tb\n"
+
+
+def test_a_full_disk_names_the_file_that_matters(place: Place) -> None:
+    where = place.at / "x.json"
+    with pytest.raises(OSError, match="No space") as caught, atomic(where):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(where)
+    write_json(where, 1)
+
+
+@pytest.mark.parametrize("blocks", [1, 8, 40, 100, 200, 400])
+def test_files_that_may_not_grow_are_one_line(blocks: int, tmp_path: Path) -> None:
+    code = "import resource, sys; from experiments.cli.console import command; from experiments.run import main;"
+    code += "size = 512 * int(sys.argv.pop(1)); resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)); command(main)"
+    arguments = [sys.executable, "-c", code, str(blocks), *tiny(tmp_path, "backbone.hidden=48")]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode in (0, 2), done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    if done.returncode:
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert str(tmp_path) in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+def test_an_output_that_takes_nothing() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.run", "--config"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "No space left on device" in done.stderr
+
+
+SLOW = """
+import sys, time
+from experiments.cli.console import command
+def main(arguments):
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        print("tidying", flush=True)
+        time.sleep(60)
+command(main)
+"""
+
+
+def test_a_second_ctrl_c_leaves_at_once() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in ("ready\n", "tidying\n"):
+            assert process.stdout.readline() == line
+            os.kill(process.pid, signal.SIGINT)
+        pressed = time.monotonic()
+        assert process.wait(timeout=10) == 130
+        assert time.monotonic() - pressed < 1
+        err = process.stderr.read()
+    assert "Traceback" not in err
+    assert "left at once; what was done is kept" in err
