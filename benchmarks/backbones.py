@@ -37,8 +37,11 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.padded_corect import PaddedCorect
 from benchmarks.padded_sdt import PaddedSdt
 from benchmarks.workload import UTTERANCES, Floor, Product, batch_lengths, corect_products, make_batch, sdt_products
-from lantern.models import corect, sdt
 from lantern.models.batch import Backbone, Batch, Sizes
+from lantern.models.corect.config import Config as CorectConfig
+from lantern.models.corect.model import Model as CorectModel
+from lantern.models.sdt.config import Config as SdtConfig
+from lantern.models.sdt.model import Model as SdtModel
 from lantern.models.sdt.published import IEMOCAP_CLASS_WEIGHTS
 
 CONTENDERS = ("ours", "padded", "floor")
@@ -70,9 +73,9 @@ class Setting:
 
 SETTINGS = {
     "sdt": Setting(
-        ours=sdt.Model,
+        ours=SdtModel,
         padded=PaddedSdt,
-        config=sdt.Config(),
+        config=SdtConfig(),
         sizes=Sizes({"text": 1024, "audio": 1582, "visual": 342}, 6, 2, IEMOCAP_CLASS_WEIGHTS),
         batch_size=16,
         lr=1e-4,
@@ -81,9 +84,9 @@ SETTINGS = {
         published=(166, 190),
     ),
     "corect": Setting(
-        ours=corect.Model,
+        ours=CorectModel,
         padded=PaddedCorect,
-        config=corect.Config(),
+        config=CorectConfig(),
         sizes=Sizes({"text": 768, "audio": 100, "visual": 512}, 6, 2),
         batch_size=10,
         lr=2.5e-4,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch_geometric.nn import RGCNConv, TransformerConv
 
 from lantern.models.batch import Backbone, BackboneOutput, Batch, Sizes
-from lantern.models.corect import Config, Model
+from lantern.models.corect.config import Config
+from lantern.models.corect.model import Model
 
 MODALITIES = ("text", "audio", "visual")
 RELATIONS = 15  # earlier, later, same utterance per modality; then one per ordered pair of modalities

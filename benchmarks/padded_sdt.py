@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lantern.models.batch import Backbone, BackboneOutput, Batch, Sizes
-from lantern.models.sdt import Config, Model, export_published
-from lantern.models.sdt.model import sinusoids
+from lantern.models.sdt.config import Config
+from lantern.models.sdt.model import Model, sinusoids
+from lantern.models.sdt.published import export_published
 
 LETTERS = {"text": "t", "audio": "a", "visual": "v"}
 RENAMED = {

@@ -79,6 +79,7 @@ def measure(folder: Path, backbone: str, threads: int, fit_on: str, most_calls: 
     from lantern.metrics.slices import slice_report
     from lantern.pipeline import train as stages
     from lantern.pipeline import vanilla
+    from lantern.pipeline.identity import modalities
     from lantern.pipeline.preflight import preflight, read_corpus
     from lantern.pipeline.refinement import Refinement
     from lantern.results.groups import Group
@@ -107,7 +108,7 @@ def measure(folder: Path, backbone: str, threads: int, fit_on: str, most_calls: 
         trained = sum(len(corpus.by_id[i]) for i in split.train)
         notes.append(f"{trained / (time.process_time() - start):,.0f} utterances/s, batches of 32 dialogues")
     with stage("predict what will be refined, save") as notes:
-        chosen = stages.modalities(config, corpus)
+        chosen = modalities(config, corpus)
         module = stages.load_module(place.path)
         both = vanilla.predict_corpus(config, module, corpus, refined, chosen, 32, "all")
         path = folder / "vanilla.parquet"

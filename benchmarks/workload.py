@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lantern.models.batch import Batch, Sizes
 from lantern.models.corect.config import Config as CorectConfig
-from lantern.models.sdt.model import Config as SdtConfig
+from lantern.models.sdt.config import Config as SdtConfig
 
 DIALOGUES, UTTERANCES, SHORTEST, LONGEST = 120, 5810, 8, 110
 

@@ -1,4 +1,8 @@
-"""Finds a backbone by name: the file or package ``lantern/models/<name>`` with ``Config`` and ``Model``."""
+"""Finds a backbone by name: ``lantern/models/<name>.py`` with ``Config`` and ``Model``, or a folder of that name.
+
+A folder has ``config.py`` with ``Config`` (without torch, so that settings are checked at once) and ``model.py`` with
+``Model``; ``published.py`` with ``fill_published`` where it reads the weights of other code.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,37 @@ import importlib
 import importlib.util
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lantern.errors import UserError, did_you_mean
-from lantern.models.batch import Backbone, Sizes
-from lantern.models.weights import CONVERT, WeightsError, read_weights
+
+if TYPE_CHECKING:
+    from lantern.models.batch import Backbone, Sizes
 
 
-def load_backbone_module(name: str) -> Any:
-    """The module of backbone *name*; an unknown name is a :class:`UserError`."""
+def backbone_part(name: str, part: str) -> Any:
+    """The module ``lantern.models.<name>.<part>``, or ``lantern.models.<name>`` where the backbone is a single file.
+
+    Raises:
+        UserError: there is no such backbone.
+    """
     target = f"lantern.models.{name}"
-    if not name.isidentifier() or importlib.util.find_spec(target) is None:
+    spec = importlib.util.find_spec(target) if name.isidentifier() else None
+    if spec is None:
         raise UserError(f"backbone {name!r} has no file lantern/models/{name}.py")
-    module = importlib.import_module(target)
-    if not hasattr(module, "Model") or not hasattr(module, "Config"):
+    return importlib.import_module(target if spec.submodule_search_locations is None else f"{target}.{part}")
+
+
+def _class(name: str, part: str, wanted: str) -> Any:
+    found = getattr(backbone_part(name, part), wanted, None)
+    if found is None:
         raise UserError(f"lantern/models/{name} is not a backbone: it must define Config and Model")
-    return module
+    return found
+
+
+def backbone_config_type(name: str) -> Any:
+    """The ``Config`` of backbone *name*; in a folder of its own it comes without torch."""
+    return _class(name, "config", "Config")
 
 
 def backbone_config(name: str, options: dict[str, Any]) -> Any:
@@ -29,7 +48,7 @@ def backbone_config(name: str, options: dict[str, Any]) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    config_type = load_backbone_module(name).Config
+    config_type = backbone_config_type(name)
     valid = [f.name for f in fields(config_type)]
     for key in options:
         if key not in valid:
@@ -45,7 +64,7 @@ def backbone_config(name: str, options: dict[str, Any]) -> Any:
 
 def build_backbone(name: str, options: dict[str, Any], sizes: Sizes) -> Backbone:
     """A fresh backbone of *sizes* with random weights."""
-    return load_backbone_module(name).Model(backbone_config(name, options), sizes)
+    return _class(name, "model", "Model")(backbone_config(name, options), sizes)
 
 
 def init_backbone(backbone: Backbone, name: str, path: Path) -> None:
@@ -54,6 +73,8 @@ def init_backbone(backbone: Backbone, name: str, path: Path) -> None:
     Raises:
         UserError: the file is missing, cannot be read safely (only tensors and plain containers are), or does not fit.
     """
+    from lantern.models.weights import CONVERT, WeightsError, read_weights
+
     if not path.is_file():
         raise UserError(f"backbone.init_from={path}: no such file")
     try:
@@ -66,7 +87,7 @@ def init_backbone(backbone: Backbone, name: str, path: Path) -> None:
             f"{CONVERT}"
         ) from None
     state, wanted = weights.tensors, backbone.state_dict()
-    fill = getattr(load_backbone_module(name), "fill_published", None)
+    fill = getattr(_published(name), "fill_published", None)
     try:
         if fill is not None and not set(state) & set(wanted):
             fill(backbone, state, weights.settings)
@@ -82,3 +103,10 @@ def init_backbone(backbone: Backbone, name: str, path: Path) -> None:
         raise UserError(
             f"backbone.init_from={path} does not fit backbone {name}: {lines[0][:200] if lines else error}"
         ) from None
+
+
+def _published(name: str) -> Any:
+    try:
+        return backbone_part(name, "published")
+    except ModuleNotFoundError:
+        return None

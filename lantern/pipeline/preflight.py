@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,14 +18,11 @@ from lantern.corpora.protocols.splits import Split, folds, resolve_split
 from lantern.corpora.sample.generator import generate_sample
 from lantern.errors import UserError
 from lantern.files import check_place, digest
-from lantern.pipeline.loggers import check_loggers
+from lantern.pipeline.identity import train_inputs
 from lantern.pipeline.store import StageStore
-from lantern.pipeline.train import train_inputs
-from lantern.pipeline.trainer import check_trainer
 from lantern.refine.backends.batches import BatchClient
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.backends.simulated import SimulatedBackend
-from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.ledger.location import is_url
 from lantern.report.sinks.tracking import check_tracking
 
@@ -171,13 +169,14 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
         if check_backend:
             backend.check_ready()
     if check_backend:
-        check_trainer(config)
-        check_loggers(config)
+        check_training(config)
         check_tracking(config)
         check_place("runs", Path(config.runs), folder=True)
         if not is_url(config.ledger):
             check_place("refine.ledger", Path(config.ledger), folder=False)
         elif backend is not None:
+            from lantern.refine.ledger.ledger import Ledger
+
             Ledger(config.ledger).close()  # refuses a server that cannot be reached
     llm = config.llm.name if config.refine.enabled else "none"
     identity = to_plain(config)
@@ -190,6 +189,38 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
     ready = ReadyRun(config, corpus, split, backend, Path(config.runs) / name)
     assert ready.vanilla_stages  # built now: refuses a wrong backbone or fold
     return ready
+
+
+def check_training(config: RunConfig) -> None:
+    """Refuse, before anything starts, a device that this machine does not have and settings that Lightning refuses."""
+    trainer = config.trainer
+    if trainer.accelerator == "gpu" and not _has_cuda():
+        raise UserError("trainer=gpu: this machine has no CUDA device that torch can use; take trainer=cpu")
+    if trainer.accelerator == "mps" and not _has_metal():
+        raise UserError("trainer.accelerator=mps: this machine has no Metal device for torch; take trainer=cpu")
+    if trainer.extra or trainer.callbacks or trainer.loggers:
+        from lantern.pipeline.loggers import check_loggers
+        from lantern.pipeline.trainer import check_trainer
+
+        check_trainer(config)
+        check_loggers(config)
+
+
+def _has_cuda() -> bool:
+    # Without a driver's device file there is no need to import torch.
+    if sys.platform == "linux" and not any(Path(f"/dev/{name}").exists() for name in ("nvidiactl", "kfd", "dxg")):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_metal() -> bool:
+    if sys.platform != "darwin":
+        return False
+    import torch
+
+    return torch.backends.mps.is_available()
 
 
 _NO_PART = {"refine": ("ledger", "min_answered"), "trainer": ("loggers",), "llm": ("headers", "patience")}

@@ -22,6 +22,7 @@ from lantern.models.selection import SELECTION
 from lantern.pipeline import train as stages
 from lantern.pipeline import vanilla
 from lantern.pipeline.evaluate import evaluate, incomplete
+from lantern.pipeline.identity import modalities
 from lantern.pipeline.loggers import fold_loggers, run_loggers
 from lantern.pipeline.preflight import ReadyRun, VanillaStage
 from lantern.pipeline.refinement import Refinement
@@ -121,7 +122,7 @@ def _data(ready: ReadyRun, split: Split) -> CorpusDataModule:
         test_ids=split.test,
         batch_size=defaults.batch_size,
         seed=ready.config.seed,
-        modalities=stages.modalities(ready.config, ready.corpus),
+        modalities=modalities(ready.config, ready.corpus),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import re
 import shutil
@@ -19,14 +18,13 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lantern.config.schema import RunConfig, TrainingDefaults, split_backbone
 from lantern.corpora.data import CorpusDataModule
 from lantern.corpora.folder import Corpus
-from lantern.corpora.protocols.splits import Split
 from lantern.errors import UserError
 from lantern.files import atomic
 from lantern.models.module import MultiTaskModule
 from lantern.models.registry import backbone_config, init_backbone
 from lantern.models.selection import SELECTION
 from lantern.pipeline.store import StageFolder
-from lantern.pipeline.trainer import build_trainer, running, training_identity
+from lantern.pipeline.trainer import build_trainer, running
 from lantern.results.progress import Reporter
 
 BEST = "best.ckpt"
@@ -54,53 +52,6 @@ class _EpochReport(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
         self.reporter.training(trainer.current_epoch + 1, self.epochs, metrics)
-
-
-def train_inputs(config: RunConfig, corpus: Corpus, split: Split, in_training: bool = False) -> dict[str, Any]:
-    """Everything a vanilla model depends on, as plain JSON: the address of the train stage.
-
-    *in_training*: the LLM also refines during this training, where ``refine.when`` says so.
-    """
-    defaults, options = split_backbone(config.backbone)
-    trainer = config.trainer
-    return {
-        "selection": dataclasses.asdict(SELECTION),
-        "corpus": corpus.fingerprint,
-        "modalities": sorted(modalities(config, corpus)),
-        "train": list(split.train),
-        "dev": list(split.dev),
-        "backbone": defaults.name,
-        "options": dataclasses.asdict(backbone_config(defaults.name, options)),
-        "training": {**dataclasses.asdict(defaults), "init_from": _file_digest(defaults.init_from)},
-        "model": dataclasses.asdict(config.model),
-        "seed": config.seed,
-        "trainer": [trainer.precision, trainer.epochs, trainer.patience, trainer.gradient_clip]
-        + ([trainer.processes] if trainer.processes > 1 else []),
-        "in_training": [config.refine.when, config.refine.every_n, config.llm.name, config.prompt.digest]
-        if in_training and config.refine.enabled and config.refine.when != "end"
-        else None,
-        **training_identity(trainer),
-    }
-
-
-def modalities(config: RunConfig, corpus: Corpus) -> list[str]:
-    """Modalities the run uses; one that the corpus lacks is refused."""
-    available = list(corpus.features)
-    if not available:
-        raise UserError(f"corpus {corpus.name!r} has no features; import it without --no-features")
-    chosen = config.corpus.modalities or available
-    for name in chosen:
-        if name not in available:
-            raise UserError(f"corpus.modalities: corpus {corpus.name!r} has no {name!r}; it has {', '.join(available)}")
-    return [name for name in available if name in chosen]
-
-
-def _file_digest(path: str | None) -> str | None:
-    if path is None:
-        return None
-    if not Path(path).is_file():
-        raise UserError(f"backbone.init_from={path}: no such file")
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def train(

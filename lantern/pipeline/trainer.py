@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import signal
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lantern.config.schema import RunConfig, TrainerConfig
 from lantern.errors import UserError, did_you_mean
+from lantern.pipeline.identity import named
 
 
 class WeightAverage(lightning_callbacks.StochasticWeightAveraging):
@@ -73,21 +74,6 @@ FIXED = (
     "use_distributed_sampler",
 )
 """Arguments of ``Trainer`` that Lantern needs for its checkpoints, its selection and its report."""
-
-
-def training_identity(trainer: TrainerConfig) -> dict[str, Any]:
-    """What ``trainer.extra`` and ``trainer.callbacks`` add to the address of a trained model; nothing if not set."""
-    chosen = {"extra": trainer.extra, "callbacks": [list(entry) for entry in named(trainer.callbacks)]}
-    return {key: value for key, value in chosen.items() if value}
-
-
-def named(entries: Sequence[Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Name and options of each of *entries*, which are names or mappings with a ``name``."""
-    pairs = []
-    for entry in entries:
-        options = {"name": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, Mapping) else {}
-        pairs.append((str(options.pop("name", entry)), options))
-    return pairs
 
 
 def build(key: str, classes: Mapping[str, type], name: str, options: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
@@ -152,12 +138,8 @@ def _types(hint: Any) -> tuple[type, ...]:
 
 
 def check_trainer(config: RunConfig) -> None:
-    """Refuse, before anything starts, a device that this machine does not have and settings that Lightning refuses."""
+    """Refuse, before anything starts, settings that Lightning refuses."""
     trainer = config.trainer
-    if trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("trainer=gpu: this machine has no CUDA device that torch can use; take trainer=cpu")
-    if trainer.accelerator == "mps" and not torch.backends.mps.is_available():
-        raise UserError("trainer.accelerator=mps: this machine has no Metal device for torch; take trainer=cpu")
     for name in trainer.extra:
         if name in KEYS:
             raise UserError(f"trainer.extra.{name}: use {KEYS[name]}")

@@ -75,8 +75,8 @@ def test_backbone_files_list_every_option(name: str) -> None:
     import dataclasses
 
     from lantern.config.schema import split_backbone
-    from lantern.models.registry import load_backbone_module
+    from lantern.models.registry import backbone_config_type
 
     defaults, options = split_backbone(compose([f"backbone={name}"]).backbone)
-    known = {f.name for f in dataclasses.fields(load_backbone_module(defaults.name).Config)}
+    known = {f.name for f in dataclasses.fields(backbone_config_type(defaults.name))}
     assert known - set(options) <= {"modalities"}  # corpus.modalities chooses those

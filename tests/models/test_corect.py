@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from lantern.errors import UserError
 from lantern.models.batch import Batch, Sizes
-from lantern.models.corect import Config, Model
+from lantern.models.corect.config import Config
 from lantern.models.corect.encoders import default_heads
 from lantern.models.corect.graph import EdgeRule, Graph, Tiles, slot_major
+from lantern.models.corect.model import Model
 from lantern.models.corect.rows import Rows
 from lantern.models.dropout import dropout
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from lantern.errors import UserError
 from lantern.models.batch import Batch, Sizes
-from lantern.models.corect import Config, Model, load_published
+from lantern.models.corect.config import Config
 from lantern.models.corect.graph import EdgeRule
-from lantern.models.corect.published import published_name, rename
+from lantern.models.corect.model import Model
+from lantern.models.corect.published import load_published, published_name, rename
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "corect"
 VECTORS = sorted(path.stem for path in GOLDEN.glob("golden_*way*.json"))

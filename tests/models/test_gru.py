@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from lantern.errors import UserError
 from lantern.models.batch import Batch, Sizes
-from lantern.models.gru import Config, Model
+from lantern.models.gru.config import Config
+from lantern.models.gru.model import Model
 
 SIZES = Sizes({"text": 6, "audio": 4}, classes=3, speakers=2)
 

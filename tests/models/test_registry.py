@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from lantern.errors import UserError
 from lantern.models.batch import Backbone, Batch, Sizes
-from lantern.models.registry import backbone_config, init_backbone, load_backbone_module
+from lantern.models.registry import backbone_config, backbone_part, init_backbone
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FILES = {
@@ -27,7 +27,7 @@ def published(name: str) -> tuple[dict[str, torch.Tensor], Backbone]:
     meta: dict[str, Any] = json.loads(FILES[name].with_suffix(".json").read_text())
     tensors = load_file(FILES[name].with_suffix(".safetensors"))
     state = {k.removeprefix("state."): v for k, v in tensors.items() if k.startswith("state.")}
-    return state, load_backbone_module(name).load_published(state, meta.get("config", meta))
+    return state, backbone_part(name, "published").load_published(state, meta.get("config", meta))
 
 
 DIMS = {"text": 10, "audio": 6, "visual": 8}

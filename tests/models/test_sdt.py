@@ -15,9 +15,11 @@ from torch import Tensor
 from lantern.errors import UserError
 from lantern.models.batch import Batch, Sizes
 from lantern.models.dropout import keep_mask
-from lantern.models.sdt import Config, Model, export_published
+from lantern.models.sdt.config import Config
 from lantern.models.sdt.encoder import Dropout, StackedLinear, encoder_pairs
 from lantern.models.sdt.loss import distillation, student_cross_entropy
+from lantern.models.sdt.model import Model
+from lantern.models.sdt.published import export_published
 
 DIMS = {"text": 10, "audio": 6, "visual": 8}
 SIZES = Sizes(DIMS, classes=4, speakers=3, class_weights=(1.0, 2.0, 0.5, 1.5))

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lantern.errors import UserError
 from lantern.models.batch import Batch
-from lantern.models.sdt import Model, export_published, fill_published, load_published, published_stages
+from lantern.models.sdt.model import Model
+from lantern.models.sdt.published import export_published, fill_published, load_published, published_stages
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "sdt"
 CASES = sorted(GOLDEN.glob("*.json"))

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lantern.models.batch import Batch
-from lantern.models.sdt import Model, export_published, load_published
+from lantern.models.sdt.model import Model
+from lantern.models.sdt.published import export_published, load_published
 
 HIDDEN, INNER, HEADS, CLASSES, SPEAKERS, TAU = 24, 24, 3, 7, 9, 8
 DIMS = {"t": 7, "a": 5, "v": 9}

@@ -19,9 +19,10 @@ from lantern.files import digest
 from lantern.models.selection import SELECTION
 from lantern.pipeline import preflight as prepare
 from lantern.pipeline import train as stages
-from lantern.pipeline.preflight import ReadyRun, preflight
+from lantern.pipeline.identity import modalities, train_inputs
+from lantern.pipeline.preflight import ReadyRun, check_training, preflight
 from lantern.pipeline.store import StageFolder
-from lantern.pipeline.trainer import build_trainer, check_trainer
+from lantern.pipeline.trainer import build_trainer
 from lantern.refine.types import Progress
 
 
@@ -50,7 +51,7 @@ def changed(base: ReadyRun, **values: Any) -> RunConfig:
 def address(base: ReadyRun, config: RunConfig | None = None, **split: Any) -> str:
     """Of the main model; *split* takes the place of parts of the split."""
     parts = replace(base.split, **split)
-    return digest(stages.train_inputs(config or base.config, base.corpus, parts, in_training=True))
+    return digest(train_inputs(config or base.config, base.corpus, parts, in_training=True))
 
 
 @pytest.mark.parametrize(
@@ -84,10 +85,10 @@ def test_another_backbone_or_corpus_is_another_address(base: ReadyRun) -> None:
     corpus = generate_sample(dialogues=15, seed=1)
     assert [d.id for d in corpus.dialogues] == [d.id for d in base.corpus.dialogues]
     assert address(replace(base, corpus=corpus)) != address(base)
-    inputs = stages.train_inputs(base.config, base.corpus, base.split)
+    inputs = train_inputs(base.config, base.corpus, base.split)
     config = copy.deepcopy(base.config)
     config.backbone = {"name": "sdt"} | {k: v for k, v in config.backbone.items() if k in ("epochs", "lr")}
-    other = stages.train_inputs(config, base.corpus, base.split)
+    other = train_inputs(config, base.corpus, base.split)
     assert (inputs["backbone"], other["backbone"]) == ("gru", "sdt")
 
 
@@ -254,16 +255,16 @@ def test_patience_counts_epochs_without_a_better_dev_score(base: ReadyRun, tmp_p
 def test_a_missing_gpu_is_refused_before_training(base: ReadyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="trainer=gpu: this machine has no CUDA device"):
-        check_trainer(changed(base, trainer__accelerator="gpu"))
+        check_training(changed(base, trainer__accelerator="gpu"))
 
 
 def test_modalities_that_the_corpus_lacks_are_refused(base: ReadyRun) -> None:
     config = changed(base, corpus__modalities=["smell"])
     with pytest.raises(UserError, match=r"corpus 'sample' has no 'smell'; it has text, audio, visual"):
-        stages.modalities(config, base.corpus)
+        modalities(config, base.corpus)
     bare = replace(base.corpus, features={}, present={}, cards={})
     with pytest.raises(UserError, match="has no features; import it without --no-features"):
-        stages.modalities(base.config, bare)
+        modalities(base.config, bare)
 
 
 def test_the_copy_of_a_checkpoint_follows_the_selected_one(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from experiments.run import main
 from lantern.config.compose import compose
 from lantern.errors import UserError
 from lantern.pipeline import loggers as loggers_module
+from lantern.pipeline.identity import training_identity
 from lantern.pipeline.loggers import check_loggers
-from lantern.pipeline.trainer import build_trainer, check_trainer, training_identity
+from lantern.pipeline.preflight import check_training
+from lantern.pipeline.trainer import build_trainer
 
 Tiny = Callable[..., list[str]]
 
@@ -26,7 +28,7 @@ def settings(*overrides: str) -> Any:
 
 def test_any_argument_of_the_trainer_reaches_a_training_and_no_prediction() -> None:
     config = settings("trainer.extra.accumulate_grad_batches=3", "trainer.extra.limit_train_batches=0.5")
-    check_trainer(config)
+    check_training(config)
     assert build_trainer(config, together=True, callbacks=[], logger=False).accumulate_grad_batches == 3
     assert build_trainer(config, logger=False).accumulate_grad_batches == 1
 
@@ -58,7 +60,7 @@ def test_only_what_changes_the_training_is_part_of_its_address() -> None:
 )
 def test_what_lightning_would_not_take_is_refused_before_the_training(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_trainer(settings(override))
+        check_training(settings(override))
 
 
 def test_loggers_are_a_closed_list_and_need_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +76,8 @@ def test_loggers_are_a_closed_list_and_need_their_library(monkeypatch: pytest.Mo
 def test_an_accelerator_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"trainer\.accelerator=mps: this machine has no Metal device"):
-        check_trainer(settings("trainer.accelerator=mps"))
-    check_trainer(settings("trainer.accelerator=auto"))
+        check_training(settings("trainer.accelerator=mps"))
+    check_training(settings("trainer.accelerator=auto"))
 
 
 def weights(runs: Path) -> list[dict[str, torch.Tensor]]:

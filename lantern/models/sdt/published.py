@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lantern.errors import UserError, did_you_mean
 from lantern.models.batch import Sizes
-from lantern.models.sdt.model import Config, Model
+from lantern.models.sdt.config import Config
+from lantern.models.sdt.model import Model
 
 MODALITIES = ("text", "audio", "visual")
 """Those of the published weights."""

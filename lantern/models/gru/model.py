@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lantern.errors import UserError
 from lantern.models.batch import Backbone, BackboneOutput, Batch, Sizes
-from lantern.settings import Count, Rate, check
-
-
-@dataclass
-class Config:
-    """Options of the GRU backbone."""
-
-    hidden: Count = 128
-    """Width of the projected features and of the GRU in each direction."""
-    layers: Count = 1
-    """GRU layers."""
-    dropout: Rate = 0.3
-    """On the projected features, between layers, and on the hidden vectors before the class layer."""
-    bidirectional: bool = True
-    """Read the dialogue in both directions; False sees the past only."""
-
-    def __post_init__(self) -> None:
-        check(self, "backbone")
+from lantern.models.gru.config import Config
 
 
 class Model(Backbone):

@@ -1,0 +1,1 @@
+"""GRU backbone: the plain baseline."""
