@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from lantern.files import atomic
 from lantern.report import sections
 from lantern.report.pages import page
 from lantern.report.provenance import provenance
 from lantern.report.reader import ReaderData, Shown, keep_first
-from lantern.report.text_tables import heading
+from lantern.report.text_tables import PAPER, heading
 from lantern.results.comparison import Comparison
 from lantern.results.load import Run
 from lantern.results.texts import texts_of
@@ -34,6 +36,7 @@ def report_html(tables: Sequence[Comparison], skipped: Sequence[str], with_text:
         runs=f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}",
         dates=dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}",
         written=time.strftime("%Y-%m-%d", time.gmtime()),
+        paper=PAPER,
         tables=list(tables),
         skipped=skipped,
         notes=notes,
@@ -42,6 +45,14 @@ def report_html(tables: Sequence[Comparison], skipped: Sequence[str], with_text:
         provenance=provenance,
     )
     return text, notes
+
+
+def write_report(tables: Sequence[Comparison], path: Path, with_text: bool = False) -> list[str]:
+    """Write :func:`report_html` to *path* in one step; returns the notes for its reader."""
+    text, notes = report_html(tables, [], with_text)
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return notes
 
 
 def _reader(tables: Sequence[Comparison], with_text: bool) -> tuple[dict[str, Any], list[str]]:

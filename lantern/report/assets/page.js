@@ -30,6 +30,39 @@
     show();
   }
 
+  // a click on a head sorts its table; again, the other way round
+  const number = (text) => { const found = text.replace(/,/g, "").match(/[+-]?\d+(\.\d+)?(e[+-]?\d+)?/i); return found ? Number(found[0]) : null; };
+  for (const table of document.querySelectorAll("table.sortable")) {
+    const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
+    const sort = (head, column) => {
+      const down = head.getAttribute("aria-sort") !== "descending";
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const value = (row) => { const text = row.cells[column].textContent.trim(); return column ? number(text) : text; };
+      const rows = [...body.rows].map((row) => [value(row), row]);
+      const known = rows.filter(([one]) => one !== null), none = rows.filter(([one]) => one === null);
+      known.sort(([a], [b]) => (typeof a === "string" ? a.localeCompare(b) : a - b) * (down ? -1 : 1));
+      body.append(...[...known, ...none].map(([, row]) => row));
+    };
+    heads.forEach((head, column) => {
+      head.addEventListener("click", () => sort(head, column));
+      head.addEventListener("keydown", (event) => { if ([" ", "Enter"].includes(event.key)) { event.preventDefault(); sort(head, column); } });
+    });
+  }
+
+  // all of it on paper; a link into a fold opens it
+  const folds = [...document.querySelectorAll("details.fold")];
+  let closed = [];
+  addEventListener("beforeprint", () => { closed = folds.filter((fold) => !fold.open); closed.forEach((fold) => { fold.open = true; }); });
+  addEventListener("afterprint", () => closed.forEach((fold) => { fold.open = false; }));
+  for (const link of document.querySelectorAll("nav a[href^='#']")) {
+    link.addEventListener("click", () => {
+      const target = document.getElementById(link.getAttribute("href").slice(1));
+      target?.closest("details.fold")?.setAttribute("open", "");
+      target?.querySelector("details.fold")?.setAttribute("open", "");
+    });
+  }
+
   // packed numbers: see lantern/report/reader.py
   const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
   const VALUE = Object.fromEntries([...ALPHABET].map((sign, place) => [sign, place]));
