@@ -16,12 +16,16 @@ from lantern.report.reader import ReaderData, Shown, keep_first
 from lantern.report.text_tables import PAPER, heading
 from lantern.results.comparison import Comparison
 from lantern.results.load import Run
-from lantern.results.texts import texts_of
+from lantern.results.texts import Asked, Texts, asked_by, texts_of
 
 MOST_SHOWN = 20
 """Run folders whose turns the reader holds: more would make a page that a phone cannot open."""
 MOST_TURNS = 100_000
 """Turns that the reader holds over all its runs: 72 characters each with two bands and six classes, and their words."""
+
+MOST_WORDS = 6_000_000
+"""Characters of prompts and replies that the reader holds over all its runs."""
+_FULL = "prompts and replies of some runs are not shown: those of the first ones fill the page"
 
 
 def report_html(tables: Sequence[Comparison], skipped: Sequence[str], with_text: bool) -> tuple[str, list[str]]:
@@ -58,20 +62,26 @@ def write_report(tables: Sequence[Comparison], path: Path, with_text: bool = Fal
 def _reader(tables: Sequence[Comparison], with_text: bool) -> tuple[dict[str, Any], list[str]]:
     data, notes = ReaderData(), []
     chosen, left = _chosen(tables)
-    texts: dict[str, dict[str, str]] = {}
+    texts: dict[str, Texts] = {}
     cut: list[str] = []
+    unasked: dict[str, None] = {}
     for run, name in chosen:
         corpus = run.result["corpus"]
         key = str(corpus.get("fingerprint"))
         if key not in texts:
-            found = texts_of(run, with_text)
-            texts[key] = found.by_id
-            notes += [found.note] if found.note else []
+            texts[key] = texts_of(run, with_text)
+            notes += [texts[key].note] if texts[key].note else []
         whole = run.table()
         table = keep_first(whole, MOST_TURNS // len(chosen))
         if len(table) < len(whole):
             cut.append(f"{len(table):,} of {len(whole):,}")
-        data.add(Shown(name, table), texts[key])
+        asked, corpus = None, texts[key].corpus
+        if corpus is not None and run.llm != "none":
+            found = asked_by(run, corpus, table) if data.words < MOST_WORDS else _FULL
+            asked = found if isinstance(found, Asked) else None
+            unasked |= {found: None} if isinstance(found, str) else {}
+        data.add(Shown(name, table, run.folder.name, asked), texts[key].by_id)
+    notes += unasked
     if cut:
         notes.append(f"the reader holds the first dialogues of a run only: {cut[0]} turns")
     if left:

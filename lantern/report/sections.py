@@ -178,7 +178,7 @@ def weights(line: Line) -> Markup:
     return macros().figure("Weights by band", bars(list(by_source), means, sds, f"Weights: {text}"), note)
 
 
-def context(line: Line) -> Markup:
+def lengths(line: Line) -> Markup:
     """By the number of turns in a field: what single replies gain, and the weight that bands get."""
     found = by_context([run.table() for run in line.runs]) if line.llm != "none" else []
     scored = [one for one in found if one.gain is not None]
@@ -191,8 +191,8 @@ def context(line: Line) -> Markup:
         note = f"{one.length} turns: {gain:+.1f} points over {one.replies} replies, {sure}"
         points.append(Point(one.length, gain or 0.0, note, low, high, weight=one.replies / most))
     ends = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
-    lengths = [one.length for one in found]
-    x = Axis(min(lengths) - 0.5, max(lengths) + 0.5, "turns in the field", ticks=_thinned(lengths))
+    turns = [one.length for one in found]
+    x = Axis(min(turns) - 0.5, max(turns) + 0.5, "turns in the field", ticks=_thinned(turns))
     y = Axis(*padded(ends, [0.0]), "gain of a reply, points")
     drawn = chart(x, y, [Series(WEIGHTED, points, line=True)], "; ".join(p.note for p in points), zero=True)
     note = "Single replies against vanilla with 95 % intervals over dialogues; the area of a mark is their number."
@@ -260,10 +260,10 @@ def cost(comparison: Comparison) -> Markup:
         rows.append([breakable(name), money(line.cost), f"{value:+.1f}", money(line.cost_per_point)])
     if not points:
         return macros().empty("no row has both a gain and a known price")
-    listed = macros().table(["setting", "$ per run", "gain", "$ per point"], rows)
     most = max(p.x for p in points)
     if not most:
-        return listed + macros().note("Every LLM here is free of charge: there is nothing to set against the gains.")
+        return macros().empty("every LLM here is free of charge: there is nothing to set against the gains")
+    listed = macros().table(["setting", "$ per run", "gain", "$ per point"], rows)
     x = Axis(0, 1.1 * most, "$ per run")
     y = Axis(*padded([v for p in points for v in (p.low or 0, p.high or 0)], [0.0]), "gain, points")
     points = _joined(points, x, y)
