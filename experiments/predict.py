@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lantern.corpora.types import Dialogue
     from lantern.pipeline.predict import LoadedRun
+    from lantern.results.texts import Asked
     from lantern.tables import PredictionTable
 
 
@@ -69,14 +70,19 @@ def main(arguments: list[str]) -> int:
 
     console = screen()
     run, record = load(given.run), read_run(given.run)
-    table = run.predict(dialogues) if given.llm is None else _refined(run, dialogues, given.llm, console)
+    asked: Asked | None = None
+    if given.llm is None:
+        table = run.predict(dialogues)
+    else:
+        table, asked = _refined(run, dialogues, given.llm, console)
     texts = {u.id: u.text for d in dialogues for u in d.utterances}
     rows = _rows(table, texts)
     _print(console, rows, several=len(dialogues) > 1)
     table.export(out / "predictions.jsonl")
     _write_csv(out / "predictions.csv", rows)
     with atomic(out / "predictions.html") as partial:
-        page = conversation_html(given.transcript.name, table, texts, record, run.corpus.score_range, given.llm)
+        about = (record, run.corpus.score_range, given.llm, asked)
+        page = conversation_html(given.transcript.name, table, texts, *about)
         partial.write_text(page, encoding="utf-8")
     console.print(f"  to read in a browser: {out / 'predictions.html'}", markup=False, soft_wrap=True)
     console.print(f"  as tables: {out / 'predictions.csv'}, predictions.jsonl", markup=False, soft_wrap=True)
@@ -99,13 +105,14 @@ def _check_same(out: Path, dialogues: list[Dialogue]) -> None:
         )
 
 
-def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Console) -> PredictionTable:
+def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Console) -> tuple[PredictionTable, Asked]:
     from dataclasses import replace
 
     from lantern.config.compose import compose
     from lantern.models.prediction import Transcripts
     from lantern.pipeline.preflight import backend_of
     from lantern.pipeline.refinement import Refinement
+    from lantern.results.texts import asked_of
 
     config = replace(run.config, llm=compose([f"llm={llm}"]).llm)
     if config.llm.simulated is not None:
@@ -122,7 +129,8 @@ def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Conso
         ConsoleReporter(console) as reporter,
         Refinement(config, backend, transcripts, reporter.asking) as refinement,
     ):
-        return run.predict(dialogues, refine=refinement.refine)
+        table = run.predict(dialogues, refine=refinement.refine)
+        return table, asked_of(refinement.refiner, refinement.ledger, table)
 
 
 def _rows(table: PredictionTable, texts: dict[str, str]) -> list[dict[str, object]]:

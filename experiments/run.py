@@ -10,6 +10,8 @@ from experiments.cli.console import ConsoleReporter, command, screen
 from lantern.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lantern.config.schema import RunConfig
 
 USAGE = """usage: python -m experiments.run [group=choice ...] [section.key=value ...]
@@ -93,6 +95,20 @@ def run_one(config: RunConfig) -> None:
     with ConsoleReporter(console) as reporter:
         result = run(ready, reporter)
     print_run(console, result)
+    _report(console, [Path(result["folder"])], Path(result["folder"]))
+
+
+def _report(console: Console, runs: list[Path], folder: Path) -> None:
+    """Write the page of finished *runs* into *folder*, unless it is there already and newer than their results."""
+    page = folder / "report.html"
+    newest = max((run / "metrics.json").stat().st_mtime for run in runs)
+    if not page.is_file() or page.stat().st_mtime <= newest:
+        from lantern.report.html import write_report
+        from lantern.results.comparison import compare_runs
+        from lantern.results.load import read_run
+
+        write_report(compare_runs([read_run(run) for run in runs]), page)
+    console.print(f"  report: {page}", markup=False, soft_wrap=True)
 
 
 def run_sweep(line: CommandLine) -> int:
@@ -131,6 +147,7 @@ def run_sweep(line: CommandLine) -> int:
     results = results_of(sweep)
     if results:
         print_sweep(console, results)
+        _report(console, [Path(result["folder"]) for _, result in results], sweep.folder)
     if results and configs[0].tracking.name == "wandb":
         from lantern.report.sinks.wandb_sink import send_sweep
 

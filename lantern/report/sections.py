@@ -20,6 +20,7 @@ from lantern.report.terminal import METRICS, label
 from lantern.report.text_tables import LEGEND
 from lantern.results.columns import SHORT, Place, cells, columns, money, spread
 from lantern.results.comparison import Comparison, Line, methods_of
+from lantern.results.verdict import Decision
 
 FOREST = 360
 """Width of the forest plot's axis."""
@@ -56,6 +57,24 @@ def summary(comparison: Comparison) -> Markup:
     if ensembles:
         notes.append(f"Mean of the vanilla models over the seeds, which needs no LLM: {'; '.join(ensembles)}.")
     return macros().summary([(column.head, column.help) for column in columns(Place.TEXT)], rows, notes)
+
+
+def grid(comparison: Comparison) -> Markup:
+    """Backbone × LLM: accuracy of the weighted model (vanilla without an LLM) and its gain."""
+    llms, rows = dict.fromkeys(line.llm for line in comparison.lines), []
+    for backbone in dict.fromkeys(line.backbone for line in comparison.lines):
+        cells = ([one for one in comparison.lines if (one.backbone, one.llm) == (backbone, llm)] for llm in llms)
+        rows.append([backbone, *(Markup("<br>").join(map(_cell, here)) or "–" for here in cells)])
+    return macros().table(["backbone", *("no LLM" if llm == "none" else llm for llm in llms)], rows)
+
+
+def _cell(line: Line) -> str:
+    if line.verdict is None:
+        return spread(line.spread("vanilla", "accuracy"))
+    sign = {Decision.HELPS: "▲", Decision.HARMS: "▼"}.get(line.verdict.decision, "◇")
+    return (
+        f"{spread(line.spread(WEIGHTED, 'accuracy'))} {sign} {line.verdict.gain:+.1f} {line.verdict.setting}".rstrip()
+    )
 
 
 def reports(line: Line, method: str) -> list[dict[str, Any]]:
@@ -152,7 +171,7 @@ def reliability(line: Line) -> Markup:
     right = Axis(0, 1, "accuracy", ticks=share.marks)
     drawn = chart(share, right, series, "Calibration: " + ", ".join(errors), diagonal=True)
     note = f"{', '.join(errors)}; the area of a mark is the share of utterances; on the line, confidence is accuracy."
-    return macros().figure("Calibration", macros().key(series) + drawn, note)
+    return macros().figure("Reliability (calibration)", macros().key(series) + drawn, note)
 
 
 def _bins(reports: list[dict[str, Any]]) -> int:

@@ -50,6 +50,7 @@ def to_markdown(tables: Sequence[Comparison]) -> str:
     for table in tables:
         parts.append(f"### {_md(heading(table))}\n")
         parts += [f"**{PAPER}**\n"] if table.paper_style else []
+        parts += [*(f"- **{_md(str(one))}**" for one in table.verdicts), ""] if table.verdicts else []
         rows = [[_md(cell) for cell in cells(line, Place.TEXT)] for line in table.lines]
         parts.append("| " + " | ".join(heads(Place.TEXT)) + " |")
         parts.append("|:--" + "|--:" * (len(heads(Place.TEXT)) - 1) + "|")

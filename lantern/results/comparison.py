@@ -18,7 +18,7 @@ from lantern.results.verdict import Verdict, caveats, verdict
 from lantern.tables.columns import frame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Line:
     """One row of a table: the runs of one setting, a seed each; the folds of a seed are one run."""
 
@@ -29,6 +29,9 @@ class Line:
     """Of the accuracy difference, corrected after Holm over the rows of the table; None without a difference."""
     family: int = 1
     """Rows with a difference, over which p-values are corrected."""
+
+    def __repr__(self) -> str:
+        return f"Line({self.name!r}, seeds {self.seeds})"
 
     @property
     def name(self) -> str:
