@@ -368,7 +368,8 @@
     function follow() {
       let parts;
       try { parts = location.hash.slice(1).split("/").map(decodeURIComponent); } catch { return false; /* not an address */ }
-      const from = predicted ? data.runs.findIndex((one) => one.id === parts.shift()) : 0;
+      const name = predicted ? parts.shift() : null;
+      const from = predicted ? data.runs.findIndex((one) => one.id === name) : 0;
       const place = from < 0 ? -1 : data.sets[data.runs[from].set].dialogues.findIndex((one) => one.id === parts[0]);
       if (place < 0) return false;
       [run, dialogue, filter] = [from, place, "all"];
