@@ -158,10 +158,14 @@ def _rows(table: PredictionTable, texts: dict[str, str]) -> list[dict[str, objec
 def _print(console: Console, rows: list[dict[str, object]], several: bool) -> None:
     from rich.table import Table
 
+    from lantern.corpora.types import DIMENSIONS
+
     shown = Table(box=None, padding=(0, 1))
     names = [name for name in rows[0] if not name.startswith("p(") and (name != "dialogue" or several)]
+    names = [name for name in names if name not in DIMENSIONS or console.width >= 100]  # else in the files alone
     for name in names:
-        shown.add_column(name, justify="left" if name in ("dialogue", "speaker", "text", "emotion") else "right")
+        words = name in ("dialogue", "speaker", "text", "emotion")
+        shown.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
     for row in rows:
         cells = (f"{row[n]:.2f}" if isinstance(row[n], float) else str(row[n]) for n in names)
         shown.add_row(*(cell.replace("[", r"\[") for cell in cells))

@@ -11,7 +11,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from experiments.cli.sweeps import state_table
+from experiments.predict import _print as print_predictions
 from lantern.report.terminal import print_run, print_study, print_sweep, print_table
+from lantern.results.progress import RunState
 from lantern.results.scores import methods, split_result
 from lantern.weighting.simulation import World, draw
 
@@ -108,3 +111,23 @@ def test_columns_that_do_not_fit_stand_below_with_the_names_again() -> None:
     assert [line.split()[0] for line in narrow[2:]] == ["name", "first", "second"] * 2
     assert narrow[2].split() == ["name", "a"]
     assert narrow[5].split() == ["name", "b"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_states_of_a_sweep_and_predictions_are_whole_at_any_width(width: int) -> None:
+    running = RunState(
+        "running", "refine test with llama-3.1-405b-together", 1234, 12345, 9876, 123.45, 4000.0, 1.0, 2.0
+    )
+    failed = RunState("failed", started=1.0, updated=62.0, error="llm=gpt-4o: the provider refused the key")
+    names = [f"{NAMES[1]} seed={k}" for k in range(2)]
+    here = printed(width, lambda console: console.print(state_table(names, [running, failed], width=width)))
+    assert max(cell_len(line.rstrip()) for line in here) <= width
+    assert "…" not in "".join(here)
+    for fact in ("running", "405b-together", "1234/12345", "9,876", "$123.45", "1h06m", "failed", "refused", "1m01s"):
+        assert fact in "".join(here)
+    turn = {"turn": 12, "speaker": "Ann", "text": "we won! " * 20, "emotion": "frustrated", "probability": 0.8125}
+    rows: list[dict[str, object]] = [{**turn, "valence": 3.25, "arousal": 3.5, "dominance": 2.75, "p(sad)": 0.1}]
+    here = printed(width, lambda console: print_predictions(console, rows, several=False))
+    assert "…" not in "".join(here)
+    assert {"12", "Ann", "frustrated", "0.81"} <= set(tokens(here))
+    assert ({"3.25", "3.50", "2.75"} <= set(tokens(here))) == (width >= 100)
