@@ -57,25 +57,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _print(console: Console, tables: list[Comparison]) -> None:
-    from rich.table import Table
-
+    from lantern.report.terminal import print_lines, print_table, print_verdicts
     from lantern.report.text_tables import LEGEND, PAPER, heading
     from lantern.results.columns import Place, cells, heads
 
-    first, *others = heads(Place.COMPARE)
     for table in tables:
-        drawn = Table(title=heading(table), title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
-        drawn.add_column(first, overflow="fold")
-        for head in others:
-            drawn.add_column(head, justify="right", no_wrap=True)
-        for line in table.lines:
-            drawn.add_row(*cells(line, Place.COMPARE))
-        console.print()
-        console.print(drawn)
-        for note in table.notes:
-            console.print(f"  {note}", soft_wrap=True)
-        if table.paper_style:
-            console.print(f"  {PAPER}", style="yellow", soft_wrap=True)
+        rows = [cells(line, Place.COMPARE) for line in table.lines]
+        print_table(console, heading(table), heads(Place.COMPARE), rows)
+        print_lines(console, table.notes)
+        print_lines(console, [PAPER] if table.paper_style else [], "yellow")
+        print_verdicts(console, table.verdicts)
     console.print()
     console.print(f"  {LEGEND}", style="dim")
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from lantern.corpora.types import Dialogue
     from lantern.pipeline.predict import LoadedRun
+    from lantern.results.texts import Asked
     from lantern.tables import PredictionTable
 
 
@@ -71,12 +72,17 @@ def main(arguments: list[str]) -> int:
 
     console = screen()
     run, record = load(given.run), read_run(given.run)
-    table = run.predict(dialogues) if given.llm is None else _refined(run, dialogues, given.llm, console)
+    asked: Asked | None = None
+    if given.llm is None:
+        table = run.predict(dialogues)
+    else:
+        table, asked = _refined(run, dialogues, given.llm, console)
     texts = {u.id: u.text for d in dialogues for u in d.utterances}
     rows = _rows(table, texts)
     _print(console, rows, several=len(dialogues) > 1)
     table.export(out / "predictions.jsonl")
-    page = conversation_html(given.transcript.name, table, texts, record, run.corpus.score_range, given.llm)
+    about = (record, run.corpus.score_range, given.llm, asked)
+    page = conversation_html(given.transcript.name, table, texts, *about)
     for name, content in (("predictions.csv", to_csv(rows, list(rows[0]))), ("predictions.html", page)):
         with atomic(out / name) as partial:
             partial.write_text(content, encoding="utf-8", newline="")
@@ -104,13 +110,14 @@ def _check_same(out: Path, dialogues: list[Dialogue]) -> None:
         )
 
 
-def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Console) -> PredictionTable:
+def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Console) -> tuple[PredictionTable, Asked]:
     from dataclasses import replace
 
     from lantern.config.compose import compose
     from lantern.models.prediction import Transcripts
     from lantern.pipeline.preflight import backend_of
     from lantern.pipeline.refinement import Refinement
+    from lantern.results.texts import asked_of
 
     config = replace(run.config, llm=compose([f"llm={llm}"]).llm)
     if config.llm.simulated is not None:
@@ -127,7 +134,8 @@ def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Conso
         ConsoleReporter(console) as reporter,
         Refinement(config, backend, transcripts, reporter.asking) as refinement,
     ):
-        return run.predict(dialogues, refine=refinement.refine)
+        table = run.predict(dialogues, refine=refinement.refine)
+        return table, asked_of(refinement.refiner, refinement.ledger, table)
 
 
 def _rows(table: PredictionTable, texts: dict[str, str]) -> list[dict[str, object]]:
@@ -155,10 +163,14 @@ def _rows(table: PredictionTable, texts: dict[str, str]) -> list[dict[str, objec
 def _print(console: Console, rows: list[dict[str, object]], several: bool) -> None:
     from rich.table import Table
 
+    from lantern.corpora.types import DIMENSIONS
+
     shown = Table(box=None, padding=(0, 1))
     names = [name for name in rows[0] if not name.startswith("p(") and (name != "dialogue" or several)]
+    names = [name for name in names if name not in DIMENSIONS or console.width >= 100]  # else in the files alone
     for name in names:
-        shown.add_column(name, justify="left" if name in ("dialogue", "speaker", "text", "emotion") else "right")
+        words = name in ("dialogue", "speaker", "text", "emotion")
+        shown.add_column(name, justify="left" if words else "right", overflow="fold", no_wrap=not words)
     for row in rows:
         cells = (f"{row[n]:.2f}" if isinstance(row[n], float) else str(row[n]) for n in names)
         shown.add_row(*cells)

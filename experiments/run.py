@@ -10,6 +10,8 @@ from experiments.cli.console import ConsoleReporter, command, screen
 from lantern.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lantern.config.schema import RunConfig
 
 USAGE = """usage: python -m experiments.run [group=choice ...] [section.key=value ...]
@@ -85,19 +87,43 @@ def run_one(config: RunConfig) -> int:
 
     prepare(config.trainer.threads)
     from lantern.pipeline.preflight import preflight
-    from lantern.pipeline.run import follow, run
-    from lantern.pipeline.trainer import follower
+    from lantern.results.progress import record_done
+
+    ready, console = preflight(config), screen()
+    # A finished run is only shown: neither torch nor Lightning is imported for it.
+    result = ready.finished() if config.tracking.name == "none" and config.trainer.processes == 1 else None
+    if result is not None:
+        record_done(ready.folder)
+        if result["llm"] is not None:
+            result["llm"]["calls"] = 0
+        console.print("finished before; nothing is trained or sent")
+    else:
+        from lantern.pipeline.run import follow, run
+        from lantern.pipeline.trainer import follower
+
+        if follower(config):
+            follow(ready)
+            return 0
+        with ConsoleReporter(console) as reporter:
+            result = run(ready, reporter)
     from lantern.report.terminal import print_run
 
-    ready = preflight(config)
-    if follower(config):
-        follow(ready)
-        return 0
-    console = screen()
-    with ConsoleReporter(console) as reporter:
-        result = run(ready, reporter)
     print_run(console, result)
+    _report(console, [ready.folder], ready.folder)
     return 0 if result["incomplete"] is None else INCOMPLETE
+
+
+def _report(console: Console, runs: list[Path], folder: Path) -> None:
+    """Write the page of finished *runs* into *folder*, unless it is there already and newer than their results."""
+    page = folder / "report.html"
+    newest = max((run / "metrics.json").stat().st_mtime for run in runs)
+    if not page.is_file() or page.stat().st_mtime <= newest:
+        from lantern.report.html import write_report
+        from lantern.results.comparison import compare_runs
+        from lantern.results.load import read_run
+
+        write_report(compare_runs([read_run(run) for run in runs]), page)
+    console.print(f"  report: {page}", soft_wrap=True)
 
 
 def run_sweep(line: CommandLine) -> int:
@@ -136,6 +162,7 @@ def run_sweep(line: CommandLine) -> int:
     results = results_of(sweep)
     if results:
         print_sweep(console, results)
+        _report(console, [Path(result["folder"]) for _, result in results], sweep.folder)
     if results and configs[0].tracking.name == "wandb":
         from lantern.report.sinks.wandb_sink import send_sweep
 

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     console = screen()
     sweep = find_sweep(given.folder)
     console.print(str(sweep.folder), style="bold", soft_wrap=True)
-    console.print(state_table(sweep.titles(), sweep.states()))
+    console.print(state_table(sweep.titles(), sweep.states(), width=console.width))
     return 0
 
 

@@ -120,13 +120,21 @@ class SweepView:
         new = sum(self._is_new(trial.folder, state) for trial, state in zip(sweep.trials, states))
         todo = sum(state.state not in ENDED for state in states)
         left = (time.time() - self._began) / new * todo if new else None
-        return state_table(self._titles(sweep), states, most=max(4, self.console.height - 6), left=left)
+        most, width = max(4, self.console.height - 6), self.console.width
+        return state_table(self._titles(sweep), states, most=most, left=left, width=width)
 
 
 def state_table(
-    titles: Sequence[str], states: Sequence[RunState], most: int | None = None, left: float | None = None
+    titles: Sequence[str],
+    states: Sequence[RunState],
+    most: int | None = None,
+    left: float | None = None,
+    width: int = 120,
 ) -> Group:
-    """The runs of a sweep, at most *most* of them, those under way first; *left*: seconds to the end, where known."""
+    """The runs of a sweep, at most *most* of them, those under way first; *left*: seconds to the end, where known.
+
+    Below 100 columns of *width* the numbers of a run stand in its text.
+    """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -136,10 +144,13 @@ def state_table(
     summary += [f"{sum(s.calls for s in states):,} calls", f"${sum(s.cost for s in states):.2f}"]
     if left:
         summary.append(f"about {duration(left)} left")
+    numbers = ("progress", "calls", "spent", "time", "left")
+    wide = width >= 100
     table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("run", overflow="fold", max_width=60)
-    for title in ("state", "stage", "progress", "calls", "spent", "time", "left"):
-        table.add_column(title, justify="left" if title in ("state", "stage") else "right", no_wrap=title != "stage")
+    table.add_column("run", overflow="fold", max_width=60 if wide else width // 2)
+    for title in ("state", "stage", *numbers) if wide else ("state",):
+        right = title in numbers
+        table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=right)
     order = list(STYLES)
     shown = sorted(range(len(states)), key=lambda n: order.index(states[n].state) if most else n)[:most]
     for number in shown:
@@ -147,16 +158,21 @@ def state_table(
         begun = state.state != "waiting"
         until = time.time() if state.state == "running" else state.updated
         stage = state.error or "" if state.state == "failed" else "" if state.state in ENDED else state.stage
-        table.add_row(
-            titles[number],
-            Text(state.state, STYLES[state.state]),
-            stage,
+        facts = (
             f"{state.done}/{state.total}" if state.total and state.state not in ENDED else "",
             f"{state.calls:,}" if begun else "",
             f"${state.cost:.2f}" if begun else "",
             duration(until - state.started) if begun else "",
             duration(state.eta) if state.eta else "",
         )
+        name = Text(state.state, STYLES[state.state])
+        if wide:
+            table.add_row(Text(titles[number]), name, Text(stage), *facts)
+        else:  # one text for each run, which can be folded
+            told = (
+                f"{fact} {title}" if title in ("calls", "left") else fact for title, fact in zip(numbers, facts) if fact
+            )
+            table.add_row(Text(titles[number]), Text(", ").join([name, *map(Text, filter(None, (stage, *told)))]))
     if len(shown) < len(states):
         table.add_row(f"and {len(states) - len(shown)} more", style="dim")
     return Group(table, ", ".join(summary))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,16 +46,26 @@ def _agreement(dialogue: Dialogue, index: int) -> str | None:
     if not external:
         return None
     share = max(Counter(name for named in external for name in named).values()) / len(external)
-    return "all annotators" if share == 1 else "a majority" if share > 0.5 else "half or fewer"
+    return AGREEMENT[0 if share == 1 else 1 if share > 0.5 else 2]
+
+
+LENGTHS = ("1-10 turns", "11-30 turns", "31-60 turns", "over 60 turns")
+POSITIONS = ("first third", "middle third", "last third")
+AGREEMENT = ("all annotators", "a majority", "half or fewer")
 
 
 def _length(dialogue: Dialogue, index: int) -> str | None:
-    bounds = ((10, "1-10 turns"), (30, "11-30 turns"), (60, "31-60 turns"))
-    return next((name for most, name in bounds if len(dialogue) <= most), "over 60 turns")
+    return LENGTHS[sum(len(dialogue) > most for most in (10, 30, 60))]
 
 
 def _position(dialogue: Dialogue, index: int) -> str | None:
-    return ("first third", "middle third", "last third")[3 * index // len(dialogue)]
+    return POSITIONS[3 * index // len(dialogue)]
+
+
+def in_order(parts: Iterable[str]) -> list[str]:
+    """Names of the parts of a slice in their natural order; where they have none, in that of the alphabet."""
+    order = {part: place for names in (LENGTHS, POSITIONS, AGREEMENT) for place, part in enumerate(names)}
+    return sorted(parts, key=lambda part: (order.get(part, 0), part))
 
 
 SLICES: dict[str, Category] = {
@@ -97,7 +108,7 @@ def slice_report(
         places = zip(table.dialogues, table.indices.tolist(), strict=True)
         named = np.array([category(dialogues[dialogue], index) or "" for dialogue, index in places])
         known = (named != "") & table.labelled
-        parts = sorted(set(named[known].tolist()))
+        parts = in_order(set(named[known].tolist()))
         if 2 <= len(parts) <= MOST_PARTS:
             cells = [_part(table, probabilities, known & (named == part), part, seed) for part in parts]
             report.append({"slice": name, "parts": cells})
@@ -120,3 +131,58 @@ def _part(
         part[metric] = {"vanilla": one.a, "weighted": one.b, "difference": one.difference}
         part[metric] |= {"low": one.low, "high": one.high} if enough else {"low": None, "high": None}
     return part
+
+
+@dataclass(frozen=True, slots=True)
+class ContextLength:
+    """Single replies of fields with as many turns."""
+
+    length: int
+    replies: int
+    """On labelled utterances."""
+    gain: float | None
+    """Of their accuracy over vanilla on the same utterances, a fraction of 1; None without a labelled one."""
+    low: float | None
+    """Ends of its 95 % interval over dialogues; None for fewer than :data:`MIN_DIALOGUES` of them."""
+    high: float | None
+    weights: tuple[float | None, ...]
+    """Mean weight of each band where its field is that long; None where none is, empty without weights."""
+
+
+def by_context(tables: Sequence[PredictionTable], seed: int = 0) -> list[ContextLength]:
+    """Replies by the number of turns in their field, over *tables* of one coverage (seeds) together.
+
+    The bootstrap draws dialogues; those of one name in several tables come along together.
+    """
+    names, lengths, gains, bands, weights, scored = [], [], [], [], [], []
+    for table in tables:
+        assert table.fields is not None
+        at, band = np.nonzero(table.fields.mask)
+        said, labels = table.fields.probabilities[at, band].argmax(axis=1), table.labels[at]
+        names.append(table.dialogues[at].astype(str))
+        lengths.append(table.fields.lengths[at, band])
+        gains.append((said == labels).astype(float) - (table.vanilla[at].argmax(axis=1) == labels))
+        bands.append(band)
+        weights.append(np.full(len(at), np.nan) if table.weights is None else table.weights[at, band + 1])
+        scored.append(labels >= 0)
+    name, length, gain, band, weight, known = map(np.concatenate, (names, lengths, gains, bands, weights, scored))
+    if not len(name):
+        return []
+    _, group = np.unique(name, return_inverse=True)
+    groups = int(group.max()) + 1
+    times = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
+    found = []
+    for turns in np.unique(length):
+        here = (length == turns) & known
+        sums, counts = np.bincount(group[here], gain[here], groups), np.bincount(group[here], minlength=groups)
+        low = high = None
+        if np.count_nonzero(counts) >= MIN_DIALOGUES:
+            drawn = times @ np.stack([sums, counts], axis=1)
+            drawn = drawn[drawn[:, 1] > 0]
+            low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975)).tolist()
+        each = [weight[(length == turns) & (band == k)] for k in range(tables[0].coverage)]
+        mean = tuple(float(one.mean()) if len(one) else None for one in each)
+        shown = () if np.isnan(weight).any() else mean
+        total = int(counts.sum())
+        found.append(ContextLength(int(turns), total, float(sums.sum() / total) if total else None, low, high, shown))
+    return found

@@ -16,6 +16,7 @@ from lantern.corpora.folder import Corpus, load_corpus, no_corpus
 from lantern.corpora.protocols.overlaps import protocol_report
 from lantern.corpora.protocols.splits import Split, folds, resolve_split
 from lantern.corpora.sample.generator import generate_sample
+from lantern.environment import versions
 from lantern.errors import UserError
 from lantern.files import check_place, digest
 from lantern.pipeline.identity import train_inputs
@@ -70,13 +71,14 @@ class ReadyRun:
         )
 
     def finished(self) -> dict[str, Any] | None:
-        """The result of this run if it is complete and made from the same inputs, else None.
+        """The result of this run if it is complete and made from the same inputs by this Lantern, else None.
 
         A result with failed fields is not complete: they may succeed now.
         """
         try:
             result = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
             whole = result["key"] == self.key and (result["llm"] is None or not result["llm"]["failed_fields"])
+            whole = whole and result["incomplete"] is None and result["versions"] == versions()
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return result if whole and (self.folder / "predictions.test.parquet").is_file() else None

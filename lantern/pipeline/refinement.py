@@ -16,17 +16,15 @@ from lantern.refine.callback import LLMRefinement
 from lantern.refine.engine.batch import BatchEngine
 from lantern.refine.engine.engine import Engine
 from lantern.refine.ledger.ledger import Ledger
-from lantern.refine.prompt import Prompt
 from lantern.refine.questions import Refiner, RefineStats
 from lantern.refine.types import Progress
+from lantern.results import texts
 from lantern.tables import PredictionTable
 
 
 def refiner_of(config: RunConfig, transcripts: Transcripts) -> Refiner:
     """Makes the questions of a configuration; needs neither ledger nor backend."""
-    score_range = transcripts.score_range if config.model.dimensions else None
-    prompt = Prompt(config.prompt, transcripts.labels, score_range, config.llm.elicitation)
-    return Refiner(transcripts.dialogues, prompt, config.refine, config.llm, config.llm.simulated, config.seed)
+    return texts.refiner_of(config, transcripts.dialogues, transcripts.labels, transcripts.score_range)
 
 
 class Refinement:

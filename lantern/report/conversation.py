@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from lantern.report.pages import page
 from lantern.report.reader import Shown, reader_data
 from lantern.results.load import Run
+from lantern.results.texts import Asked
 from lantern.tables import PredictionTable
 
 
@@ -17,6 +18,7 @@ def conversation_html(
     run: Run,
     scale: tuple[float, float] | None,
     llm: str | None,
+    asked: Asked | None = None,
 ) -> str:
     """One file with the dialogue reader over *table*, which opens without a network; it holds the words of *texts*.
 
@@ -27,8 +29,9 @@ def conversation_html(
         run: the facts at the top are about this run.
         scale: lowest and highest dimension score.
         llm: the LLM that refined *table*; None without one.
+        asked: its prompts and replies.
     """
-    data = reader_data([Shown(run.folder.name, table)], texts)
+    data = reader_data([Shown(run.folder.name, table, asked=asked)], texts)
     return page("conversation.html", data, title=title, facts=_facts(table, run, scale, llm))
 
 

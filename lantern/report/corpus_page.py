@@ -15,6 +15,8 @@ from lantern.files import atomic
 from lantern.report import pages
 from lantern.report.plots import class_bars, colour, histogram
 
+PIECE = 5_000
+"""Turns in one piece of the page's data."""
 MARK = "<!doctype html>\n<!-- Lantern corpus page -->\n"
 
 
@@ -39,9 +41,11 @@ def page(corpus: Corpus) -> str:
     parts = summarise(corpus)
     whole, classes = parts[-1], corpus.label_set.classes
     splits = parts if len(parts) == 1 else parts[:-1]
+    data = _reader(corpus)
     return pages.page(
         "corpus.html",
-        _reader(corpus),
+        data,
+        _in_pieces(data["sets"][0]["dialogues"]),
         title=f"{corpus.name}, {corpus.label_set.name}",
         corpus=corpus,
         warnings=_warnings(corpus),
@@ -58,6 +62,7 @@ def page(corpus: Corpus) -> str:
         class_plots=[class_bars(part.name, classes, part.classes) for part in splits],
         score_plots=_score_plots(corpus),
         features=_features(corpus),
+        transitions=_transitions(corpus),
     )
 
 
@@ -90,6 +95,21 @@ def _score_plots(corpus: Corpus) -> list[str]:
         if len(values):
             plots.append(histogram(name, values, *corpus.score_range))
     return plots
+
+
+def _transitions(corpus: Corpus) -> dict[str, list[list[int]]]:
+    """How often a label follows a label, ``[C, C]`` counts, by what *follows* means; turns without one do not count."""
+    size = len(corpus.label_set)
+    counts = {name: np.zeros((size, size), dtype=int) for name in ("next turn", "next turn of the same speaker")}
+    for dialogue in corpus.dialogues:
+        last: dict[str | None, int] = {}
+        for turn in dialogue.utterances:
+            for name, who in zip(counts, (None, turn.speaker), strict=True):
+                if turn.label is not None and who in last:
+                    counts[name][last[who], turn.label] += 1
+            if turn.label is not None:
+                last |= {None: turn.label, turn.speaker: turn.label}
+    return {name: found.tolist() for name, found in counts.items() if found.any()}
 
 
 def _features(corpus: Corpus) -> list[dict[str, Any]]:
@@ -130,7 +150,25 @@ def _reader(corpus: Corpus) -> dict[str, Any]:
         "runs": [{"name": corpus.name, "set": 0, "t": 0, "rows": ""}],
         "colours": [colour(n) for n in range(len(classes))],
         "modalities": MODALITIES,
+        "gold": any(u.label is not None for u in corpus.utterances),
     }
+
+
+def _in_pieces(dialogues: list[dict[str, Any]]) -> list[list[list[Any]]]:
+    """Take the turns out of *dialogues* where they are many; the page reads a piece when a dialogue of it is opened."""
+    if sum(len(one["turns"]) for one in dialogues) <= PIECE:
+        return []
+    pieces: list[list[list[Any]]] = []
+    room = 0
+    for one in dialogues:
+        turns = one.pop("turns")
+        if room < len(turns):
+            pieces.append([])
+            room = PIECE
+        pieces[-1].append(turns)
+        room -= len(turns)
+        one |= {"piece": len(pieces) - 1, "count": len(turns)}
+    return pieces
 
 
 def _facts(u: Utterance) -> list[Any]:

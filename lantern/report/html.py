@@ -5,21 +5,27 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from lantern.files import atomic
 from lantern.report import sections
 from lantern.report.pages import page
 from lantern.report.provenance import provenance
 from lantern.report.reader import ReaderData, Shown, keep_first
-from lantern.report.text_tables import heading
+from lantern.report.text_tables import PAPER, heading
 from lantern.results.comparison import Comparison
 from lantern.results.load import Run
-from lantern.results.texts import texts_of
+from lantern.results.texts import Asked, Texts, asked_by, texts_of
 
 MOST_SHOWN = 20
 """Run folders whose turns the reader holds: more would make a page that a phone cannot open."""
 MOST_TURNS = 100_000
 """Turns that the reader holds over all its runs: 72 characters each with two bands and six classes, and their words."""
+
+MOST_WORDS = 6_000_000
+"""Characters of prompts and replies that the reader holds over all its runs."""
+_FULL = "prompts and replies of some runs are not shown: those of the first ones fill the page"
 
 
 def report_html(tables: Sequence[Comparison], skipped: Sequence[str], with_text: bool) -> tuple[str, list[str]]:
@@ -34,6 +40,7 @@ def report_html(tables: Sequence[Comparison], skipped: Sequence[str], with_text:
         runs=f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}",
         dates=dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}",
         written=time.strftime("%Y-%m-%d", time.gmtime()),
+        paper=PAPER,
         tables=list(tables),
         skipped=skipped,
         notes=notes,
@@ -44,23 +51,37 @@ def report_html(tables: Sequence[Comparison], skipped: Sequence[str], with_text:
     return text, notes
 
 
+def write_report(tables: Sequence[Comparison], path: Path, with_text: bool = False) -> list[str]:
+    """Write :func:`report_html` to *path* in one step; returns the notes for its reader."""
+    text, notes = report_html(tables, [], with_text)
+    with atomic(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return notes
+
+
 def _reader(tables: Sequence[Comparison], with_text: bool) -> tuple[dict[str, Any], list[str]]:
     data, notes = ReaderData(), []
     chosen, left = _chosen(tables)
-    texts: dict[str, dict[str, str]] = {}
+    texts: dict[str, Texts] = {}
     cut: list[str] = []
+    unasked: dict[str, None] = {}
     for run, name in chosen:
         corpus = run.result["corpus"]
         key = str(corpus.get("fingerprint"))
         if key not in texts:
-            found = texts_of(run, with_text)
-            texts[key] = found.by_id
-            notes += [found.note] if found.note else []
+            texts[key] = texts_of(run, with_text)
+            notes += [texts[key].note] if texts[key].note else []
         whole = run.table()
         table = keep_first(whole, MOST_TURNS // len(chosen))
         if len(table) < len(whole):
             cut.append(f"{len(table):,} of {len(whole):,}")
-        data.add(Shown(name, table), texts[key])
+        asked, corpus = None, texts[key].corpus
+        if corpus is not None and run.llm != "none":
+            found = asked_by(run, corpus, table) if data.words < MOST_WORDS else _FULL
+            asked = found if isinstance(found, Asked) else None
+            unasked |= {found: None} if isinstance(found, str) else {}
+        data.add(Shown(name, table, run.folder.name, asked), texts[key].by_id)
+    notes += unasked
     if cut:
         notes.append(f"the reader holds the first dialogues of a run only: {cut[0]} turns")
     if left:

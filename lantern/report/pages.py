@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -14,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 
-def page(template: str, data: Any, **values: Any) -> str:
+def page(template: str, data: Any, pieces: Sequence[Any] = (), **values: Any) -> str:
     """A whole page.
 
     The only script that may run is Lantern's own, whatever the text of a corpus holds.
@@ -22,13 +23,15 @@ def page(template: str, data: Any, **values: Any) -> str:
     Args:
         template: name of the template.
         data: of the dialogue reader, plain JSON values; see :mod:`lantern.report.reader`.
+        pieces: further data that the reader takes up when it needs it.
         values: what the template shows; every text is escaped.
     """
     script = _asset("page.js")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = Markup(f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'")
     fixed = {"style": Markup(_asset("page.css")), "script": Markup(script), "policy": policy}
-    text = environment().get_template(template).render(**values, **fixed, data=Markup(embedded_json(data)))
+    embedded = {"data": Markup(embedded_json(data)), "pieces": [Markup(embedded_json(one)) for one in pieces]}
+    text = environment().get_template(template).render(**values, **fixed, **embedded)
     return text.encode("utf-8", "replace").decode("utf-8") + "\n"
 
 

@@ -34,11 +34,13 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Marks of one colour and one shape; ``style`` names both (``vanilla``, ``weighted``, ``other``)."""
+    """Marks of one colour and one shape; ``style`` names both: ``vanilla``, ``weighted``, ``c0`` to ``c7``."""
 
     style: str
     points: Sequence[Point]
     line: bool = False
+    name: str = ""
+    """In the key of its chart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,21 +141,33 @@ def mark(style: str, x: float, y: float, radius: float) -> str:
     return f'<path class="mark {style}" d="{d}"/>'
 
 
-def strip(low: float, value: float, high: float, span: tuple[float, float], label: str) -> str:
+def strip(low: float, value: float, high: float, span: tuple[float, float], label: str, width: int = 120) -> str:
     """An interval on a line of its own, zero marked; strips with the same *span* can be read below each other."""
-    width, height = 120, 18
-
-    def px(number: float) -> float:
-        share = (number - span[0]) / (span[1] - span[0] or 1)
-        return round(4 + max(0.0, min(1.0, share)) * (width - 8), 1)
-
+    x0, x1, x2, x3 = (_along(number, span, width) for number in (0, low, value, high))
     sure = "sure" if low > 0 or high < 0 else "unsure"
     return Markup(
-        f"{_open(width, height, label, 'strip')}"
-        f'<path class="rule" d="M{px(0)} 1V{height - 1}"/>'
-        f'<path class="whisker weighted {sure}" d="M{px(low)} 9H{px(high)}"/>'
-        f"{mark('weighted', px(value), 9, 3.5)}</svg>"
+        f"{_open(width, 18, label, 'strip')}"
+        f'<path class="rule" d="M{x0} 1V17"/>'
+        f'<path class="whisker weighted {sure}" d="M{x1} 9H{x3}"/>'
+        f"{mark('weighted', x2, 9, 3.5)}</svg>"
     )
+
+
+def ruler(span: tuple[float, float], title: str, width: int) -> str:
+    """The axis below strips of *span* and *width*."""
+    axis = Axis(*span, title)
+    parts = [_open(width, 34, title, "strip"), f'<path class="grid" d="M4 1H{width - 4}"/>']
+    for value in axis.marks:
+        x = _along(value, span, width)
+        parts.append(
+            f'<path class="grid" d="M{x} 1v4"/><text class="tick mid" x="{x}" y="16">{axis.tick(value)}</text>'
+        )
+    return Markup("".join([*parts, f'<text class="name mid" x="{width / 2}" y="31">{escape(title)}</text></svg>']))
+
+
+def _along(number: float, span: tuple[float, float], width: int) -> float:
+    share = (number - span[0]) / (span[1] - span[0] or 1)
+    return round(4 + max(0.0, min(1.0, share)) * (width - 8), 1)
 
 
 def bars(names: Sequence[str], values: Sequence[float], sds: Sequence[float | None], label: str) -> str:

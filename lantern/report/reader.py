@@ -10,12 +10,14 @@ probabilities; ``t + 1`` weights; merged ``C``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from lantern.files import digest
+from lantern.report.plots import colour
+from lantern.results.texts import Asked, Attempt
 from lantern.tables import KINDS, PredictionTable
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -28,6 +30,10 @@ class Shown:
 
     name: str
     table: PredictionTable
+    id: str = ""
+    """In addresses of its turns; empty: the name."""
+    asked: Asked | None = None
+    """None where prompts and replies are not to be shown."""
 
 
 class ReaderData:
@@ -37,6 +43,9 @@ class ReaderData:
         self._sets: dict[str, int] = {}
         self._turns: list[dict[str, Any]] = []
         self._runs: list[dict[str, Any]] = []
+        self._lines: dict[str, int] = {}
+        self.words = 0
+        """Characters of all prompts and replies, lines that come again counted once."""
 
     def add(self, shown: Shown, texts: Mapping[str, str]) -> None:
         """Add one table; *texts* by utterance id, of as many turns as may be shown. Labels may be missing."""
@@ -45,11 +54,30 @@ class ReaderData:
         if key not in self._sets:
             self._sets[key] = len(self._turns)
             self._turns.append(_turns(table, texts))
-        self._runs.append({"name": shown.name, "set": self._sets[key], **_packed(table)})
+        run = {"name": shown.name, "id": shown.id or shown.name, "set": self._sets[key], **_packed(table)}
+        if shown.asked is not None:
+            fields = [[self._attempt(one) for one in attempts] for attempts in shown.asked.fields]
+            run |= {"asked": fields, "field_of": shown.asked.of.ravel().tolist()}
+        self._runs.append(run)
+
+    def _attempt(self, one: Attempt) -> dict[str, Any]:
+        self.words += len(one.reply)
+        return {
+            **asdict(one),
+            "messages": [[role, [*map(self._line, text.split("\n"))]] for role, text in one.messages],
+        }
+
+    def _line(self, line: str) -> int:
+        """The number of a line: most lines of a prompt are those of other prompts, too."""
+        if line not in self._lines:
+            self._lines[line] = len(self._lines)
+            self.words += len(line)
+        return self._lines[line]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"sets": self._turns, "runs": self._runs}
+        colours = [colour(k) for k in range(max((len(one["classes"]) for one in self._turns), default=0))]
+        return {"sets": self._turns, "runs": self._runs, "colours": colours, "lines": list(self._lines)}
 
 
 def reader_data(tables: Sequence[Shown], texts: Mapping[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,18 +13,17 @@ from markupsafe import Markup
 from lantern.metrics.classification import classification_report
 from lantern.metrics.methods import WEIGHTED
 from lantern.metrics.paired import mean_sd
+from lantern.metrics.slices import by_context, in_order
 from lantern.report.pages import breakable, macros
-from lantern.report.plots import Axis, Point, Series, bars, chart, padded, strip
+from lantern.report.plots import PALETTE, Axis, Point, Series, bars, chart, padded, ruler, strip
 from lantern.report.terminal import METRICS, label
-from lantern.report.text_tables import LEGEND, PAPER
-from lantern.results.columns import SHORT, Place, cells, heads, money, spread
+from lantern.report.text_tables import LEGEND
+from lantern.results.columns import SHORT, Place, cells, columns, money, spread
 from lantern.results.comparison import Comparison, Line, methods_of
+from lantern.results.verdict import Decision
 
-
-def span_of(lines: Sequence[Line]) -> tuple[float, float]:
-    """One scale, in points, for the interval strips of all *lines*."""
-    intervals = [_interval(line) for line in lines]
-    return padded([end for one in intervals if one is not None for end in (one[0], one[2])], [0.0])
+FOREST = 360
+"""Width of the forest plot's axis."""
 
 
 def _interval(line: Line) -> tuple[float, float, float] | None:
@@ -32,61 +32,49 @@ def _interval(line: Line) -> tuple[float, float, float] | None:
     return None if one is None else (100 * one.low, 100 * one.difference, 100 * one.high)
 
 
-def line_strip(line: Line, span: tuple[float, float]) -> str:
-    """Difference of accuracy with its interval, as a drawing."""
-    one = _interval(line)
-    if one is None:
-        return ""
-    low, value, high = one
-    return strip(low, value, high, span, f"{value:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}")
+def forest(comparison: Comparison) -> Markup:
+    """Gain of every setting with its interval, one below the other on one axis."""
+    known = [(line, one) for line in comparison.lines if (one := _interval(line)) is not None]
+    if not known:
+        return macros().empty("no setting here has a gain with an interval")
+    span, rows = padded([end for _, one in known for end in (one[0], one[2])], [0.0]), []
+    for line, (low, value, high) in known:
+        text = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+        decision = line.verdict.decision.name.lower() if line.verdict is not None else ""
+        rows.append((line.name, strip(low, value, high, span, text, FOREST), text, decision))
+    return macros().forest(rows, ruler(span, "gain in points of accuracy, weighted minus vanilla", FOREST))
 
 
 def summary(comparison: Comparison) -> Markup:
-    """The table that the terminal shows, with the intervals drawn."""
-    place, span = heads(Place.TEXT).index("95 % interval"), span_of(comparison.lines)
-    rows: list[list[str]] = []
-    for line in comparison.lines:
-        row = [breakable(line.name), *cells(line, Place.TEXT)[1:]]
-        if drawn := line_strip(line, span):
-            row[place] = Markup("{}<br>{}").format(row[place], drawn)
-        rows.append(row)
+    """The table that the terminal shows, with tooltips on its heads."""
+    rows = [[breakable(line.name), *cells(line, Place.TEXT)[1:]] for line in comparison.lines]
     ensembles = dict.fromkeys(
-        f"{line.runs[0].backbone}: accuracy {100 * report['accuracy']:.1f}, "
-        f"weighted F1 {100 * report['weighted_f1']:.1f}"
+        f"{line.backbone}: accuracy {100 * report['accuracy']:.1f}, weighted F1 {100 * report['weighted_f1']:.1f}"
         for line in comparison.lines
         if (report := line.group.ensemble) is not None
     )
     notes = [*comparison.notes, LEGEND]
     if ensembles:
         notes.append(f"Mean of the vanilla models over the seeds, which needs no LLM: {'; '.join(ensembles)}.")
-    return macros().summary(heads(Place.TEXT), rows, notes, PAPER if comparison.paper_style else "")
+    return macros().summary([(column.head, column.help) for column in columns(Place.TEXT)], rows, notes)
 
 
 def grid(comparison: Comparison) -> Markup:
-    """Backbone × LLM: accuracy of the weighted model (vanilla without an LLM), its gain and interval."""
-    backbones = list(dict.fromkeys(line.runs[0].backbone for line in comparison.lines))
-    llms = list(dict.fromkeys(line.runs[0].llm for line in comparison.lines))
-    span, rows = span_of(comparison.lines), []
-    for backbone in backbones:
-        row = [backbone]
-        for llm in llms:
-            here = [r for r in comparison.lines if (r.runs[0].backbone, r.runs[0].llm) == (backbone, llm)]
-            row.append(macros().grid_cells([_grid_cell(line, span, len(here) > 1) for line in here]))
-        rows.append(row)
-    names = ["backbone", *("no LLM" if llm == "none" else llm for llm in llms)]
-    return macros().table(names, rows, "grid")
+    """Backbone × LLM: accuracy of the weighted model (vanilla without an LLM) and its gain."""
+    llms, rows = dict.fromkeys(line.llm for line in comparison.lines), []
+    for backbone in dict.fromkeys(line.backbone for line in comparison.lines):
+        cells = ([one for one in comparison.lines if (one.backbone, one.llm) == (backbone, llm)] for llm in llms)
+        rows.append([backbone, *(Markup("<br>").join(map(_cell, here)) or "–" for here in cells)])
+    return macros().table(["backbone", *("no LLM" if llm == "none" else llm for llm in llms)], rows)
 
 
-def _grid_cell(line: Line, span: tuple[float, float], named: bool) -> dict[str, str]:
-    one = _interval(line)
-    settings = line.name.split(" ", 3)[3] if line.name.count(" ") > 2 else ""
-    cell = {"settings": breakable(settings) if named else "", "gain": "", "strip": ""}
-    if one is None:
-        return {**cell, "value": spread(line.spread("vanilla", "accuracy"))}
-    low, value, high = one
-    sign = "▲" if low > 0 else "▼" if high < 0 else "◇"
-    gain = f"{sign} {value:+.1f} [{low:+.1f}, {high:+.1f}]"
-    return {**cell, "value": spread(line.spread(WEIGHTED, "accuracy")), "gain": gain, "strip": line_strip(line, span)}
+def _cell(line: Line) -> str:
+    if line.verdict is None:
+        return spread(line.spread("vanilla", "accuracy"))
+    sign = {Decision.HELPS: "▲", Decision.HARMS: "▼"}.get(line.verdict.decision, "◇")
+    return (
+        f"{spread(line.spread(WEIGHTED, 'accuracy'))} {sign} {line.verdict.gain:+.1f} {line.verdict.setting}".rstrip()
+    )
 
 
 def reports(line: Line, method: str) -> list[dict[str, Any]]:
@@ -116,6 +104,41 @@ def methods(line: Line) -> Markup:
     return macros().table(["method", *(SHORT[metric] for metric in METRICS)], rows)
 
 
+def per_class(line: Line) -> Markup:
+    """F1 of every class, vanilla and weighted, means over the seeds, as papers print it."""
+    before, after = reports(line, "vanilla"), reports(line, WEIGHTED)
+    rows = []
+    for name, one in before[0]["per_class"].items():
+        f1 = [mean_sd([r["per_class"][name]["f1"] for r in same])["mean"] for same in (before, after) if same]
+        change = [f"{100 * (f1[1] - f1[0]):+.1f}"] if after else []
+        rows.append([name, f"{one['support']:,}", *(f"{100 * value:.1f}" for value in f1), *change])
+    heads = ["class", "turns", "vanilla F1", *(["weighted F1", "Δ F1"] if after else [])]
+    return macros().table(heads, rows) + macros().note("Means over seeds, in per cent; turns with this gold label.")
+
+
+def learning(line: Line) -> Markup:
+    """Weighted F1 on the development dialogues by epoch, a curve per run that trained its model itself."""
+    series: list[Series] = []
+    for run in (part for whole in line.runs for part in whole.parts or (whole,)):
+        path = run.folder / "training" / "metrics.csv"
+        if not path.is_file():
+            continue
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [(row.get("epoch"), row.get("val/weighted_f1")) for row in csv.DictReader(file)]
+        name = f"seed {run.seed}" + (f", fold {run.result['protocol'].get('fold')}" if line.runs[0].parts else "")
+        known = [(int(epoch) + 1, 100 * float(f1)) for epoch, f1 in rows if epoch and f1]
+        points = [Point(epoch, f1, f"{name}, epoch {epoch}: {f1:.1f}", weight=0.05) for epoch, f1 in known]
+        series += [Series(f"c{len(series) % len(PALETTE)}", points, line=True, name=name)] if points else []
+    if not series:
+        return macros().figure("Learning curves", macros().empty("these runs reused models that others trained"), "")
+    every = [point for one in series for point in one.points]
+    x = Axis(0.5, max(p.x for p in every) + 0.5, "epoch")
+    y = Axis(*padded([p.y for p in every]), "dev weighted F1, %")
+    note = "Of the vanilla models, before any LLM; their best epoch is used."
+    drawn = macros().key(series) + chart(x, y, series, f"Learning curves of {len(series)} vanilla models")
+    return macros().figure("Learning curves", drawn, note)
+
+
 def confusion(line: Line) -> Markup:
     """Confusion matrices of vanilla and weighted, summed over the seeds, each row as shares of its gold class."""
     matrices = {}
@@ -142,13 +165,13 @@ def reliability(line: Line) -> Markup:
                 y = sum(b["accuracy"] * b["count"] for b in bins) / count
                 note = f"{method}: confidence {x:.2f}, accuracy {y:.2f}, {count} turns"
                 points.append(Point(x, y, note, weight=count / most))
-        series.append(Series(method, points, line=True))
+        series.append(Series(method, points, line=True, name=method))
         errors.append(f"{method} ECE {spread(mean_sd([r['ece'] for r in same]))} %")
     share = Axis(0, 1, "confidence", ticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
     right = Axis(0, 1, "accuracy", ticks=share.marks)
-    drawn = chart(share, right, series, "Reliability: " + ", ".join(errors), diagonal=True)
+    drawn = chart(share, right, series, "Calibration: " + ", ".join(errors), diagonal=True)
     note = f"{', '.join(errors)}; the area of a mark is the share of utterances; on the line, confidence is accuracy."
-    return macros().figure("Reliability", macros().key([one.style for one in series]) + drawn, note)
+    return macros().figure("Reliability (calibration)", macros().key(series) + drawn, note)
 
 
 def _bins(reports: list[dict[str, Any]]) -> int:
@@ -175,27 +198,35 @@ def weights(line: Line) -> Markup:
 
 
 def lengths(line: Line) -> Markup:
-    """Gain of single replies by the number of turns in their field."""
-    sums: dict[int, list[int]] = {}
-    for run in line.runs:
-        for one in (run.result["test"].get("llm") or {}).get("lengths", []):
-            counts = sums.setdefault(int(one["length"]), [0, 0, 0])
-            for place, key in enumerate(("scored", "helpful", "harmful")):
-                counts[place] += one[key]
-    known = {length: counts for length, counts in sorted(sums.items()) if counts[0]}
-    if not known:
+    """By the number of turns in a field: what single replies gain, and the weight that bands get."""
+    found = by_context([run.table() for run in line.runs]) if line.llm != "none" else []
+    scored = [one for one in found if one.gain is not None]
+    if not scored:
         return macros().figure("Gain by context length", macros().empty("no scored replies"), "")
-    most = max(counts[0] for counts in known.values())
-    points = []
-    for length, (scored, helpful, harmful) in known.items():
-        gain = 100 * (helpful - harmful) / scored
-        note = f"{length} turns: {gain:+.1f} points over {scored} replies, {helpful} helped, {harmful} harmed"
-        points.append(Point(length, gain, note, weight=scored / most))
-    x = Axis(min(known) - 0.5, max(known) + 0.5, "turns in the field", ticks=_thinned(list(known)))
-    y = Axis(*padded([p.y for p in points], [0.0]), "gain of a reply, points")
+    most, points = max(one.replies for one in scored), []
+    for one in scored:
+        low, gain, high = (None if v is None else 100 * v for v in (one.low, one.gain, one.high))
+        sure = "too few dialogues for an interval" if low is None else f"95 % interval {low:+.1f} to {high:+.1f}"
+        note = f"{one.length} turns: {gain:+.1f} points over {one.replies} replies, {sure}"
+        points.append(Point(one.length, gain or 0.0, note, low, high, weight=one.replies / most))
+    ends = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
+    turns = [one.length for one in found]
+    x = Axis(min(turns) - 0.5, max(turns) + 0.5, "turns in the field", ticks=_thinned(turns))
+    y = Axis(*padded(ends, [0.0]), "gain of a reply, points")
     drawn = chart(x, y, [Series(WEIGHTED, points, line=True)], "; ".join(p.note for p in points), zero=True)
-    note = "Single replies against vanilla; the area of a mark is their number."
-    return macros().figure("Gain by context length", drawn, note)
+    note = "Single replies against vanilla with 95 % intervals over dialogues; the area of a mark is their number."
+    figures = [macros().figure("Gain by context length", drawn, note)]
+    series = []
+    for band in range(max(len(one.weights) for one in found)):
+        known = [(one.length, one.weights[band]) for one in found if one.weights and one.weights[band] is not None]
+        marks = [Point(n, w or 0.0, f"band {band}, {n} turns: weight {w:.2f}", weight=0.2) for n, w in known]
+        series.append(Series(f"c{band % len(PALETTE)}", marks, line=True, name=f"band {band}"))
+    if series:
+        high = max(p.y for one in series for p in one.points)
+        drawn = chart(x, Axis(0, high * 1.1 or 1.0, "mean weight"), series, "Weights of the bands by context length")
+        note = "Mean weight of a band in the merge; fields at the ends of a dialogue are shorter."
+        figures.append(macros().figure("Weights by context length", macros().key(series) + drawn, note))
+    return Markup("").join(figures)
 
 
 def _thinned(values: list[int], most: int = 12) -> list[int]:
@@ -248,14 +279,15 @@ def cost(comparison: Comparison) -> Markup:
         rows.append([breakable(name), money(line.cost), f"{value:+.1f}", money(line.cost_per_point)])
     if not points:
         return macros().empty("no row has both a gain and a known price")
-    paid = any(p.x for p in points)
-    x = Axis(*padded([p.x for p in points], [0.0]), "$ per run") if paid else Axis(-0.5, 1, "$ per run")
+    most = max(p.x for p in points)
+    if not most:
+        return macros().empty("every LLM here is free of charge: there is nothing to set against the gains")
+    listed = macros().table(["setting", "$ per run", "gain", "$ per point"], rows)
+    x = Axis(0, 1.1 * most, "$ per run")
     y = Axis(*padded([v for p in points for v in (p.low or 0, p.high or 0)], [0.0]), "gain, points")
     points = _joined(points, x, y)
     drawn = chart(x, y, [Series(WEIGHTED, points)], "; ".join(p.note for p in points), zero=True)
-    free = "" if paid else "Every LLM here is free of charge."
-    listed = macros().table(["setting", "$ per run", "gain", "$ per point"], rows)
-    return macros().row([macros().figure("", drawn, free), listed])
+    return macros().row([macros().figure("", drawn, ""), listed])
 
 
 def _joined(points: list[Point], x: Axis, y: Axis) -> list[Point]:
@@ -288,10 +320,12 @@ def slices(line: Line) -> Markup:
     }
     span = padded([100 * v for pair in ends.values() for v in pair if v is not None], [0.0])
     rows, last = [], ""
-    for (name, part), parts in found.items():
+    names = dict.fromkeys(name for name, _ in found)
+    keys = [(name, part) for name in names for part in in_order(p for n, p in found if n == name)]
+    for name, part in keys:
+        parts = found[(name, part)]
         accuracy = [one["accuracy"] for one in parts]
-        names = ("vanilla", "weighted", "difference")
-        before, after, change = (_mean([a[key] for a in accuracy]) or 0.0 for key in names)
+        before, after, change = (_mean([a[k] for a in accuracy]) or 0.0 for k in ("vanilla", "weighted", "difference"))
         row = ["" if name == last else name, part, f"{parts[0]['labelled']:,}", f"{100 * before:.1f}"]
         if refined:
             low, high = ends[(name, part)]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lantern.metrics.methods import WEIGHTED, Method, present_methods
 from lantern.results.columns import SHORT, Place, cells, heads
-from lantern.results.comparison import Line
-from lantern.results.folds import fold_notes, pool_folds
-from lantern.results.groups import Group, corrected
+from lantern.results.comparison import Line, lines_of
+from lantern.results.folds import pool_folds
+from lantern.results.groups import Group
 from lantern.results.sweep import titles
+from lantern.results.verdict import Verdict, run_verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,25 +32,67 @@ def label(method: Method, weighting: str) -> str:
     return f"weighted ({weighting})" if method.key == WEIGHTED else method.title
 
 
-def print_run(console: Console, result: dict[str, Any]) -> None:
-    """The table of one run, the tests beside it, what the LLM did and cost."""
-    from rich.table import Table
+_LEAST = 20
+"""Characters that the names of rows have at least, where they are as long."""
 
+
+def print_table(
+    console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()
+) -> None:
+    """A table whose first column names the rows; nothing of it is cut off.
+
+    Long names are folded. Columns that do not fit then stand in further tables below, which repeat the names.
+    """
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    widths = [max(map(cell_len, column)) for column in zip(heads, *rows, strict=True)]
+    gap = next((wide for wide in (3, 2) if sum(widths) + wide * len(widths[1:]) <= console.width), 1)
+    least = min(widths[0], _LEAST)
+    first = max(least, min(widths[0], console.width - sum(width + gap for width in widths[1:])))
+    parts: list[list[int]] = []
+    for column, width in enumerate(widths[1:], 1):
+        taken = first + sum(gap + widths[other] for other in (parts[-1] if parts else ()))
+        if not parts or taken + gap + width > console.width:
+            parts.append([])
+        parts[-1].append(column)
+    console.print()
+    for number, columns in enumerate(parts):
+        table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
+        if not number:
+            table.title, table.title_justify = Text(title, "bold"), "left"
+        table.add_column(Text(heads[0]), overflow="fold", max_width=first)
+        for column in columns:
+            table.add_column(Text(heads[column]), justify="right", no_wrap=True)
+        for place, row in enumerate(rows):
+            cells = (Text(row[column]) for column in columns)
+            table.add_row(Text(_folded(row[0], first)), *cells, style=styles[place] if styles else "")
+        console.print(table)
+
+
+def print_lines(console: Console, texts: Iterable[str], style: str = "") -> None:
+    """Indented lines as they are: no markup, no colours of rich's own."""
+    for text in texts:
+        console.print(f"  {text}", style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_verdicts(console: Console, verdicts: Iterable[Verdict | None]) -> None:
+    """The answers, a sentence each."""
+    console.print()
+    print_lines(console, (str(one) for one in verdicts if one is not None), "bold")
+
+
+def print_run(console: Console, result: dict[str, Any]) -> None:
+    """The table of one run, the tests beside it, what the LLM did and cost; the answer comes last."""
     test = result["test"]
     methods = test["methods"]
     weighting = result["weighting"]
     name = weighting["name"] if weighting else "none"
     own = name if weighting is None or weighting["choice"] == name else f"{name}: {weighting['choice']} kept"
-    table = Table(
-        title=f"{result['title']}: test split", title_justify="left", title_style="bold", box=None, padding=(0, 2)
-    )
-    table.add_column("")
-    for metric in METRICS:
-        table.add_column(SHORT[metric], justify="right")
-    for metric in ("accuracy", "weighted_f1"):
-        table.add_column(f"Δ {SHORT[metric]}", justify="right")
-    if test["against_vanilla"]:
-        table.add_column("p (Holm)", justify="right")
+    heads = ["", *(SHORT[metric] for metric in METRICS), *(f"Δ {SHORT[metric]}" for metric in METRICS[:2])]
+    heads += ["p (Holm)"] if test["against_vanilla"] else []
+    rows, styles = [], list[str]()
     for method in present_methods(test.get("coverage", 0), methods):
         row, report = method.key, methods[method.key]
         if row == name:
@@ -58,13 +101,13 @@ def print_run(console: Console, result: dict[str, Any]) -> None:
         for metric in ("accuracy", "weighted_f1"):
             base = methods["vanilla"][metric]
             cells.append("" if row == "vanilla" else _difference(report[metric] - base, metric))
-        if row in test["against_vanilla"]:
-            cells.append(f"{test['against_vanilla'][row]['holm']:.2g}")
-        table.add_row(label(method, own), *cells, style="bold" if row in ("vanilla", "mean", WEIGHTED) else "dim")
-    console.print()
-    console.print(table)
-    for line in lines(result):
-        console.print(f"  {line}", soft_wrap=True)
+        if test["against_vanilla"]:
+            cells.append(f"{test['against_vanilla'][row]['holm']:.2g}" if row in test["against_vanilla"] else "")
+        rows.append([label(method, own), *cells])
+        styles.append("bold" if row in ("vanilla", "mean", WEIGHTED) else "dim")
+    print_table(console, f"{result['title']}: test split", heads, rows, styles)
+    print_lines(console, lines(result))
+    print_verdicts(console, [run_verdict(result)])
 
 
 def lines(result: dict[str, Any]) -> list[str]:
@@ -132,72 +175,59 @@ def by_setting(results: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> dict[
     return {name: [whole for whole, _ in pool_folds(same)] for name, same in found.items()}
 
 
-def lines_of(results: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> list[Line]:
+def sweep_lines(results: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> list[Line]:
     """The lines of a sweep's table, one per setting."""
-    groups = [Group(name, runs) for name, runs in by_setting(results).items()]
-    p_values = corrected(groups)
-    return [Line(group, [], p_values.get(group.name)) for group in groups]
+    return lines_of([Group(name, runs) for name, runs in by_setting(results).items()])
 
 
 def print_sweep(console: Console, results: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> None:
     """A row per combination of settings: mean and standard deviation over its seeds, and whether it gains."""
-    from rich.table import Table
-
-    shown = lines_of(results)
-    groups = [line.group for line in shown]
+    shown = sweep_lines(results)
     title = "sweep: test split, mean ± sd over seeds"
     if any(result.get("protocol", {}).get("selection") == "paper-style" for _, result in results):
         title += "; paper-style: epochs chosen on test"
-    pooled = {len(result["folds"]["numbers"]) for group in groups for result in group.results if "folds" in result}
+    pooled = {len(result["folds"]["numbers"]) for line in shown for result in line.group.results if "folds" in result}
     title += "".join(f"; {count} folds pooled" for count in sorted(pooled) if count > 1)
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
-    first, *others = heads(Place.SWEEP)
-    table.add_column(first, overflow="fold")
-    for head in others:
-        table.add_column(head, justify="right", no_wrap=True)
+    print_table(console, title, heads(Place.SWEEP), [cells(line, Place.SWEEP) for line in shown])
+    print_lines(console, ["intervals resample the test dialogues; p of Δ acc, Holm-corrected over the rows"], "dim")
     for line in shown:
-        table.add_row(_folded(line.name), *cells(line, Place.SWEEP)[1:])
-    console.print()
-    console.print(table)
-    legend = "  intervals resample the test dialogues; p of Δ acc, Holm-corrected over the rows"
-    console.print(legend, style="dim")
-    for group in groups:
-        for note in fold_notes(group.results):
-            of = "" if group.name == "all" else f"{group.name}: "
-            console.print(f"  {of}{note}", soft_wrap=True)
-        if group.ensemble is not None:
-            accuracy, f1 = (100 * group.ensemble[metric] for metric in ("accuracy", "weighted_f1"))
-            of = "" if group.name == "all" else f" of {group.name}"
-            text = (
-                f"  mean of the {len(group.results)} vanilla models{of}: accuracy {accuracy:.1f}, weighted F1 {f1:.1f}"
-            )
-            console.print(text, soft_wrap=True)
+        of = "" if line.name == "all" else line.name
+        print_lines(console, (f"{of}: {note}" if of else note for note in line.notes))
+        if (mean := line.group.ensemble) is not None:
+            models = f"mean of the {len(line.group.results)} vanilla models{f' of {of}' if of else ''}"
+            accuracy, f1 = (100 * mean[metric] for metric in ("accuracy", "weighted_f1"))
+            print_lines(console, [f"{models}: accuracy {accuracy:.1f}, weighted F1 {f1:.1f}"])
+    print_verdicts(console, (line.verdict for line in shown))
 
 
-def _folded(name: str, width: int = 18) -> str:
-    """*name* with a line for each setting, long ones broken behind their section: nothing of it may be cut off."""
-    return "\n".join(part if len(part) <= width else part.replace(".", ".\n ", 1) for part in name.split(" "))
+def _folded(name: str, width: int) -> str:
+    """*name* with words that are too long broken behind their section."""
+    return " ".join(part if len(part) <= width else part.replace(".", ".\n", 1) for part in name.split(" "))
 
 
 def print_study(console: Console, worlds: list[dict[str, Any]]) -> None:
     """The simulation study, a row per world; accuracies in per cent."""
-    from rich.table import Table
-
-    table = Table(title="simulation: accuracy, mean over seeds", title_justify="left", title_style="bold", box=None)
-    titles = ("LLM", "vanilla", "uniform mean", "weighted", "best possible", "Δ vanilla", "of the possible gain")
-    for title in (*titles, "chosen"):
-        table.add_column(title, justify="right" if title in titles[1:] else "left", no_wrap=title == "LLM")
+    heads = [
+        "LLM",
+        "vanilla",
+        "uniform mean",
+        "weighted",
+        "best possible",
+        "Δ vanilla",
+        "of the possible gain",
+        "chosen",
+    ]
+    rows, styles = [], list[str]()
     for world in worlds:
         means = [f"{world[name]['mean']:.2f}" for name in ("vanilla", "mean", "weighted", "bayes")]
         share = world["share_of_bayes_gain"]
         gain = f"{world['gain']['mean']:+.2f}"
         chosen = ", ".join(f"{name} {count}" for name, count in world["choices"].items())
-        table.add_row(world["world"], *means, gain, "" if share is None else f"{100 * share:.1f} %", chosen)
+        rows.append([world["world"], *means, gain, "" if share is None else f"{100 * share:.1f} %", chosen])
         if "in_sample" in world:
             reached, lost = world["in_sample"]["mean"], world["share_of_bayes_gain_in_sample"]
             gain = f"{reached - world['vanilla']['mean']:+.2f}"
             name = "  its weighting fitted in-sample, which runs refuse"
-            table.add_row(
-                name, means[0], means[1], f"{reached:.2f}", means[3], gain, f"{100 * lost:.1f} %", style="dim"
-            )
-    console.print(table)
+            rows.append([name, means[0], means[1], f"{reached:.2f}", means[3], gain, f"{100 * lost:.1f} %", ""])
+        styles += ["", "dim"][: len(rows) - len(styles)]
+    print_table(console, "simulation: accuracy, mean over seeds", heads, rows, styles)

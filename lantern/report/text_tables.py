@@ -40,6 +40,7 @@ def to_markdown(tables: Sequence[Comparison]) -> str:
         parts.append(f"### {markdown(heading(table))}\n")
         parts += [f"**{PAPER}**\n"] if table.paper_style else []
         rows = [[markdown(cell) for cell in cells(line, Place.TEXT)] for line in table.lines]
+        parts += [*(f"- **{markdown(str(one))}**" for one in table.verdicts), ""] if table.verdicts else []
         parts.append("| " + " | ".join(heads(Place.TEXT)) + " |")
         parts.append("|:--" + "|--:" * (len(heads(Place.TEXT)) - 1) + "|")
         parts += ["| " + " | ".join(row) + " |" for row in rows]

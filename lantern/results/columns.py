@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Flag, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from lantern.metrics.methods import VANILLA, WEIGHTED
 from lantern.metrics.paired import mean_sd
-from lantern.results.comparison import Line
 from lantern.results.folds import over_folds
+from lantern.results.verdict import Verdict, money
+
+if TYPE_CHECKING:
+    from lantern.results.comparison import Line
 
 METRICS = ("accuracy", "weighted_f1", "macro_f1", "uar", "nll", "brier", "ece")
 SHORT = {"accuracy": "acc", "weighted_f1": "wF1", "macro_f1": "macro F1", "nll": "NLL", "ece": "ECE"}
@@ -45,6 +50,8 @@ class Column:
     value: Callable[[Line], Any]
     text: Callable[[Any], str] = str
     """Of a value that is not None."""
+    help: str = ""
+    """What the head means, for a pointer over it."""
     parts: tuple[str, ...] = ("",)
     """Suffixes of the data columns, one for each number of a value that has several."""
     numbers: Callable[[Any], tuple[Any, ...]] = lambda value: (value,)
@@ -81,11 +88,15 @@ def data(line: Line) -> dict[str, Any]:
     return {name: value for column in columns(Place.DATA) for name, value in column.data(line).items()}
 
 
-def money(value: float | None) -> str:
-    """Dollars; small ones keep two significant digits. A dash where there is no price."""
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
+def as_html(title: str, verdicts: Iterable[Verdict], heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A title, the answers and a table, as a notebook shows them; every text is escaped."""
+    row, cell = Markup("<tr>{}</tr>"), Markup("<td>{}</td>")
+    head = row.format(Markup("").join(Markup("<th>{}</th>").format(one) for one in heads))
+    body = Markup("").join(row.format(Markup("").join(map(cell.format, one))) for one in rows)
+    answers = Markup("").join(Markup("<li>{}</li>").format(str(one)) for one in verdicts)
+    return Markup("<p><b>{}</b></p><ul>{}</ul><table><thead>{}</thead><tbody>{}</tbody></table>").format(
+        title, answers, head, body
+    )
 
 
 def spread(value: dict[str, Any] | None, scale: float = 100, digits: int = 1, sign: str = "") -> str:
@@ -96,9 +107,11 @@ def spread(value: dict[str, Any] | None, scale: float = 100, digits: int = 1, si
     return text if value["sd"] is None else f"{text} ± {scale * value['sd']:.{digits}f}"
 
 
-def _spread(key: str, head: str, places: Place, value: Callable[[Line], Any], sign: bool = False) -> Column:
+def _spread(
+    key: str, head: str, places: Place, value: Callable[[Line], Any], help: str = "", sign: bool = False
+) -> Column:
     text = (lambda v: spread(v, sign="+")) if sign else spread
-    return Column(key, head, places, value, text, ("_mean", "_sd"), lambda v: (v["mean"], v["sd"]))
+    return Column(key, head, places, value, text, help, ("_mean", "_sd"), lambda v: (v["mean"], v["sd"]))
 
 
 def _method(method: str, metric: str) -> Column:
@@ -108,18 +121,27 @@ def _method(method: str, metric: str) -> Column:
         f"{method} {SHORT.get(metric, metric)}",
         shown.get(metric, Place.DATA),
         lambda line: line.spread(method, metric),
+        f"{metric.replace('_', ' ')} of the {method} predictions in per cent, mean ± sd over seeds",
     )
 
 
 def _gain(metric: str) -> list[Column]:
     short, first = SHORT[metric], metric == "accuracy"
-    gain = _spread(f"gain_{metric}", f"Δ {short}", Place.SWEEP | READ, lambda line: line.group.gain(metric), sign=True)
+    gain = _spread(
+        f"gain_{metric}",
+        f"Δ {short}",
+        Place.SWEEP | READ,
+        lambda line: line.group.gain(metric),
+        f"{metric.replace('_', ' ')} of weighted minus vanilla in points, mean ± sd over seeds",
+        sign=True,
+    )
     interval = Column(
         f"difference_{metric}",
         "95 % interval" if first else f"{short} interval",
         EVERYWHERE if first else Place.DATA,
         lambda line: line.difference(metric),
         lambda one: f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]",
+        "where the gain would lie with other test dialogues: bootstrap over dialogues",
         ("", "_low", "_high", "_p"),
         lambda one: (one.difference, one.low, one.high, one.p_value),
     )
@@ -146,20 +168,31 @@ def _pairs(metrics: Iterable[str]) -> list[tuple[str, str]]:
 
 
 COLUMNS: list[Column] = [
-    Column("setting", "setting", EVERYWHERE, lambda line: line.name),
+    Column("setting", "setting", EVERYWHERE, lambda line: line.name, help="what tells the row from the others"),
     Column("backbone", "backbone", Place.DATA, lambda line: line.backbone),
     Column("llm", "LLM", Place.DATA, lambda line: line.llm),
     Column("seeds", "seeds", Place.DATA, lambda line: " ".join(map(str, line.seeds))),
-    Column("runs", "seeds", Place.SWEEP | READ, lambda line: len(line.group.results)),
-    _method(VANILLA, "accuracy"),
+    Column("decision", "", Place.DATA, lambda line: None if line.verdict is None else line.verdict.decision.value),
+    Column("runs", "seeds", Place.SWEEP | READ, lambda line: len(line.group.results), help="runs behind the row"),
+    _gain("accuracy")[0],
+    Column(
+        "p_holm",
+        "p (Holm)",
+        EVERYWHERE,
+        lambda line: line.p_value,
+        lambda p: f"{p:.2g}",
+        "p-value of Δ acc, corrected after Holm over the rows of the table",
+    ),
+    _gain("accuracy")[1],
+    *(_method(*pair) for pair in _pairs(METRICS)[:2]),
     _spread("mean_accuracy", "mean acc", Place.SWEEP, lambda line: line.spread("mean", "accuracy")),
     _spread("best_band_accuracy", "best band", Place.SWEEP, _best_band),
-    *(_method(*pair) for pair in _pairs(METRICS)[1:]),
-    *_gain("accuracy"),
-    Column("p_holm", "p (Holm)", EVERYWHERE, lambda line: line.p_value, lambda p: f"{p:.2g}"),
+    *(_method(*pair) for pair in _pairs(METRICS)[2:]),
     *_gain("weighted_f1"),
-    Column("cost", "cost $", READ | Place.DATA, lambda line: line.cost, money),
-    Column("cost_per_point", "$ per point", READ | Place.DATA, lambda line: line.cost_per_point, money),
+    Column("cost", "cost $", READ | Place.DATA, lambda line: line.cost, money, "dollars for the replies of one seed"),
+    Column(
+        "cost_per_point", "$ per point", READ | Place.DATA, lambda line: line.cost_per_point, money, "cost by Δ acc"
+    ),
     Column("prompts", "prompts", Place.DATA, lambda line: line.llm_sum("prompts")),
     Column("failed_fields", "failed fields", Place.DATA, lambda line: line.llm_sum("failed_fields")),
     Column("folds", "folds", Place.DATA, lambda line: line.folds),

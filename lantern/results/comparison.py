@@ -10,12 +10,15 @@ from typing import Any
 
 from lantern.metrics.methods import Method, present_methods
 from lantern.metrics.paired import Difference, mean_sd
+from lantern.results.columns import Place, as_html, cells, data, heads
 from lantern.results.folds import fold_notes, fold_of, pool_folds
 from lantern.results.groups import Group, corrected
 from lantern.results.load import Run
+from lantern.results.verdict import Verdict, caveats, verdict
+from lantern.tables.columns import frame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Line:
     """One row of a table: the runs of one setting, a seed each; the folds of a seed are one run."""
 
@@ -24,6 +27,11 @@ class Line:
     """Empty in the table of a sweep, which has the results alone."""
     p_value: float | None
     """Of the accuracy difference, corrected after Holm over the rows of the table; None without a difference."""
+    family: int = 1
+    """Rows with a difference, over which p-values are corrected."""
+
+    def __repr__(self) -> str:
+        return f"Line({self.name!r}, seeds {self.seeds})"
 
     @property
     def name(self) -> str:
@@ -93,6 +101,24 @@ class Line:
             return None
         return self.cost / self.gain
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """Does the LLM help? None for runs without one."""
+        if self.gain is None or self.llm == "none":
+            return None
+        scored = self.group.tables[0]
+        return verdict(
+            self.difference("accuracy"),
+            self.p_value,
+            self.family,
+            backbone=self.backbone,
+            llm=self.llm,
+            gain=self.gain,
+            dialogues=len(set(scored.dialogues[scored.labels >= 0].tolist())),
+            cost=self.cost,
+            name=self.name,
+        )
+
     def llm_sum(self, key: str) -> int | None:
         """Sum of a count over the runs; None for runs without an LLM."""
         values = [result["llm"].get(key) for result in self.group.results if result.get("llm")]
@@ -100,7 +126,14 @@ class Line:
         return sum(known) if known else None
 
 
-@dataclass(frozen=True, slots=True)
+def lines_of(groups: Sequence[Group], runs: Sequence[list[Run]] | None = None) -> list[Line]:
+    """The rows of a table of *groups*, their p-values corrected together."""
+    p_values = corrected(list(groups))
+    members = runs or [[] for _ in groups]
+    return [Line(g, own, p_values.get(g.name), len(p_values)) for g, own in zip(groups, members, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Comparison:
     """One table: runs of one corpus, label set, protocol and test part."""
 
@@ -125,6 +158,31 @@ class Comparison:
     def notes(self) -> list[str]:
         """What the folds of the rows have to say, a line each."""
         return [f"{line.name}: {note}" for line in self.lines for note in line.notes]
+
+    @property
+    def caveats(self) -> list[str]:
+        """What a reader must know before any number of the table."""
+        return caveats(run.result for run in self.runs)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The answer for every setting with an LLM."""
+        return [line.verdict for line in self.lines if line.verdict is not None]
+
+    def to_frame(self) -> Any:
+        """A pandas data frame, a row per setting, as in ``table.csv``: fractions of 1 and dollars.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return frame([data(line) for line in self.lines])
+
+    def __repr__(self) -> str:
+        return f"Comparison({self.title!r}, {len(self.lines)} settings)"
+
+    def _repr_html_(self) -> str:
+        rows = [cells(line, Place.TEXT) for line in self.lines]
+        return as_html(self.title, self.verdicts, heads(Place.TEXT), rows)
 
 
 def compare_runs(runs: Sequence[Run]) -> list[Comparison]:
@@ -195,8 +253,7 @@ _KEYS = ("corpus", "label set", "corpus fingerprint", "protocol", "selection", "
 def _comparison(
     key: tuple[Any, ...], members: list[tuple[list[Run], Group]], keys: list[tuple[Any, ...]]
 ) -> Comparison:
-    p_values = corrected([group for _, group in members])
-    lines = [Line(group, runs, p_values.get(group.name)) for runs, group in members]
+    lines = lines_of([group for _, group in members], [runs for runs, _ in members])
     differs = [name for place, name in enumerate(_KEYS) if len({other[place] for other in keys}) > 1]
     paper = key[4] == "paper-style"
     test = lines[0].runs[0].result["test"]

@@ -13,6 +13,7 @@ from lantern.errors import UserError
 from lantern.metrics.classification import pooled_report
 from lantern.metrics.methods import WEIGHTED
 from lantern.metrics.paired import mean_sd
+from lantern.metrics.slices import in_order
 from lantern.tables import PredictionTable, concatenate
 
 USUAL = 5
@@ -79,10 +80,7 @@ def fold_notes(results: Sequence[Result]) -> list[str]:
     folds = results[0].get("folds")
     if folds is None:
         return []
-    lines, numbers = [], folds["numbers"]
-    missing = sorted(set(range(1, folds["of"] + 1)) - set(numbers))
-    if missing:
-        lines.append(f"{_named(missing)} of {folds['of']} missing: these numbers are over {_named(numbers)} only")
+    lines, numbers = missing_folds(results[0]), folds["numbers"]
     if folds["left_out"]:
         lines.append(f"left out for its missing folds: {'; '.join(folds['left_out'])}")
     if len(numbers) < 2:
@@ -93,6 +91,14 @@ def fold_notes(results: Sequence[Result]) -> list[str]:
         values = [f"{name} {_spread(one)}" for name, one in found.items() if one is not None]
         parts.append(f"{title} {', '.join(values)}")
     return [*lines, f"mean ± sd over the {len(numbers)} folds: {'; '.join(parts)}"]
+
+
+def missing_folds(result: Mapping[str, Any]) -> list[str]:
+    """A line that says which folds are missing from a pooled *result*; none where nothing is."""
+    folds = result.get("folds") or {"of": 0, "numbers": []}
+    missing = sorted(set(range(1, folds["of"] + 1)) - set(folds["numbers"]))
+    whole = f"{_named(missing)} of {folds['of']} missing: these numbers are over {_named(folds['numbers'])} only"
+    return [whole] if missing else []
 
 
 def _named(numbers: Sequence[int]) -> str:
@@ -210,12 +216,7 @@ def _methods(parts: list[Result]) -> dict[str, Any]:
 def _effect(effects: list[dict[str, Any]]) -> dict[str, Any]:
     """Of what the LLM did, the counts that reports show."""
     merges = [one.get("merged") for one in effects]
-    lengths: dict[int, dict[str, int]] = {}
-    for one in (entry for effect in effects for entry in effect.get("lengths", [])):
-        into = lengths.setdefault(one["length"], {"length": one["length"], "scored": 0, "helpful": 0, "harmful": 0})
-        for key in ("scored", "helpful", "harmful"):
-            into[key] += one[key]
-    return {"merged": _flips([m for m in merges if m]) if all(merges) else None, "lengths": list(lengths.values())}
+    return {"merged": _flips([m for m in merges if m]) if all(merges) else None}
 
 
 def _flips(merges: list[dict[str, Any]]) -> dict[str, Any]:
@@ -235,7 +236,8 @@ def _slices(folds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     found = []
     for name, parts in slices.items():
         cells = []
-        for part, same in sorted(parts.items()):
+        for part in in_order(parts):
+            same = parts[part]
             counts = np.array([one["labelled"] for one in same])
             means = {
                 key: float(np.dot(counts, [one["accuracy"][key] for one in same]) / counts.sum())

@@ -34,6 +34,16 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.result['title']}, seed {self.seed}, {str(self.folder)!r})"
 
+    def _repr_html_(self) -> str:
+        from lantern.results.columns import METRICS, SHORT, as_html
+        from lantern.results.verdict import run_verdict
+
+        answer, reports = run_verdict(self.result), self.result["test"]["methods"]
+        shown = [metric for metric in METRICS if metric in reports["vanilla"]]
+        rows = [[name, *(f"{report[metric]:.3f}" for metric in shown)] for name, report in reports.items()]
+        heads = ["test split", *(SHORT.get(metric, metric) for metric in shown)]
+        return as_html(repr(self), [] if answer is None else [answer], heads, rows)
+
     @property
     def seed(self) -> int:
         """Seed of the run."""

@@ -53,6 +53,19 @@ def read(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, np.ndarra
         raise UserError(f"{path}: not a predictions table ({reason})") from None
 
 
+def frame(data: Any) -> Any:
+    """A pandas data frame of *data*: columns by name, or a list of rows.
+
+    Raises:
+        UserError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ModuleNotFoundError:
+        raise UserError("to_frame() needs pandas: pip install pandas") from None
+    return pandas.DataFrame(data)
+
+
 def _encoded(values: np.ndarray) -> pa.Array:
     import pyarrow as pa
 

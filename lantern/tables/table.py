@@ -264,6 +264,27 @@ class PredictionTable:
                 line = {**head, **asdict(row), "explanation": row.explain(self.classes)}
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
+    def to_frame(self) -> Any:
+        """A pandas data frame, a row per utterance: the classes by name, then a column for every number.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        names = np.array([*self.classes, None], dtype=object)
+        found = {name.removesuffix("s"): getattr(self, name) for name in ("dialogues", "utterances", "speakers")}
+        found |= {"index": self.indices, "gold": names[self.labels]}
+        vectors = {"vanilla": self.vanilla}
+        if (f := self.fields) is not None:
+            said = np.where(f.mask[..., None], f.probabilities, np.nan)
+            vectors |= {f"band {k}": said[:, k] for k in range(self.coverage)}
+        if self.merged is not None:
+            vectors["merged"] = self.merged
+        for name in ("vanilla", "merged"):
+            found |= {name: names[vectors[name].argmax(axis=1)]} if name in vectors else {}
+        found |= {f"{name} {c}": v[:, k] for name, v in vectors.items() for k, c in enumerate(self.classes)}
+        weights = np.empty((len(self), 0)) if self.weights is None else self.weights
+        return columns.frame(found | {f"weight {n}": w for n, w in zip(vectors, weights.T, strict=False)})
+
     @classmethod
     def load(cls, path: Path, fields: bool = True, count: int | None = None) -> PredictionTable:
         """Read a table written by :meth:`save`.

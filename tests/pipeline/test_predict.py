@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lantern.pipeline.predict import load
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
 from lantern.tables import PredictionTable
+from tests.llm_server import LLMServer
 from tests.pipeline.test_run import Recorder
 
 CHAT = "Ann: we won, I cannot believe it!\nBob: that is wonderful [really]\nAnn: and now I am so tired\n"
@@ -88,6 +90,25 @@ def test_files_go_where_they_can_be_found(
     with pytest.raises(UserError, match="answers from gold labels"):
         main(["chat.txt", "--run", str(finished), "--out", "new", "--llm", "simulated"])
     assert not Path("new").exists()
+
+
+def test_the_page_holds_every_prompt_and_reply(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("chat.txt").write_text(CHAT)
+    Path("configs/llm").mkdir(parents=True)
+    with LLMServer(["misspelt", "right"]) as server:  # the first reply needs a repair turn
+        settings = {"name": "mine", "model": "hosted_vllm/m", "api_base": server.url, "remote": False, "free": True}
+        Path("configs/llm/mine.yaml").write_text(json.dumps(settings))
+        assert main(["chat.txt", "--run", str(finished), "--llm", "mine"]) == 0
+    page = Path("predicted/chat/predictions.html").read_text()
+    data = json.loads(page.split('id="reader-data">')[1].split("</script>")[0])
+    (run,) = data["runs"]
+    calls = [one for attempts in run["asked"] for one in attempts]
+    assert sum(one["repair"] for one in calls) == sum(bool(one["failure"]) for one in calls) == 1
+    lines = {data["lines"][k] for one in calls for _, numbers in one["messages"] for k in numbers}
+    assert any("we won, I cannot believe it!" in line for line in lines)
+    assert all(one["reply"] for one in calls)
+    assert min(run["field_of"]) >= 0
 
 
 def test_a_second_chat_of_the_same_name_never_replaces_the_first_ones_predictions(

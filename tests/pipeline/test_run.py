@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -176,6 +177,21 @@ def test_consent_is_needed_for_a_corpus_that_may_not_be_passed_on(
         preflight(compose(remote))
     preflight(compose([*remote, "corpus.allow_external_llm=true"]))
     preflight(compose(tiny(f"corpus.path={tmp_path}/c")))
+
+
+def test_a_run_ends_with_its_answer_and_the_page_that_shows_it(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(tiny()) == 0
+    *_, answer, report = (line.strip() for line in capsys.readouterr().out.splitlines() if line.strip())
+    assert re.match(r"(LLM simulated|Whether LLM simulated)", answer)
+    page = Path(report.removeprefix("report: "))
+    assert answer.split(": ")[1].split(", ")[0] in page.read_text(encoding="utf-8")
+    assert main(["-m", *tiny("seed=0,1")]) == 0
+    *_, answer, report, sweep = (line.strip() for line in capsys.readouterr().out.splitlines() if line.strip())
+    assert "simulated" in answer
+    assert report == f"report: {sweep.removeprefix('sweep: ')}/report.html"
+    assert Path(report.removeprefix("report: ")).is_file()
 
 
 def test_a_sweep_prints_the_mean_over_seeds(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,13 @@ class Page:
     def js(self, expression: str) -> Any:
         """Value of a JavaScript expression."""
         return self.tab.evaluate(expression)
+
+    def until(self, expression: str, seconds: float = 20) -> bool:
+        """Whether a JavaScript expression comes true; the page's policy forbids Playwright's own way of waiting."""
+        end = time.monotonic() + seconds
+        while not (found := bool(self.js(expression))) and time.monotonic() < end:
+            self.tab.wait_for_timeout(20)
+        return found
 
     def press(self, key: str) -> None:
         """Press and release one key."""

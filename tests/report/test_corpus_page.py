@@ -18,7 +18,8 @@ from lantern.corpora.folder import Corpus, FeatureCard, load_corpus
 from lantern.corpora.sample.generator import generate_sample
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
-from lantern.report.corpus_page import MARK, page, write_page
+from lantern.report import corpus_page
+from lantern.report.corpus_page import MARK, _transitions, page, write_page
 from lantern.report.plots import class_bars, colour, histogram
 from tests.report.browser import browser
 
@@ -238,4 +239,73 @@ def test_the_reader_searches_lists_and_marks(tmp_path: Path) -> None:
         assert tab.js("document.querySelector('.words').textContent") == EVIL
         assert tab.js("document.querySelectorAll('img').length") == 0
         assert all(url.startswith("file:") for url in tab.requests)
+        assert tab.errors == []
+
+
+def dialogue(name: str, *turns: tuple[str, int | None]) -> Dialogue:
+    return Dialogue(
+        name, tuple(Utterance(f"{name}{n}", who, f"word {n}", label) for n, (who, label) in enumerate(turns))
+    )
+
+
+def test_transitions_count_what_follows_within_a_dialogue() -> None:
+    first = dialogue("d", ("A", 0), ("B", 1), ("A", None), ("A", 1), ("B", 0))
+    made = Corpus("c", LabelSet("l", ("up", "down")), (first, dialogue("e", ("A", 1), ("A", 1))), {})
+    assert _transitions(made) == {
+        "next turn": [[0, 1], [1, 2]],  # 0>1, 1>1 over the turn without a label, 1>0; in the other dialogue 1>1
+        "next turn of the same speaker": [[0, 1], [1, 1]],
+    }
+    text = page(made)
+    assert "Transitions" in text
+    assert 'title="2 of 3 down followed by down"' in text
+    bare = Corpus("c", made.label_set, (dialogue("d", ("A", None), ("B", 1)),), {})
+    assert _transitions(bare) == {}
+    assert "Transitions" not in page(bare)
+
+
+def test_a_large_corpus_comes_in_pieces_that_are_read_when_they_are_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_page, "PIECE", 40)
+    corpus = generate_sample(seed=2, dialogues=12)
+    path = write_page(corpus, tmp_path / "c.html")
+    found = Elements(path.read_text(encoding="utf-8"))
+    pieces = [json.loads(text) for text in found.scripts[1:-1]]
+    assert len(pieces) > 3
+    assert all(sum(map(len, piece)) <= 40 or len(piece) == 1 for piece in pieces)
+    assert [turn[6] for piece in pieces for turns in piece for turn in turns] == [u.text for u in corpus.utterances]
+    assert "turns" not in json.loads(found.scripts[0])["sets"][0]["dialogues"][0]
+    last = corpus.dialogues[-1]
+    with browser() as tab:
+        tab.open(path)
+        words = "[...document.querySelectorAll('.words')].map(e => e.textContent)"
+        assert tab.js(words) == [u.text for u in corpus.dialogues[0].utterances]
+        tab.js("[...document.querySelectorAll('.list button')].at(-1).click()")
+        assert tab.js(words) == [u.text for u in last.utterances]
+        wanted = json.dumps(last.utterances[0].text)
+        tab.js(f"s = document.querySelector('input'); s.value = {wanted}; s.dispatchEvent(new Event('input'))")
+        listed = "[...document.querySelectorAll('.list button')].map(e => e.firstChild.textContent)"
+        assert last.id in tab.js(listed)
+        assert tab.errors == []
+
+
+def test_a_label_can_be_looked_for(tmp_path: Path) -> None:
+    corpus = generate_sample(seed=2, dialogues=12)
+    path = write_page(corpus, tmp_path / "c.html")
+    label = 3
+    with browser() as tab:
+        tab.open(path)
+        tab.js(
+            f"s = document.querySelector('.label'); s.selectedIndex = {label + 1}; s.dispatchEvent(new Event('change'))"
+        )
+        having = [d for d in corpus.dialogues if any(u.label == label for u in d.utterances)]
+        listed = "[...document.querySelectorAll('.list button')].map(e => e.firstChild.textContent)"
+        assert tab.js(listed) == [d.id for d in having]
+        words = "[...document.querySelectorAll('.words')].map(e => e.textContent)"
+        assert tab.js(words) == [u.text for u in having[0].utterances if u.label == label]
+        assert tab.js("document.querySelectorAll('.times').length") == 1  # gold only
+        address = f"#{having[-1].id}/2"
+        tab.js(f"location.hash = {json.dumps(address)}")
+        assert tab.until(f"document.querySelector('h3').textContent === {json.dumps(having[-1].id)}")
+        assert tab.js(words) == [u.text for u in having[-1].utterances]
         assert tab.errors == []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lantern.metrics.methods import WEIGHTED
-from lantern.report.terminal import lines_of
+from lantern.report.terminal import sweep_lines
 from lantern.results.columns import data
 from lantern.results.summary import flat_summary
 from lantern.tables import PredictionTable
@@ -90,7 +90,7 @@ def send_sweep(
     import wandb
 
     session, notes = _start(config, results[0][1]["corpus"], folder, config={}, name=name, job_type="sweep", tags=[])
-    rows = [data(line) for line in lines_of(results)]
+    rows = [data(line) for line in sweep_lines(results)]
     table = wandb.Table(columns=list(rows[0]))
     for row in rows:
         table.add_data(*row.values())
