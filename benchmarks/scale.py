@@ -79,9 +79,9 @@ def measure(folder: Path, backbone: str, threads: int, fit_on: str, most_calls: 
     from lantern.metrics.slices import slice_report
     from lantern.pipeline import train as stages
     from lantern.pipeline import vanilla
-    from lantern.pipeline.identity import modalities
     from lantern.pipeline.preflight import preflight, read_corpus
     from lantern.pipeline.refinement import Refinement
+    from lantern.pipeline.store import modalities
     from lantern.results.groups import Group
     from lantern.results.scores import methods, split_result
     from lantern.weighting.stage import apply_weighting, compare_baselines, fit_weighting

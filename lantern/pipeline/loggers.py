@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from lantern.errors import UserError
-from lantern.pipeline.identity import named
+from lantern.pipeline.store import named
 from lantern.pipeline.trainer import build, check_entry
 
 if TYPE_CHECKING:

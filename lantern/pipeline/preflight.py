@@ -19,8 +19,7 @@ from lantern.corpora.sample.generator import generate_sample
 from lantern.environment import versions
 from lantern.errors import UserError
 from lantern.files import check_place, digest
-from lantern.pipeline.identity import train_inputs
-from lantern.pipeline.store import StageStore
+from lantern.pipeline.store import StageStore, train_inputs
 from lantern.refine.backends.batches import BatchClient
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.backends.simulated import SimulatedBackend

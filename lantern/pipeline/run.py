@@ -22,11 +22,10 @@ from lantern.models.selection import SELECTION
 from lantern.pipeline import train as stages
 from lantern.pipeline import vanilla
 from lantern.pipeline.evaluate import evaluate, incomplete
-from lantern.pipeline.identity import modalities
 from lantern.pipeline.loggers import fold_loggers, run_loggers
 from lantern.pipeline.preflight import ReadyRun, VanillaStage
 from lantern.pipeline.refinement import Refinement
-from lantern.pipeline.store import StageFolder
+from lantern.pipeline.store import StageFolder, modalities
 from lantern.pipeline.trainer import leave_group
 from lantern.refine.questions import RefineStats
 from lantern.report.sinks.tracking import track

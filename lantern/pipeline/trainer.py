@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lantern.config.schema import RunConfig, TrainerConfig
 from lantern.errors import UserError, did_you_mean
-from lantern.pipeline.identity import named
+from lantern.pipeline.store import named
 
 
 class WeightAverage(lightning_callbacks.StochasticWeightAveraging):

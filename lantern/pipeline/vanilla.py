@@ -18,8 +18,8 @@ from lantern.files import locked
 from lantern.models.batch import Batch
 from lantern.models.module import MultiTaskModule
 from lantern.models.prediction import TableBuilder, TableWriter, Transcripts, vanilla_table
-from lantern.pipeline.identity import modalities
 from lantern.pipeline.preflight import ReadyRun, VanillaStage
+from lantern.pipeline.store import modalities
 from lantern.pipeline.train import load_module
 from lantern.pipeline.trainer import build_trainer, running
 from lantern.tables import PredictionTable, concatenate, mean_vanilla

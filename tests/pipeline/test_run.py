@@ -126,10 +126,17 @@ def test_ctrl_c_is_told_and_ends_with_130(tiny: Tiny) -> None:
 
 
 def test_failures_are_counted_and_masked(tiny: Tiny) -> None:
-    result = go(tiny("llm.simulated.failure_rate=1.0", "refine.repair=false"))
-    assert result["llm"]["failures"] == {"cut_off": result["llm"]["fields"]}
-    methods = result["test"]["methods"]
-    assert methods["weighted"] == methods["vanilla"]
+    result = go(tiny("llm.simulated.failure_rate=0.5", "refine.repair=false"))
+    failed = result["llm"]["failed_fields"]
+    assert result["llm"]["failures"] == {"cut_off": failed}
+    assert 0.2 < failed / result["llm"]["fields"] < 0.8
+    assert result["incomplete"] is None, "what got a reply is settled, good or bad"
+    table = PredictionTable.load(Path(result["folder"]) / "predictions.test.parquet")
+    assert table.fields is not None
+    assert table.merged is not None
+    silent = ~table.fields.mask.any(axis=1)
+    assert silent.any()
+    assert (table.merged[silent] == table.vanilla[silent]).all()
 
 
 def test_without_an_llm(tiny: Tiny) -> None:

@@ -19,9 +19,8 @@ from lantern.files import digest
 from lantern.models.selection import SELECTION
 from lantern.pipeline import preflight as prepare
 from lantern.pipeline import train as stages
-from lantern.pipeline.identity import modalities, train_inputs
 from lantern.pipeline.preflight import ReadyRun, check_training, preflight
-from lantern.pipeline.store import StageFolder
+from lantern.pipeline.store import StageFolder, modalities, train_inputs
 from lantern.pipeline.trainer import build_trainer
 from lantern.refine.types import Progress
 

@@ -14,9 +14,9 @@ from experiments.run import main
 from lantern.config.compose import compose
 from lantern.errors import UserError
 from lantern.pipeline import loggers as loggers_module
-from lantern.pipeline.identity import training_identity
 from lantern.pipeline.loggers import check_loggers
 from lantern.pipeline.preflight import check_training
+from lantern.pipeline.store import training_identity
 from lantern.pipeline.trainer import build_trainer
 
 Tiny = Callable[..., list[str]]
