@@ -1,4 +1,5 @@
-# make run: the whole method on made-up dialogues. make test: the tests. Both set up .venv first; later runs skip that.
+# make run: the whole method on made-up dialogues. make test: the tests, on all cores. Both set up .venv first; later runs
+# skip that.
 PYTHON ?= python3
 BIN := .venv/bin
 # The CPU build of torch is installed only where there is none: a CUDA torch put into .venv before stays.
@@ -10,7 +11,7 @@ run: .venv/.ready-local
 	$(BIN)/python -m experiments.run experiment=first_run $(ARGS)
 
 test: .venv/.ready-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --dist worksteal $(ARGS)
 
 lint: .venv/.ready-test
 	$(BIN)/ruff check .
