@@ -170,6 +170,7 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
                 raise UserError(f"refine.batch=true cannot wait inside a training; refine.when={config.refine.when}")
         if check_backend:
             backend.check_ready()
+        backend.check_parameters()
     if check_backend:
         check_trainer(config)
         check_loggers(config)
@@ -185,7 +186,8 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
         identity.pop(key)
     identity["refine"].pop("ledger")
     identity["trainer"].pop("loggers")
-    identity["llm"].pop("headers")
+    for key in ("headers", "trusted_hosts", "base_model"):
+        identity["llm"].pop(key)
     name = f"{corpus.name}-{defaults.name}-{llm}-seed{config.seed}-{digest(identity)[:8]}"
     ready = ReadyRun(config, corpus, split, backend, Path(config.runs) / name)
     assert ready.vanilla_stages  # built now: refuses a wrong backbone or fold
