@@ -56,7 +56,7 @@ CUSTOM: list[Case] = [
     ("labels yes and no", lambda p: _talk(p, TALK, "name: x\nclasses: [yes, no]"), "classes: True", "quotes"),
     ("labels that run code", lambda p: _talk(p, TALK, "name: !!python/name:os.system"), "labels.yaml: not YAML"),
     ("labels in Latin-1", lambda p: _talk(p, TALK, b"name: na\xefve"), "labels.yaml, line 1: not UTF-8"),
-    ("semicolons", lambda p: _talk(p, "dialogue;speaker;text\nd;A;x\n"), "found dialogue;speaker;text", "commas"),
+    ("colons", lambda p: _talk(p, "dialogue:speaker:text\nd:A:x\n"), "found dialogue:speaker:text", "commas"),
     ("name with a slash", lambda p: [*_talk(p), "--name", "a/b"], "corpus 'a/b'", "without /"),
     ("name of dots", lambda p: [*_talk(p), "--name", "."], "corpus '.'"),
     ("--out that is a loop of links", lambda p: [*_talk(p), "--out", p.loop()], "is a link that leads nowhere"),
@@ -80,7 +80,11 @@ def test_import_of_ones_own(prepare: Prepare, told: tuple[str, ...], place: Plac
 IMPORT: list[Case] = [
     ("pickle that names a function", lambda p: _pickle(p, b"cos\nsystem\n(S'ls'\ntR."), "it names 'os.system'"),
     ("pickle that is cut off", lambda p: _pickle(p, b"(lp0\n"), "x.pkl is not a whole pickle", "cut off"),
-    ("pickle that is a folder", lambda p: ["meld-pickle", "--pickle", p.folder()], "cannot be read: Is a directory"),
+    (
+        "pickle that is a folder",
+        lambda p: ["meld-pickle", "--pickle", p.folder()],
+        "is a folder that holds neither train, dev nor test files",
+    ),
     ("join with no corpus", lambda p: [*_pickle(p, b""), "--join", p.folder("j")], "/j: no corpus folder there"),
     ("MELD in an empty folder", lambda p: ["meld", "--csv", p.folder()], "train_sent_emo.csv is missing", "--csv"),
     ("kind that is none", lambda p: ["iemocapp"], "invalid choice: 'iemocapp'", "--help"),
