@@ -109,14 +109,18 @@ def test_a_useless_llm_is_given_up_within_twenty_calls(
         assert len(server.prompts) <= 20
 
 
+@pytest.mark.parametrize("behaviour", ["right", "no_usage"])
 def test_the_budget_leaves_a_run_incomplete(
-    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], behaviour: str
 ) -> None:
     price = ["llm.price_input=1000", "llm.price_output=1000", "llm.free=false"]
-    with LLMServer(["right"]) as server:
+    with LLMServer([behaviour]) as server:
         assert main(command(server, *price, "refine.limit_dialogues=1", "refine.max_cost=7")) == 3
-    assert "budget" in result_of(tmp_path)["incomplete"]["reason"]
-    assert "raise refine.max_cost" in capsys.readouterr().out
+        assert 3 < len(server.prompts) < 15, "tokens are counted here where the server does not"
+    result = result_of(tmp_path)
+    assert 3.5 < result["llm"]["cost"] <= 7
+    assert "budget" in result["incomplete"]["reason"]
+    assert "raise refine.max_cost" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
