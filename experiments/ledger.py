@@ -1,22 +1,26 @@
-"""Look into, check, share and clean the ledger: ``python -m experiments.ledger stats --ledger runs/ledger.sqlite``."""
+"""Look into, check, mend, share and clean the ledger: ``python -m experiments.ledger stats``."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.cli.console import Parser, command, screen
 from lantern.errors import FailureKind, UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from lantern.refine.ledger.bundle import BundleCounts
     from lantern.refine.ledger.ledger import Ledger
 
 DAY = 86_400.0
+MOST = 20
+"""Damaged rows that are listed; of the others the number is."""
+Lines = Iterator[str]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -25,22 +29,31 @@ def _parser() -> argparse.ArgumentParser:
         description="The ledger holds every LLM request, reply, usage, cost and failure of all runs.",
     )
     tasks = parser.add_subparsers(dest="task", required=True, metavar="task")
-    tasks.add_parser("stats", help="what it holds, in calls, tokens and dollars")
-    tasks.add_parser("verify", help="check every row; exit code 2 when something is damaged")
-    export = tasks.add_parser("export", help="write a bundle: keys, numbers, probabilities, no word of a transcript")
+
+    def task(name: str, work: Any, purpose: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = tasks.add_parser(name, help=purpose)
+        added.set_defaults(work=work)
+        return added
+
+    task("stats", _stats, "what it holds, in calls, tokens and dollars")
+    task("verify", _verify, "check every row; exit code 2 when something is damaged")
+    repair = task("repair", _repair, "set damaged rows aside into a file; without --yes it only lists them")
+    show = task("show", _show, "prompt, raw reply, tokens, time and cost of one question")
+    show.add_argument("key", help="of the question, or its first digits")
+    export = task("export", _export, "write a bundle: keys, numbers, probabilities, no word of a transcript")
     export.add_argument("bundle", type=Path, help="file to write")
     export.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    take = tasks.add_parser("import", help="add a bundle, so that its requests need no LLM")
-    take.add_argument("bundle", type=Path)
-    retry = tasks.add_parser("retry-failed", help="let the next run send again what brought no usable reply")
+    task("import", _import, "add a bundle, so that its requests need no LLM").add_argument("bundle", type=Path)
+    retry = task("retry-failed", _retry, "let the next run send again what brought no usable reply")
     retry.add_argument("--kinds", metavar="A,B", help="only these kinds of failure, e.g. refusal,cut_off")
-    prune = tasks.add_parser("prune", help="delete rows; without --yes it only counts them")
+    prune = task("prune", _prune, "delete rows; without --yes it only counts them")
     prune.add_argument("--answers-older-than", type=float, metavar="DAYS", help="paid answers older than this")
     prune.add_argument("--model", help="only answers of this model")
     prune.add_argument("--failures", action="store_true", help="all failures")
-    prune.add_argument("--yes", action="store_true", help="do it")
-    for task in tasks.choices.values():
-        task.add_argument(
+    for changing in (repair, prune):
+        changing.add_argument("--yes", action="store_true", help="do it")
+    for added in tasks.choices.values():
+        added.add_argument(
             "--ledger", metavar="PATH|URL", default="runs/ledger.sqlite", help="or postgresql://…; default: %(default)s"
         )
     return parser
@@ -50,53 +63,151 @@ def main(arguments: list[str]) -> int:
     """Do one task on one ledger."""
     given = _parser().parse_args(arguments)
 
-    from lantern.refine.ledger.ledger import Ledger
+    from lantern.refine.ledger.ledger import Ledger, store_of
     from lantern.refine.ledger.location import is_url
 
     console = screen()
-    opened = Ledger(given.ledger) if given.task == "import" else Ledger.if_there(given.ledger)
-    if opened is None:
+    place: Any = given.ledger
+    if given.task == "import":
+        place = Ledger(given.ledger)
+    elif given.task != "repair":
+        place = Ledger.if_there(given.ledger)
+    elif not is_url(given.ledger) and not store_of(given.ledger).exists():
+        place = None
+    if place is None:
         made = f"no ledger in this database; runs with refine.ledger={given.ledger} make it"
         made = made if is_url(given.ledger) else "no such file; runs write it to <runs>/ledger.sqlite"
         raise UserError(f"--ledger={given.ledger}: {made}")
-    with opened as ledger:
-        {
-            "stats": _stats,
-            "verify": _verify,
-            "export": _export,
-            "import": _import,
-            "retry-failed": _retry,
-            "prune": _prune,
-        }[given.task](ledger, given, console)
+    try:
+        for line in given.work(place, given):
+            console.print(line, markup=False, soft_wrap=True)
+    finally:
+        if isinstance(place, Ledger):
+            place.close()
     return 0
 
 
-def _stats(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
+def _stats(ledger: Ledger, given: argparse.Namespace) -> Lines:
     stats = ledger.stats()
-    console.print(f"{ledger.location}, {ledger.size() / 2**20:.1f} MiB", style="bold", markup=False, soft_wrap=True)
-    if stats.first is not None and stats.last is not None:
-        days = [time.strftime("%Y-%m-%d", time.gmtime(at)) for at in (stats.first, stats.last)]
-        console.print(f"  answers         {stats.answers:,}, from {days[0]} to {days[1]}")
-    else:
-        console.print(f"  answers         {stats.answers:,}")
+    yield f"{ledger.location}, {ledger.size() / 2**20:.1f} MiB"
+    days = [time.strftime("%Y-%m-%d", time.gmtime(at)) for at in (stats.first, stats.last) if at is not None]
+    yield f"  answers         {stats.answers:,}" + (f", from {days[0]} to {days[1]}" if days else "")
     for model, count in stats.models.items():
-        console.print(f"    {model}: {count:,}", markup=False)
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in stats.failures.items()) or "none"
-    console.print(f"  failures        {kinds}")
-    console.print(f"    settled, not sent again: {stats.settled_failures:,}; attempts: {stats.failed_attempts:,}")
+        yield f"    {shown(model)}: {count:,}"
+    yield "  failures        " + (", ".join(f"{shown(kind)} {n:,}" for kind, n in stats.failures.items()) or "none")
+    yield f"    settled, not sent again: {stats.settled_failures:,}; attempts: {stats.failed_attempts:,}"
     cached = f"({stats.cached_input_tokens:,} of them from the provider's cache)"
-    console.print(f"  tokens          {stats.input_tokens:,} in {cached}, {stats.output_tokens:,} out", soft_wrap=True)
+    yield f"  tokens          {stats.input_tokens:,} in {cached}, {stats.output_tokens:,} out"
     unpriced = f", and {stats.unpriced:,} replies of unknown price" if stats.unpriced else ""
-    console.print(f"  cost            ${stats.cost:,.4f}{unpriced}")
-    console.print(f"  in flight       {stats.claims:,}")
+    yield f"  cost            ${stats.cost:,.4f}{unpriced}"
+    yield f"  in flight       {stats.claims:,}"
 
 
-def _verify(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
-    count = ledger.verify()
-    console.print(f"{ledger.location}: {count:,} answers, every one is what was stored", soft_wrap=True)
+def _listed(damaged: list[str]) -> Lines:
+    yield from (f"  {line}" for line in damaged[:MOST])
+    if len(damaged) > MOST:
+        yield f"  and {len(damaged) - MOST:,} more"
 
 
-def _export(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
+def _verify(ledger: Ledger, given: argparse.Namespace) -> Lines:
+    from lantern.refine.ledger.ledger import described
+
+    checked: list[int] = []
+    damaged = [described(*one) for one in ledger.damaged(checked)]
+    yield from _listed(damaged)
+    if damaged:
+        raise UserError(
+            f"the ledger {ledger.location}: {len(damaged):,} damaged rows beside {len(checked):,} sound answers; a run "
+            f"asks their questions again. Set them aside with: {ledger.store.command('repair')}"
+        )
+    yield f"{ledger.location}: {len(checked):,} answers, every one is what was stored"
+
+
+def _repair(location: Any, given: argparse.Namespace) -> Lines:
+    from lantern.refine.ledger.repair import repair
+
+    done = repair(given.ledger, given.yes)
+    if done.salvaged:
+        yield f"{given.ledger} is damaged: {shown(done.salvaged)}"
+        yield "  what can be read goes into a new file in its place; the old file is kept beside it"
+    yield from _listed(done.damaged)
+    sound = ", ".join(f"{count:,} sound rows of {name}" for name, count in done.kept.items()) or "no sound rows"
+    yield f"  {sound}; {len(done.damaged):,} damaged rows"
+    if done.old is not None:
+        yield f"  the file as it was: {done.old}"
+    if done.aside is not None:
+        yield f"  the damaged rows are in {done.aside}; the next run that needs them asks their questions again"
+    elif not done.damaged and not done.salvaged:
+        yield "  nothing is damaged"
+    elif not given.yes:
+        yield "nothing was changed; --yes does it"
+
+
+def _show(ledger: Ledger, given: argparse.Namespace) -> Lines:
+    from lantern.refine.ledger.schema import ANSWERS, FAILURES, DamagedRow
+    from lantern.refine.types import Reply
+
+    if not re.fullmatch("[0-9a-f]{6,64}", given.key):
+        raise UserError(f"{given.key!r} is no key: give its first 6 to 64 digits, of 0-9 and a-f")
+    found = [
+        (row, entry)
+        for table in (FAILURES, ANSWERS)
+        for row, entry in ledger.entries(table, table.c.key.startswith(given.key))
+    ]
+    keys = sorted({row["key"] for row, _ in found})
+    if len(keys) != 1:
+        some = f": {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}; give more digits" if keys else ""
+        raise UserError(f"{given.ledger} has {len(keys)} questions {given.key!r}{some}")
+    request = None
+    yield f"question {keys[0]}"
+    for row, entry in found:
+        if isinstance(entry, DamagedRow):
+            yield f"a damaged row: {entry}"
+            continue
+        if request is None and entry is not None and entry[0] is not None:
+            request = entry[0]
+            yield f"  to {shown(f'{request.provider}/{request.model}')} with {shown(json.dumps(request.sampling))}"
+            yield from _messages(request.messages)
+        if isinstance(entry and entry[1], Reply) or row["text"] is not None:
+            yield from _reply(row)
+        if "kind" in row:
+            status = "" if row["status"] is None else f" ({row['status']})"
+            yield f"failed as {row['kind']}{status} at {_time(row['time'])}: {shown(row['message'])}"
+    if request is None:
+        yield "  its prompt is not here: the answer came with a bundle, or no attempt brought a reply"
+        return
+    for row, further in ledger.follow_ups(request):
+        yield f"repair turn {row['key']}"
+        yield from _messages(further.messages[len(request.messages) :])
+        yield from _reply(row)
+
+
+def _messages(messages: Any) -> Lines:
+    for message in messages:
+        yield f"  {shown(message['role'])}:"
+        yield from (f"    {shown(line)}" for line in str(message.get("content")).split("\n"))
+
+
+def _reply(row: Any) -> Lines:
+    cost = "of unknown price" if row["cost"] is None else f"${row['cost']:.6f}"
+    yield (
+        f"reply of {shown(row['model'] or 'an unnamed model')}, {_time(row['created'])}: "
+        f"{row['input']:,} tokens in ({row['cached_input']:,} cached), {row['output']:,} out, {row['latency']:.2f} s, "
+        f"{cost}, finished by {shown(row['finish_reason'] or 'nothing stated')}"
+    )
+    yield from (f"    {shown(line)}" for line in row["text"].split("\n"))
+
+
+def _time(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at)) if at else "at an unknown time"
+
+
+def shown(text: str) -> str:
+    """*text* with what steers a terminal or turns the direction of writing (ESC, bidi controls) as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _export(ledger: Ledger, given: argparse.Namespace) -> Lines:
     from lantern.files import check_place
     from lantern.refine.ledger.bundle import export_bundle
 
@@ -104,24 +215,23 @@ def _export(ledger: Ledger, given: argparse.Namespace, console: Console) -> None
         raise UserError(f"{given.bundle} exists; give another file, or --overwrite to replace it")
     check_place("bundle", given.bundle, folder=False)
     counts = export_bundle(ledger, given.bundle)
-    console.print(f"{given.bundle}: {counts.answers:,} answers and {counts.failures:,} failures, numbers only")
-    _skipped(counts, console)
+    yield f"{given.bundle}: {counts.answers:,} answers and {counts.failures:,} failures, numbers only"
+    yield from _skipped(counts)
 
 
-def _import(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
+def _import(ledger: Ledger, given: argparse.Namespace) -> Lines:
     from lantern.refine.ledger.bundle import import_bundle
 
     counts = import_bundle(ledger, given.bundle)
-    console.print(f"{ledger.location}: {counts.answers:,} answers and {counts.failures:,} failures are new")
-    _skipped(counts, console)
+    yield f"{ledger.location}: {counts.answers:,} answers and {counts.failures:,} failures are new"
+    yield from _skipped(counts)
 
 
-def _skipped(counts: BundleCounts, console: Console) -> None:
-    for reason, count in counts.skipped.items():
-        console.print(f"  {count:,} rows left out: {reason}", soft_wrap=True)
+def _skipped(counts: BundleCounts) -> Lines:
+    yield from (f"  {count:,} rows left out: {reason}" for reason, count in counts.skipped.items())
 
 
-def _retry(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
+def _retry(ledger: Ledger, given: argparse.Namespace) -> Lines:
     kinds = None if given.kinds is None else [kind.strip() for kind in given.kinds.split(",") if kind.strip()]
     if kinds == []:
         raise UserError("--kinds names no kind of failure; leave it out for all of them")
@@ -131,10 +241,10 @@ def _retry(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
             hint = did_you_mean(kind, valid)
             raise UserError(f"--kinds: there is no failure {kind!r}.{hint} Valid: {', '.join(valid)}")
     count = ledger.unsettle(None if kinds is None else [FailureKind(kind) for kind in kinds])
-    console.print(f"{count:,} failures will be sent again by the next run that needs them")
+    yield f"{count:,} failures will be sent again by the next run that needs them"
 
 
-def _prune(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
+def _prune(ledger: Ledger, given: argparse.Namespace) -> Lines:
     from lantern.refine.ledger.rows import Prune
 
     if given.answers_older_than is None and given.model is None and not given.failures:
@@ -143,9 +253,8 @@ def _prune(ledger: Ledger, given: argparse.Namespace, console: Console) -> None:
         raise UserError(f"--answers-older-than={given.answers_older_than} must be 0 or more days")
     before = None if given.answers_older_than is None else time.time() - given.answers_older_than * DAY
     pruned = ledger.prune(Prune(before, given.model, given.failures), dry=not given.yes)
-    for name, count in pruned.items():
-        console.print(f"  {count:,} {name}")
-    console.print("deleted" if given.yes else "nothing was deleted; --yes does it")
+    yield from (f"  {count:,} {name}" for name, count in pruned.items())
+    yield "deleted" if given.yes else "nothing was deleted; --yes does it"
 
 
 if __name__ == "__main__":

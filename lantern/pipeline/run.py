@@ -148,6 +148,7 @@ def _refinement(ready: ReadyRun, reporter: Reporter) -> Iterator[Refinement | No
         yield None
         return
     with Refinement(ready.config, ready.backend, vanilla.transcripts(ready.corpus), reporter.asking) as llm:
+        llm.ledger.notice = reporter.note
         yield llm
 
 

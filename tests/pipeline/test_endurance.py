@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks import endurance
 from lantern.config.compose import compose
-from lantern.errors import UserError
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
 from lantern.refine.ledger.ledger import Ledger
@@ -28,19 +27,22 @@ def test_ctrl_c_while_the_llm_is_asked(tmp_path: Path, capsys: pytest.CaptureFix
     assert "exit 130" in capsys.readouterr().out
 
 
-def test_a_damaged_ledger_stops_the_run_and_stays_as_it_was(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_goes_on_past_a_damaged_row(tiny: Tiny, tmp_path: Path) -> None:
     ready, path = preflight(compose(tiny("backbone.epochs=1"))), tmp_path / "runs" / "ledger.sqlite"
     first = run(ready, Recorder())
     raw = path.read_bytes()
     at = raw.index(b'{"1": {"happy": 0.') + 18
     path.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
-    damaged = path.read_bytes()
-    with pytest.raises(UserError, match=r"is damaged.*nothing was changed"):
-        run(ready, Recorder())
-    assert path.read_bytes() == damaged
-    path.write_bytes(raw)
-    again = run(ready, Recorder())
-    assert (again["llm"]["calls"], again["test"]) == (0, first["test"])
+    recorder = Recorder()
+    again = run(ready, recorder)
+    assert (again["llm"]["calls"], again["test"]) == (1, first["test"])
+    (line,) = [line for line in recorder.notes if "damaged" in line]
+    assert line == (
+        f"the ledger {path} has 1 damaged row, whose question is asked again. Set aside what is damaged: "
+        f"python -m experiments.ledger repair --ledger={path}"
+    )
+    assert "damaged" in (ready.folder / "run.log").read_text()
+    assert run(ready, Recorder())["llm"]["calls"] == 0
 
 
 def test_the_run_says_how_far_its_money_went(tmp_path: Path) -> None:

@@ -89,12 +89,13 @@ class BatchClient:
         """Progress of *batch*."""
         given = await self._call(load_litellm().aretrieve_batch, batch_id=batch)
         counts = _get(given, "request_counts")
-        errors = _get(_get(given, "errors"), "data") or []
+        errors = _get(_get(given, "errors"), "data")
+        errors = errors if isinstance(errors, list) else []
         return BatchState(
             id=batch,
-            status=str(given.status),
-            done=int(_get(counts, "completed") or 0),
-            failed=int(_get(counts, "failed") or 0),
+            status=str(_get(given, "status")),
+            done=_count(_get(counts, "completed")),
+            failed=_count(_get(counts, "failed")),
             output_file=_get(given, "output_file_id"),
             error_file=_get(given, "error_file_id"),
             message="; ".join(str(_get(error, "message")) for error in errors)[:300],
@@ -104,23 +105,22 @@ class BatchClient:
         """Replies and failures in an output or error *file*, by key; lines of other requests are left out."""
         content = (await self._call(load_litellm().afile_content, file_id=file)).content
         results: dict[str, Stored] = {}
-        for line in content.decode("utf-8", "replace").splitlines():
+        for line in content.split(b"\n"):  # a reply may hold what str.splitlines takes for the end of a line
             try:
-                value = json.loads(line)
-                key = value["custom_id"]
-            except (ValueError, KeyError, TypeError):
+                value = json.loads(line.decode("utf-8", "replace"))
+                request = requests[value["custom_id"]]
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            if key in requests:
-                results[key] = self._result(value, requests[key])
+            results[request.key] = self._result(value, request)
         return results
 
     def _result(self, value: dict[str, Any], request: Request) -> Stored:
-        response = value.get("response") or {}
-        status, body = response.get("status_code"), response.get("body")
+        response = value.get("response")
+        status, body = _get(response, "status_code"), _get(response, "body")
         if value.get("error") or status != 200 or not isinstance(body, dict):
-            error = value.get("error") or (body or {}).get("error") or {}
+            error = value.get("error") or _get(body, "error")
             text = error.get("message") if isinstance(error, dict) else error
-            return self.backend.failed_line(str(text or "no body"), status)
+            return self.backend.failed_line(str(text or "no body"), status if isinstance(status, int) else None)
         try:
             return self.backend.reply_from(body, request)
         except BackendFailure as failed:
@@ -144,3 +144,7 @@ def _body(request: Request) -> dict[str, Any]:
 
 def _get(owner: Any, name: str) -> Any:
     return owner.get(name) if isinstance(owner, dict) else getattr(owner, name, None)
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0

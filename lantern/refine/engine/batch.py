@@ -22,15 +22,18 @@ from lantern.refine.engine.loop import background_loop
 from lantern.refine.failures import BackendFailure
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.ledger.rows import LEASE, new_owner
-from lantern.refine.types import Failure, Outcome, Price, Reply, Request
+from lantern.refine.ledger.schema import DamagedRow
+from lantern.refine.types import Failure, Outcome, Price, Request, Stored
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MOST = 20_000
 """Requests in one batch; OpenAI takes 50,000 and 200 MB."""
-ATTEMPTS = 6
-"""Of a call to the provider, before the run gives up; the batch itself goes on there."""
+ATTEMPTS = 46
+"""Of a call to the provider, about ten minutes, before the run gives up; the batch itself goes on there."""
+LONGEST_WAIT = 600.0
+"""Seconds between two attempts, whatever the provider asks for."""
 _SUBMITTING = "submitting a batch"
 """Key that a process claims while it submits."""
 
@@ -41,7 +44,8 @@ class _Batch:
 
     id: str | None
     model: str
-    requests: dict[str, Request]
+    requests: dict[str, Request] | None
+    """By key; None where the row is damaged: it may hold any."""
 
 
 class BatchEngine(BaseEngine):
@@ -60,7 +64,8 @@ class BatchEngine(BaseEngine):
         super().__init__(backend, ledger, **shared)
         self.poll = poll
         self.client = BatchClient(backend)
-        self._requests: dict[str, dict[str, Request]] = {}  # by batch; they are large and do not change
+        self._requests: dict[str, dict[str, Request] | None] = {}  # by batch; they are large and do not change
+        self._looked: set[str] = set()  # damaged batches that have been collected as far as can be
 
     def run(self, requests: Sequence[Request], follow_up: FollowUp | None = None) -> list[list[Outcome]]:
         """As :meth:`lantern.refine.engine.engine.Engine.run`; follow-ups are a second batch.
@@ -88,19 +93,18 @@ class BatchEngine(BaseEngine):
         requests = {chain.key: chain.request for chain in left}
         price = self.backend.batch_price
         with self._alone():
-            outcomes = self.known(left)
             self._adopt()
-            waiting = {key for batch in self._open().values() for key in batch.requests}
+        # What a damaged batch holds is not known before its replies are there; then it need not be paid for again.
+        self._collect(chains, requests, price, damaged=True)
+        with self._alone():
+            outcomes = self.known(left)
+            waiting = {key for batch in self._open().values() for key in batch.requests or ()}
             todo = [request for key, request in requests.items() if key not in outcomes and key not in waiting]
             outcomes |= self._over_budget(todo, price)
             todo = [request for request in todo if request.key not in outcomes]
             for start in range(0, len(todo), MOST):
                 self._submit(todo[start : start + MOST])
-        try:
-            outcomes |= self._collect(chains, requests, price)
-        except KeyboardInterrupt:
-            message = "interrupted; the batch goes on at the provider, the same command collects it"
-            raise KeyboardInterrupt(message) from None
+        outcomes |= self._collect(chains, requests, price)
         outcomes |= self.known([chain for chain in left if chain.key not in outcomes])  # another process collected it
         cancelled = Failure(FailureKind.CANCELLED, "the batch ended without it")
         return {key: outcomes.get(key, cancelled) for key in requests}
@@ -131,11 +135,16 @@ class BatchEngine(BaseEngine):
         batches = {}
         for name, identity, model in self.ledger.batches():
             if name not in self._requests:
-                requests = self.ledger.batch_requests(name)
-                if requests is None:
-                    continue  # collected by another process just now
-                self._requests[name] = {request.key: request for request in requests}
-            batches[name] = _Batch(identity, model, self._requests[name])
+                try:
+                    requests = self.ledger.batch_requests(name)
+                    if requests is None:
+                        continue  # collected by another process just now
+                except DamagedRow:
+                    requests = None
+                    self.ledger.damage(1, "a damaged row of a batch, whose replies to this run are collected")
+                self._requests[name] = requests
+            known = identity if isinstance(identity, str) else None  # else found again by the batch's name
+            batches[name] = _Batch(known, model, self._requests[name])
         return batches
 
     def _adopt(self) -> None:
@@ -177,30 +186,58 @@ class BatchEngine(BaseEngine):
                 held += need
         return refused
 
-    def _collect(self, chains: Chains, requests: dict[str, Request], price: Price | None) -> dict[str, Outcome]:
-        """Wait for the batches that hold any of *requests*; the outcomes of those, by key."""
+    def _collect(
+        self, chains: Chains, requests: dict[str, Request], price: Price | None, damaged: bool = False
+    ) -> dict[str, Outcome]:
+        """Wait for the batches that hold any of *requests*, or the *damaged* ones; the outcomes of those, by key."""
         outcomes: dict[str, Outcome] = {}
-        while True:
-            mine = {n: b for n, b in self._open().items() if b.id is not None and set(b.requests) & set(requests)}
-            if not mine:
-                return outcomes
-            under_way = 0
-            for name, batch in mine.items():
-                assert batch.id is not None
-                state = self._patient(partial(self.client.state, batch.id))
-                if not state.ended:
-                    under_way += state.done + state.failed
-                    continue
-                outcomes |= self._store(state, batch.requests, requests.keys(), price)
-                self.ledger.forget_batch(name)
-                if state.status == "failed":
-                    raise UserError(
-                        f"llm={self.backend.config.name}: the provider refused batch {state.id}: "
-                        f"{state.message or 'no reason given'}; the same command submits it again"
-                    )
-            self._report(chains, len(outcomes) + under_way)
-            if self._open().keys() & mine.keys():
-                time.sleep(self.poll)
+
+        def wanted(name: str, batch: _Batch) -> bool:
+            if batch.id is None or name in self._looked:
+                return False
+            if batch.requests is None:
+                return damaged and batch.model == self.backend.config.model
+            return not damaged and not requests.keys().isdisjoint(batch.requests)
+
+        try:
+            while mine := {name: batch for name, batch in self._open().items() if wanted(name, batch)}:
+                under_way = 0
+                for name, batch in mine.items():
+                    assert batch.id is not None
+                    state = self._patient(partial(self._state, name, batch.id))
+                    if not state.ended:
+                        under_way += state.done + state.failed
+                        continue
+                    outcomes |= self._store(state, {**(batch.requests or {}), **requests}, requests.keys(), price)
+                    if batch.requests is None:
+                        self._looked.add(name)  # it stays in the ledger: other runs may have requests in it
+                        continue
+                    self.ledger.forget_batch(name)
+                    if state.status == "failed":
+                        raise UserError(
+                            f"llm={self.backend.config.name}: the provider refused batch {state.id}: "
+                            f"{state.message or 'no reason given'}; the same command submits it again"
+                        )
+                self._report(chains, len(outcomes) + under_way)
+                if any(name not in self._looked for name in self._open().keys() & mine.keys()):
+                    time.sleep(self.poll)
+        except KeyboardInterrupt:
+            message = "interrupted; the batch goes on at the provider, the same command collects it"
+            raise KeyboardInterrupt(message) from None
+        return outcomes
+
+    async def _state(self, name: str, identity: str) -> BatchState:
+        """Progress of a batch; where the provider does not know its id, by the name that it carries."""
+        try:
+            return await self.client.state(identity)
+        except BackendFailure as failed:
+            if failed.failure.kind not in (FailureKind.NOT_FOUND, FailureKind.BAD_REQUEST):
+                raise
+            found = await self.client.find(name)
+            if found is None or found == identity:
+                raise
+            self.ledger.name_batch(name, found)
+            return await self.client.state(found)
 
     def _store(
         self, state: BatchState, requests: dict[str, Request], wanted: Collection[str], price: Price | None
@@ -208,23 +245,33 @@ class BatchEngine(BaseEngine):
         """Put all results of a batch into the ledger, those of other runs too; the outcomes of *wanted*, by key."""
         outcomes: dict[str, Outcome] = {}
         for file in filter(None, (state.output_file, state.error_file)):
-            for key, result in self._patient(partial(self.client.fetch, file, requests)).items():
-                reply = result if isinstance(result, Reply) else result.reply
-                if reply is not None:
-                    reply = replace(reply, cost=None if price is None else price.cost(reply.usage))
-                    self.cost += reply.cost or 0.0
-                if isinstance(result, Failure):
-                    self.ledger.store_failure(requests[key], replace(result, reply=reply), price)
-                    if key in wanted:
-                        outcomes[key] = result if result.kind.content else replace(result, reply=None)
-                    continue
-                assert reply is not None
-                reply = self.ledger.store_reply(requests[key], reply, price)
+            results = self._patient(partial(self.client.fetch, file, requests))
+            # A process that was killed while it collected has left the rest to this one.
+            kept = self.ledger.get_many(list(results))
+            for key, result in results.items():
+                request = requests[key]
+                if key in kept:
+                    outcome = self.outcome(request, kept[key])
+                else:
+                    outcome = self._keep(request, result, price)
                 if key in wanted:
-                    outcomes[key] = self.outcome(requests[key], reply)
-                    if isinstance(refused := outcomes[key], Failure):
-                        self.ledger.refuse(key, refused)
+                    outcomes[key] = outcome
         return outcomes
+
+    def _keep(self, request: Request, result: Stored, price: Price | None) -> Outcome:
+        """Store one result of a batch, then parse it."""
+        reply = result.reply if isinstance(result, Failure) else result
+        if reply is not None:
+            reply = replace(reply, cost=None if price is None else price.cost(reply.usage))
+            self.cost += reply.cost or 0.0
+        if isinstance(result, Failure):
+            self.ledger.store_failure(request, replace(result, reply=reply), price)
+            return result if result.kind.content else replace(result, reply=None)
+        assert reply is not None
+        outcome = self.outcome(request, self.ledger.store_reply(request, reply, price))
+        if isinstance(outcome, Failure):
+            self.ledger.refuse(request.key, outcome)
+        return outcome
 
     # -- calls to the provider
 
@@ -239,7 +286,9 @@ class BatchEngine(BaseEngine):
             except BackendFailure as failed:
                 if not failed.failure.kind.transient or attempt == ATTEMPTS:
                     raise self._error(failed) from None
-                time.sleep(failed.retry_after or backoff(attempt))
+                pause = min(failed.retry_after or backoff(attempt), LONGEST_WAIT)
+                log.warning("the batch interface: %s; attempt %d in %.0f s", failed, attempt + 1, pause)
+                time.sleep(pause)
         raise AssertionError
 
     def _error(self, failed: BackendFailure) -> UserError:

@@ -2,32 +2,67 @@
 
 from __future__ import annotations
 
-import json
+import functools
+import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from lantern.errors import FailureKind
+from lantern.errors import UserError
 from lantern.refine.ledger import rows
 from lantern.refine.ledger.location import check_location, is_url
-from lantern.refine.ledger.rows import Prune
-from lantern.refine.ledger.schema import ANSWERS, BATCHES, FAILURES
-from lantern.refine.ledger.stats import LedgerStats, stats_of
-from lantern.refine.ledger.store import Store
-from lantern.refine.types import Failure, Price, Reply, Request, Stored
+from lantern.refine.ledger.schema import (
+    ANSWERS,
+    BATCHES,
+    FAILURES,
+    HELD,
+    LEDGER,
+    VERSION,
+    DamagedRow,
+    Row,
+    batch_of,
+    entry_of,
+)
+from lantern.refine.ledger.stats import stats_of
+from lantern.refine.ledger.store import Store, explained
+from lantern.refine.types import Request, Stored
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Operation = Callable[[sa.Connection], Any]
+log = logging.getLogger(__name__)
 
 _inherited: list[sa.Connection] = []
 """Connections of a parent process; a forked child must neither use nor close them."""
+
+
+def _reading(work: Callable[Concatenate[sa.Connection, P], T]) -> Callable[Concatenate[Ledger, P], T]:
+    """*work* as a method."""
+
+    @functools.wraps(work)
+    def method(self: Ledger, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.do(lambda db: work(db, *args, **kwargs))
+
+    return method
+
+
+def _writing(work: Callable[Concatenate[sa.Connection, P], T]) -> Callable[Concatenate[Ledger, P], T]:
+    """*work* as a method, in a transaction of its own."""
+
+    @functools.wraps(work)
+    def method(self: Ledger, *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = self.apply([lambda db: work(db, *args, **kwargs)])[0]
+        return result
+
+    return method
 
 
 class Ledger:
@@ -35,6 +70,7 @@ class Ledger:
 
     What a method has stored survives a killed process and a power failure. After a fork the child opens its own
     connection. A lost connection is made again for up to *busy_timeout* seconds, and what was under way is done once.
+    A damaged row is as good as none: its request is sent again, and one line about it is logged and given to *notice*.
 
     Args:
         location: path, or ``postgresql://user@host/database``, whose password is in PGPASSWORD or ~/.pgpass.
@@ -47,26 +83,26 @@ class Ledger:
     def __init__(self, location: str | os.PathLike[str], busy_timeout: float = 60.0) -> None:
         self.location = os.fspath(location)
         self.busy_timeout = busy_timeout
-        self._store = store_of(self.location, busy_timeout)
-        self._errors: tuple[type[Exception], ...] = (DBAPIError, *self._store.errors)
+        self.notice: Callable[[str], object] | None = None
+        self.store = store_of(self.location, busy_timeout)
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._db: sa.Connection | None = None
+        self._current = self._noticed = False
         with self._guard():
             self._connection()
 
     @classmethod
     def if_there(cls, location: str | os.PathLike[str]) -> Ledger | None:
         """The ledger at *location*; None where there is none, and nothing is made."""
-        store = store_of(os.fspath(location), 60.0)
-        try:
-            return cls(location) if store.exists() else None
-        except store.errors as error:
-            raise store.explain(error) from None
+        store = store_of(os.fspath(location))
+        with explained(store):
+            there = store.exists()
+        return cls(location) if there else None
 
     def _connection(self) -> sa.Connection:
         if self._db is None:
-            self._db = self._store.open()
+            self._db = self.store.open()
         return self._db
 
     def _drop(self) -> None:
@@ -81,31 +117,24 @@ class Ledger:
             if self._db is not None:
                 _inherited.append(self._db)
             self._pid, self._db, self._lock = os.getpid(), None, threading.RLock()
-        with self._lock:
-            try:
-                yield
-            except self._errors as error:
-                raise self._store.explain(error) from None
-            except rows.DamagedRow as error:
-                raise self._store.damaged(str(error)) from None
+        with self._lock, explained(self.store):
+            yield
 
-    def _do(self, work: Callable[[sa.Connection], T]) -> T:
+    def do(self, work: Callable[[sa.Connection], T]) -> T:
         """*work*, done again on a new connection where one is lost."""
         deadline: float | None = None
         with self._guard():
             while True:
                 try:
                     return work(self._connection())
-                except self._errors as error:
+                except DBAPIError as error:
                     now = time.monotonic()
                     first = deadline is None and self._db is None
-                    if first or not self._store.lost(error) or (deadline is not None and now > deadline):
+                    if first or not self.store.lost(error) or (deadline is not None and now > deadline):
                         raise
                     deadline = deadline or now + self.busy_timeout
                     self._drop()
                     time.sleep(0.2)
-
-    # -- many operations, one transaction
 
     def apply(self, operations: Sequence[Operation]) -> list[Any]:
         """Run *operations* in one transaction; durable when this returns, undone altogether when it raises."""
@@ -115,24 +144,28 @@ class Ledger:
         def work(db: sa.Connection) -> list[Any]:
             nonlocal ticket, results
             try:
-                begun = self._store.begin(db)
+                begun = self.store.begin(db)
                 # A connection that is lost at the commit may have lost no more than the word that it was done.
-                if ticket is None or not self._store.committed(db, ticket):
+                if ticket is None or not self.store.committed(db, ticket):
                     ticket = begun
+                    if not self._current:
+                        db.execute(_TO_THIS_FORMAT)
                     results = [operation(db) for operation in operations]
                 db.exec_driver_sql("COMMIT")
             except BaseException:
-                self._store.rollback(db)
+                self.store.rollback(db)
                 raise
+            self._current = True
             return results
 
-        return self._do(work)
-
-    def _one(self, operation: Callable[[sa.Connection], T]) -> T:
-        result: T = self.apply([operation])[0]
-        return result
+        return self.do(work)
 
     # -- reading
+
+    read = _reading(rows.read)
+    free = _reading(rows.free)
+    stats = _reading(stats_of)
+    latency = _reading(rows.mean_latency)
 
     def get(self, key: str) -> Stored | None:
         """The reply or the settled failure for *key*; None when it has still to be sent."""
@@ -140,43 +173,84 @@ class Ledger:
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Stored]:
         """As :meth:`get`, for many keys; those that have still to be sent are left out."""
-        return self._do(partial(rows.read, keys=keys))
+        found = self.do(partial(rows.lookup, keys=keys))
+        sound = {key: one for key, one in found.items() if not isinstance(one, DamagedRow)}
+        count = len(found) - len(sound)
+        ends = ("row, whose question is", "rows, whose questions are")[count > 1]
+        self.damage(count, f"{count:,} damaged {ends} asked again")
+        return sound
 
-    def free(self, keys: Sequence[str]) -> list[str]:
-        """Those of *keys* that no living process is sending at present."""
-        return self._do(partial(rows.free, keys=keys))
+    def damage(self, count: int, what: str) -> None:
+        """Say once, where *count* is not 0, *what* is damaged, and how to mend it."""
+        if count and not self._noticed:
+            self._noticed = True
+            line = f"the ledger {self.location} has {what}. Set aside what is damaged: {self.store.command('repair')}"
+            log.warning("%s", line)
+            if self.notice is not None:
+                self.notice(line)
 
     def size(self) -> int:
         """Bytes on disk."""
-        return self._do(self._store.size)
+        return self.do(self.store.size)
 
-    def stats(self) -> LedgerStats:
-        """Counts, tokens and dollars of everything stored."""
-        return self._do(stats_of)
+    def entries(self, table: sa.Table, where: Any = None) -> Iterator[tuple[dict[str, Any], Any]]:
+        """Every row of *table* with what :func:`~lantern.refine.ledger.schema.entry_of` makes of it, or its damage."""
+        after: Any = None
+        while found := self.do(partial(rows.page, table=table, after=after, where=where)):
+            for row in found:
+                try:
+                    yield dict(row), entry_of(table, row)
+                except DamagedRow as damage:
+                    yield dict(row), damage
+            after = found[-1]["place"]
 
-    def latency(self, model: str) -> float | None:
-        """Mean seconds of the calls to *model* (``provider/model``) with a reply, batches aside; None without any."""
-        mean = sa.select(sa.func.avg(ANSWERS.c.latency)).where(ANSWERS.c.latency > 0, rows.sent_to(model))
-        return self._do(lambda db: db.execute(mean).scalar_one())
+    def stored(self, damaged: list[str] | None = None) -> list[tuple[Request, Stored]]:
+        """Every settled request with its reply, or its last failure, in the order of the keys; those of a bundle aside.
 
-    def stored(self) -> list[tuple[Request, Stored]]:
-        """Every settled request with its reply or failure, in the order of the keys; without those of a bundle."""
+        *damaged*: takes a description of each damaged row, which is left out.
+        """
+        found: dict[str, tuple[Request, Stored]] = {}
+        for table, where in ((FAILURES, FAILURES.c.settled == 1), (ANSWERS, None)):
+            for row, entry in self.entries(table, where):
+                if isinstance(entry, DamagedRow):
+                    if damaged is not None:
+                        damaged.append(described(table, row, entry))
+                elif entry is not None and entry[0] is not None:
+                    found[row["key"]] = entry
+        return [found[key] for key in sorted(found)]
 
-        def work(db: sa.Connection) -> list[tuple[Request, Stored]]:
-            settled = sa.select(FAILURES.c.key, FAILURES.c.request).where(FAILURES.c.settled == 1)
-            known: dict[str, str] = dict(
-                db.execute(sa.union(sa.select(ANSWERS.c.key, ANSWERS.c.request), settled)).tuples().all()
-            )
-            requests = {key: rows.request_of(known[key]) for key in sorted(known)}
-            stored = rows.read(db, list(requests))
-            return [(request, stored[key]) for key, request in requests.items() if request is not None]
+    def follow_ups(self, request: Request) -> Iterator[tuple[dict[str, Any], Request]]:
+        """The rows of repair turns of *request* that brought a reply, each with its request."""
+        mark = (request.provider, request.model, request.api_base, request.replicate)
+        count, longer = len(request.messages), 2 * request.sampling.get("max_tokens", 0)
+        for table in (FAILURES, ANSWERS):
+            for row, entry in self.entries(table, rows.asked_with(request.messages, table)):
+                further = None if entry is None or isinstance(entry, DamagedRow) else entry[0]
+                if further is None or row["text"] is None or row["key"] == request.key:
+                    continue
+                same = (further.provider, further.model, further.api_base, further.replicate) == mark
+                more = len(further.messages) > count or further.sampling.get("max_tokens") == longer
+                if same and more and further.messages[:count] == request.messages:
+                    yield row, further
 
-        return self._do(work)
+    def damaged(self, checked: list[int] | None = None) -> Iterator[tuple[sa.Table, dict[str, Any], DamagedRow]]:
+        """Every damaged row: its table, its values with its ``place``, and what is wrong.
+
+        *checked*: takes the number of answers. Of an imported bundle only the check sums are there to be checked.
+
+        Raises:
+            UserError: the file below the rows is damaged.
+        """
+        self.do(self.store.verify)
+        for table in HELD:
+            for row, entry in self.entries(table):
+                if isinstance(entry, DamagedRow):
+                    yield table, row, entry
+                elif table is ANSWERS and checked is not None:
+                    checked.append(1)
 
     def verify(self) -> int:
         """Check the whole ledger, every stored request against its key and every reply against its check sum.
-
-        Of an imported bundle only the check sums are there to be checked.
 
         Returns:
             Number of answers checked.
@@ -184,67 +258,38 @@ class Ledger:
         Raises:
             UserError: what is damaged.
         """
-
-        def work(db: sa.Connection) -> int:
-            self._store.verify(db)
-            answers = dict(db.execute(sa.select(ANSWERS.c.key, ANSWERS.c.request)).tuples().all())
-            for key, text in answers.items():
-                try:
-                    request = rows.request_of(text)
-                    intact = request is None or request.key == key
-                except (ValueError, TypeError, KeyError):
-                    intact = False
-                if not intact:
-                    raise self._store.damaged(f"request {key} does not have its key")
-            failed = db.execute(sa.select(FAILURES.c.key).where(FAILURES.c.settled == 1).distinct()).scalars()
-            for chunk in rows.chunks([*answers, *failed]):
-                rows.read(db, chunk)
-            return len(answers)
-
-        return self._do(work)
+        checked: list[int] = []
+        found = [described(table, row, damage) for table, row, damage in self.damaged(checked)]
+        if found:
+            more = f", and {len(found) - 1:,} more" if len(found) > 1 else ""
+            raise UserError(
+                f"the ledger {self.location} is damaged: {found[0]}{more}; nothing was changed, and a run asks these "
+                f"questions again. Set the rows aside with: {self.store.command('repair')}"
+            )
+        return len(checked)
 
     # -- writing
 
+    renew = _writing(rows.renew)
+    release = _writing(rows.release)
+    store_reply = _writing(rows.store_reply)
+    store_failure = _writing(rows.store_failure)
+    refuse = _writing(rows.refuse)
+    unsettle = _writing(rows.unsettle)
+    adopt = _writing(rows.adopt)
+    keep_batch = _writing(rows.keep_batch)
+    name_batch = _writing(rows.name_batch)
+    forget_batch = _writing(rows.forget_batch)
+
     def claim(self, key: str, owner: str, lease: float = rows.LEASE) -> bool:
         """True when *owner* is to send *key* now; False when it is settled or another process is sending it."""
-        return self._one(partial(rows.claim, key=key, owner=owner, lease=lease)) is True
+        return self.apply([partial(rows.claim, key=key, owner=owner, lease=lease)])[0] is True
 
-    def renew(self, owner: str, lease: float = rows.LEASE) -> None:
-        """Prolong every claim of *owner*."""
-        self._one(partial(rows.renew, owner=owner, lease=lease))
-
-    def release(self, owner: str, key: str | None = None) -> None:
-        """Give up the claim on *key*, or all claims of *owner*."""
-        self._one(partial(rows.release, owner=owner, key=key))
-
-    def store_reply(self, request: Request, reply: Reply, price: Price | None = None) -> Reply:
-        """Store a reply and end its claim. Where one is there already, that one stays and is returned."""
-        return self._one(partial(rows.store_reply, key=request.key, request=request, reply=reply, price=price))
-
-    def refuse(self, key: str, failure: Failure) -> None:
-        """Make the stored reply of *key* a settled failure: its content cannot be used."""
-        self._one(partial(rows.refuse, key=key, failure=failure))
-
-    def store_failure(self, request: Request, failure: Failure, price: Price | None = None) -> None:
-        """Store a failure; one of the content is settled: :meth:`get` returns it and it is not sent again."""
-        self._one(partial(rows.store_failure, key=request.key, request=request, failure=failure, price=price))
-
-    def unsettle(self, kinds: Sequence[FailureKind] | None = None) -> int:
-        """Let the requests of settled failures (of *kinds*; None: all) be sent again; returns how many."""
-        change = FAILURES.update().where(FAILURES.c.settled == 1).values(settled=0)
-        if kinds is not None:
-            change = change.where(FAILURES.c.kind.in_([kind.value for kind in kinds]))
-        return self._one(lambda db: db.execute(change).rowcount)
-
-    def adopt(self, imported: Sequence[tuple[str, str, Stored]]) -> list[int]:
-        """Store ``(key, backend, stored)`` of a bundle, all or none; returns the numbers of those that were new."""
-        return self._one(partial(rows.adopt, imported=imported))
-
-    def prune(self, what: Prune, dry: bool) -> dict[str, int]:
+    def prune(self, what: rows.Prune, dry: bool) -> dict[str, int]:
         """Delete what *what* describes, or with *dry* only count it; numbers by kind of row."""
-        counts = self._one(partial(rows.prune, what=what, dry=dry))
+        counts: dict[str, int] = self.apply([partial(rows.prune, what=what, dry=dry)])[0]
         if not dry:
-            self._do(self._store.compact)
+            self.do(self.store.compact)
         return counts
 
     # -- batches on their way at a provider
@@ -252,36 +297,17 @@ class Ledger:
     def batches(self) -> list[tuple[str, str | None, str]]:
         """Name, provider's id (None: its submission is not known to have arrived) and model of each, by name."""
         query = sa.select(BATCHES.c.name, BATCHES.c.id, BATCHES.c.model).order_by(BATCHES.c.name)
-        return self._do(lambda db: [(name, identity, model) for name, identity, model in db.execute(query)])
+        return self.do(lambda db: [(name, identity, model) for name, identity, model in db.execute(query)])
 
-    def batch_requests(self, name: str) -> list[Request] | None:
-        """The requests of a batch; None when it has been collected.
+    def batch_requests(self, name: str) -> dict[str, Request] | None:
+        """The requests of a batch, by key; None when it has been collected.
 
         Raises:
-            UserError: the row is damaged.
+            DamagedRow: they cannot be read.
         """
         query = sa.select(BATCHES.c.requests).where(BATCHES.c.name == name)
-        text = self._do(lambda db: db.execute(query).scalar_one_or_none())
-        if text is None:
-            return None
-        try:
-            requests = [rows.request_of(one) for one in json.loads(text)]
-            return [request for request in requests if request is not None]
-        except (ValueError, KeyError, TypeError):
-            raise self._store.damaged(f"the requests of batch {name} cannot be read") from None
-
-    def keep_batch(self, name: str, model: str, requests: Sequence[Request]) -> None:
-        """Store a batch before it is submitted."""
-        text = json.dumps([rows.request_json(request) for request in requests])
-        self._one(lambda db: db.execute(BATCHES.insert().values(name=name, model=model, requests=text)))
-
-    def name_batch(self, name: str, identity: str) -> None:
-        """Store the provider's id of a batch that was submitted."""
-        self._one(lambda db: db.execute(BATCHES.update().where(BATCHES.c.name == name).values(id=identity)))
-
-    def forget_batch(self, name: str) -> None:
-        """Delete a batch whose replies are stored, or that was not submitted."""
-        self._one(lambda db: db.execute(BATCHES.delete().where(BATCHES.c.name == name)))
+        found = self.do(lambda db: db.execute(query).first())
+        return None if found is None else batch_of(found[0])
 
     def close(self) -> None:
         """Close this process's connection; the next use opens it again."""
@@ -295,13 +321,30 @@ class Ledger:
         self.close()
 
 
-def store_of(location: str, busy_timeout: float) -> Store:
-    """The store at a path or a URL; imports its driver."""
-    check_location(location)
-    if is_url(location):
-        from lantern.refine.ledger.postgres import PostgresStore
+_TO_THIS_FORMAT = (
+    LEDGER.update().where(LEDGER.c.name == "version", LEDGER.c.value != str(VERSION)).values(value=str(VERSION))
+)
 
-        return PostgresStore(location, busy_timeout)
+
+_NAME = re.compile(r"[0-9a-f]{64}( damaged [0-9a-f]{32})?|lantern-[0-9a-f]{16}")
+
+
+def is_named(row: Row) -> bool:
+    """Whether *row* has a well-formed key, or name of a batch."""
+    name = row.get("key", row.get("name"))
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def described(table: sa.Table, row: Row, damage: DamagedRow) -> str:
+    """Which row is damaged and how, without anything that it holds but a well-formed key."""
+    place = row["place"] if isinstance(row["place"], int) else "without a key"
+    return f"{table.name}, {row.get('key', row.get('name')) if is_named(row) else f'row {place}'}: {damage}"
+
+
+def store_of(location: str, busy_timeout: float = 60.0) -> Store:
+    """The store at a path or a URL; imports its driver."""
+    from lantern.refine.ledger.postgres import PostgresStore
     from lantern.refine.ledger.sqlite import SqliteStore
 
-    return SqliteStore(location, busy_timeout)
+    check_location(location)
+    return (PostgresStore if is_url(location) else SqliteStore)(location, busy_timeout)

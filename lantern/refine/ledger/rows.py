@@ -7,22 +7,36 @@ import json
 import os
 import socket
 import uuid
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from lantern.errors import FailureKind
-from lantern.refine.ledger.schema import ANSWERS, CLAIMS, FAILURES, NOW, PAID
-from lantern.refine.shape import ReplyShape
-from lantern.refine.types import Failure, Price, Reply, Request, Stored, Usage
+from lantern.refine.ledger.schema import (
+    ANSWERS,
+    BATCHES,
+    CLAIMS,
+    FAILURES,
+    NOW,
+    PAID,
+    RULES,
+    DamagedRow,
+    Row,
+    columns,
+    failure_of,
+    reply_of,
+    request_json,
+    storable,
+)
+from lantern.refine.types import Failure, Price, Reply, Request, Stored
 
-KINDS = frozenset(FailureKind)
 LEASE = 60.0
 """Seconds after which the claim of a process that stopped renewing it is void."""
+LONGEST = 86_400.0
+"""Seconds; a claim that ends later than that is damaged, and void."""
 
 
 @functools.cache
@@ -51,87 +65,78 @@ def new_owner() -> str:
     return "|".join((_host(pid), str(pid), _started(pid) or "", uuid.uuid4().hex))
 
 
-def is_dead(owner: str) -> bool:
-    """True when the process behind *owner* is known to have ended; False when it lives or cannot be seen from here."""
-    host, pid, started, _ = owner.split("|")
-    if host != _host(os.getpid()):
-        return False
+def is_dead(owner: Any) -> bool:
+    """True when the process behind *owner* is known to have ended; False when it lives or cannot be seen from here.
+
+    What is no name of an owner is dead: the row is damaged.
+    """
     try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
+        host, number, started, _ = owner.split("|")
+        pid = int(number)
+        if host != _host(os.getpid()):
+            return False
+        os.kill(pid, 0)
     except PermissionError:
         return False
-    now = _started(int(pid))
-    return bool(started and now and started != now)
+    except (ProcessLookupError, ValueError, AttributeError, TypeError, OverflowError):
+        return True
+    now = _started(pid)
+    return pid <= 0 or bool(started and now and started != now)
 
 
-def request_json(request: Request) -> str:
-    """*request* as canonical JSON: what its key covers, then what it does not."""
-    content = {
-        "backend": [request.provider, request.model, request.api_base],
-        "messages": list(request.messages),
-        "sampling": request.sampling,
-        "response_format": request.response_format,
-        "replicate": request.replicate,
-        "oracle": request.oracle,
-    }
-    if request.shape is not None:
-        content["shape"] = asdict(request.shape)
-    if request.bundle_key is not None:
-        content["bundle_key"] = request.bundle_key
-    return json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+# -- reading
+
+_KEYS: sa.BindParameter[Any] = sa.bindparam("keys", expanding=True)
+_SETTLED = (
+    sa.select(*(c for c in FAILURES.c if c.name != "request"))
+    .where(FAILURES.c.settled == 1, FAILURES.c.key.in_(_KEYS))
+    .order_by(FAILURES.c.id)
+)
+_ANSWERED = sa.select(*(c for c in ANSWERS.c if c.name != "request")).where(ANSWERS.c.key.in_(_KEYS))
 
 
-def request_of(text: str) -> Request | None:
-    """The request that :func:`request_json` wrote; None for a row that came with a bundle, which has no words.
-
-    Rows of an older Lantern have no shape; that of a JSON schema follows from the schema.
-    """
-    content = json.loads(text)
-    if "imported" in content:
-        return None
-    provider, model, api_base = content.pop("backend")
-    shape = content.pop("shape", None)
-    content["shape"] = (
-        ReplyShape.of_response_format(content["response_format"])
-        if shape is None
-        else ReplyShape(shape["count"], tuple(shape["classes"]), shape["elicitation"])
-    )
-    return Request(provider, model, api_base, tuple(content.pop("messages")), **content)
+def chunks(keys: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+    """*keys* in pieces that fit into one statement."""
+    return (keys[start : start + size] for start in range(0, len(keys), size))
 
 
-@dataclass(frozen=True, slots=True)
-class Prune:
-    """What to delete of a ledger."""
+def lookup(db: sa.Connection, keys: Sequence[str]) -> dict[str, Stored | DamagedRow]:
+    """Replies and settled failures among *keys*; :class:`DamagedRow` where there is none but a damaged one."""
+    found: dict[str, Stored | DamagedRow] = {}
+    for chunk in chunks(keys):
+        for query, read_row in ((_SETTLED, failure_of), (_ANSWERED, reply_of)):
+            for row in db.execute(query, {"keys": chunk}).mappings():
+                try:
+                    found[row["key"]] = read_row(row)
+                except DamagedRow as damage:
+                    found.setdefault(row["key"], damage)
+    return found
 
-    answers_before: float | None = None
-    """Answers older than this Unix time; None: no answers, unless *model* is given."""
-    model: str | None = None
-    """Only answers of this model, as requested (``provider/model``) or as reported."""
-    failures: bool = False
-    """All failures, settled ones too: the next run sends their requests again."""
+
+def read(db: sa.Connection, keys: Sequence[str]) -> dict[str, Stored]:
+    """Replies and settled failures among *keys*; a damaged row is as good as none."""
+    return {key: one for key, one in lookup(db, keys).items() if not isinstance(one, DamagedRow)}
 
 
-def prune(db: sa.Connection, what: Prune, dry: bool) -> dict[str, int]:
-    """Delete or count what *what* describes, and claims that have run out."""
-    doomed: list[tuple[str, sa.Table, sa.ColumnElement[bool]]] = [
-        ("claims that have run out", CLAIMS, CLAIMS.c.expires < NOW)
-    ]
-    if what.answers_before is not None or what.model is not None:
-        where = ANSWERS.c.created < (what.answers_before or 1e18)
-        if what.model is not None:
-            where &= sa.or_(ANSWERS.c.model == what.model, sent_to(what.model))
-        doomed.append(("answers", ANSWERS, where))
-    if what.failures:
-        doomed.append(("failures", FAILURES, sa.true()))
-    counts = {}
-    for name, table, where in doomed:
-        if dry:
-            counts[name] = db.execute(sa.select(sa.func.count()).select_from(table).where(where)).scalar_one()
-        else:
-            counts[name] = db.execute(table.delete().where(where)).rowcount
-    return counts
+def place_of(db: sa.Connection, table: sa.Table) -> sa.ColumnElement[Any]:
+    """What tells the rows of *table* apart, however damaged: SQLite's number of a row, else the primary key."""
+    if db.dialect.name == "sqlite":
+        return sa.literal_column("rowid", sa.BigInteger)
+    return next(iter(table.primary_key))
+
+
+def page(db: sa.Connection, table: sa.Table, after: Any, where: Any = None, size: int = 200) -> list[Row]:
+    """The next rows of *table* in the order of their ``place``, after the place *after* (None: the first)."""
+    place = place_of(db, table)
+    query = sa.select(place.label("place"), *table.c).order_by(place).limit(size)
+    query = query if after is None else query.where(place > after)
+    return [row._mapping for row in db.execute(query if where is None else query.where(where))]
+
+
+def asked_with(messages: Sequence[Mapping[str, str]], table: sa.Table) -> sa.ColumnElement[bool]:
+    """Rows of *table* whose request has *messages* somewhere among its own, as its repair turn has."""
+    text = json.dumps(list(messages), sort_keys=True, ensure_ascii=False, separators=(",", ":"))[1:-1]
+    return sa.func.replace(table.c.request, text, "") != table.c.request
 
 
 def sent_to(model: str) -> sa.ColumnElement[bool]:
@@ -141,87 +146,24 @@ def sent_to(model: str) -> sa.ColumnElement[bool]:
     return ANSWERS.c.request.startswith('{"backend":' + text + ",", autoescape=True)
 
 
-def _plain(text: str | None) -> str | None:
-    """*text* without what a database cannot hold: lone surrogates, and NUL in PostgreSQL."""
-    return None if text is None else text.encode("utf-8", "replace").decode().replace("\0", "?")
+def mean_latency(db: sa.Connection, model: str) -> float | None:
+    """Mean seconds of the calls to *model* (``provider/model``) with a reply, batches aside; None without any."""
+    sent = ANSWERS.c.latency.between(1e-9, 1e7) & sent_to(model)
+    return db.execute(sa.select(sa.func.avg(ANSWERS.c.latency)).where(sent)).scalar_one()
 
 
-def _columns(reply: Reply | None, price: Price | None) -> dict[str, Any]:
-    if reply is None:
-        return dict.fromkeys(PAID)
-    usage = reply.usage
-    values = [
-        _plain(reply.text),
-        _plain(reply.finish_reason),
-        None if reply.logprobs is None else json.dumps(reply.logprobs, separators=(",", ":")),
-        usage.input,
-        usage.cached_input,
-        usage.output,
-        None if reply.cost is None else float(reply.cost),
-        None if price is None else json.dumps([price.input, price.output, price.cached_input]),
-        float(reply.latency),
-        _plain(reply.model),
-        float(reply.created),
-    ]
-    return dict(zip(PAID, [*values, check_sum(values)]))
+# -- claims
 
-
-def check_sum(values: Sequence[Any]) -> int:
-    """CRC-32 over the columns of a reply."""
-    return zlib.crc32("\x1f".join(map(repr, values)).encode())
-
-
-class DamagedRow(Exception):
-    """A row is not what was stored; the message says which."""
-
-
-def _reply(row: Sequence[Any], key: str) -> Reply:
-    if check_sum(row[:11]) != row[11]:
-        raise DamagedRow(f"the reply to request {key} is not what was stored")
-    return Reply(
-        text=row[0],
-        finish_reason=row[1],
-        logprobs=None if row[2] is None else json.loads(row[2]),
-        usage=Usage(row[3], row[4], row[5]),
-        cost=row[6],
-        latency=row[8],
-        model=row[9],
-        created=row[10],
-    )
-
-
-_KEYS: sa.BindParameter[Any] = sa.bindparam("keys", expanding=True)
-_SETTLED = (
-    sa.select(*(FAILURES.c[name] for name in ("key", "kind", "message", "status")), *(FAILURES.c[n] for n in PAID))
-    .where(FAILURES.c.settled == 1, FAILURES.c.key.in_(_KEYS))
-    .order_by(FAILURES.c.id)
-)
-_ANSWERED = sa.select(ANSWERS.c.key, *(ANSWERS.c[name] for name in PAID)).where(ANSWERS.c.key.in_(_KEYS))
-_HELD = sa.select(CLAIMS.c.key, CLAIMS.c.owner).where(CLAIMS.c.key.in_(_KEYS), CLAIMS.c.expires > NOW)
-
-
-def chunks(keys: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
-    """*keys* in pieces that fit into one statement."""
-    return (keys[start : start + size] for start in range(0, len(keys), size))
-
-
-def read(db: sa.Connection, keys: Sequence[str]) -> dict[str, Stored]:
-    """Replies and settled failures among *keys*."""
-    stored: dict[str, Stored] = {}
-    for chunk in chunks(keys):
-        for key, kind, message, status, *paid in db.execute(_SETTLED, {"keys": chunk}):
-            if kind not in KINDS:
-                raise DamagedRow(f"request {key} failed as {kind!r}, a kind that this Lantern does not know")
-            stored[key] = Failure(FailureKind(kind), message, status, None if paid[0] is None else _reply(paid, key))
-        for key, *paid in db.execute(_ANSWERED, {"keys": chunk}):
-            stored[key] = _reply(paid, key)
-    return stored
-
-
-_CLAIM = sa.select(CLAIMS.c.owner, CLAIMS.c.expires > NOW).where(CLAIMS.c.key == sa.bindparam("k"))
+_LIVE = CLAIMS.c.expires.between(NOW, NOW + LONGEST)
+_HELD = sa.select(CLAIMS.c.key, CLAIMS.c.owner).where(CLAIMS.c.key.in_(_KEYS), _LIVE)
+_CLAIM = sa.select(CLAIMS.c.owner, _LIVE).where(CLAIMS.c.key == sa.bindparam("k"))
 _EXPIRES = NOW + sa.bindparam("lease", type_=sa.Double)
 _TAKE = CLAIMS.insert().values(key=sa.bindparam("k"), owner=sa.bindparam("o"), expires=_EXPIRES)
 _TAKE_OVER = CLAIMS.update().where(CLAIMS.c.key == sa.bindparam("k")).values(owner=sa.bindparam("o"), expires=_EXPIRES)
+_RENEW = CLAIMS.update().where(CLAIMS.c.owner == sa.bindparam("o")).values(expires=_EXPIRES)
+_RELEASE_ALL = CLAIMS.delete().where(CLAIMS.c.owner == sa.bindparam("o"))
+_RELEASE = _RELEASE_ALL.where(CLAIMS.c.key == sa.bindparam("k"))
+_END = CLAIMS.delete().where(CLAIMS.c.key == sa.bindparam("k"))
 
 
 def claim(db: sa.Connection, key: str, owner: str, lease: float = LEASE) -> Stored | bool:
@@ -237,7 +179,7 @@ def claim(db: sa.Connection, key: str, owner: str, lease: float = LEASE) -> Stor
 
 
 def free(db: sa.Connection, keys: Sequence[str]) -> list[str]:
-    """Those of *keys* without a claim of a living process."""
+    """Those of *keys* that no living process is sending at present."""
     held: set[str] = set()
     dead: dict[str, bool] = {}
     for chunk in chunks(keys):
@@ -254,23 +196,20 @@ def look(db: sa.Connection, keys: Sequence[str]) -> tuple[dict[str, Stored], set
     return read(db, keys), set(free(db, keys))
 
 
-_RENEW = CLAIMS.update().where(CLAIMS.c.owner == sa.bindparam("o")).values(expires=_EXPIRES)
-_RELEASE_ALL = CLAIMS.delete().where(CLAIMS.c.owner == sa.bindparam("o"))
-_RELEASE = _RELEASE_ALL.where(CLAIMS.c.key == sa.bindparam("k"))
-_END = CLAIMS.delete().where(CLAIMS.c.key == sa.bindparam("k"))
-
-
 def renew(db: sa.Connection, owner: str, lease: float = LEASE) -> None:
     """Prolong every claim of *owner*."""
     db.execute(_RENEW, {"o": owner, "lease": lease})
 
 
 def release(db: sa.Connection, owner: str, key: str | None = None) -> None:
-    """Give up the claim on *key*, or all of *owner*'s."""
+    """Give up the claim of *owner* on *key*, or all its claims."""
     if key is None:
         db.execute(_RELEASE_ALL, {"o": owner})
     else:
         db.execute(_RELEASE, {"o": owner, "k": key})
+
+
+# -- writing
 
 
 def _new_row(table: sa.Table, names: Sequence[str]) -> list[sa.ColumnElement[Any]]:
@@ -298,59 +237,141 @@ _REFUSE = FAILURES.insert().from_select(
     ),
 )
 _FORGET = ANSWERS.delete().where(ANSWERS.c.key == sa.bindparam("k"))
+_SET_BY = ANSWERS.update().where(ANSWERS.c.key == sa.bindparam("k")).values(key=sa.bindparam("aside"))
 
 
-def store_reply(db: sa.Connection, key: str, request: Request, reply: Reply, price: Price | None) -> Reply:
-    """Store *reply* and end the claim; where a reply is there already, that one stays and is returned."""
+def _make_room(db: sa.Connection, key: str) -> None:
+    """Let the damaged answer to *key* stay under a key of its own, until it is repaired."""
+    db.execute(_SET_BY, {"k": key, "aside": f"{key} damaged {uuid.uuid4().hex}"})
+
+
+def store_reply(db: sa.Connection, request: Request, reply: Reply, price: Price | None = None, key: str = "") -> Reply:
+    """Store *reply* and end the claim; where a sound one is there already, that one stays and is returned.
+
+    *key*: that of *request*, where it is known.
+    """
+    key = key or request.key
     db.execute(_END, {"k": key})
-    row = {"key": key, "request": request_json(request), **_columns(reply, price)}
-    if db.execute(_STORE_REPLY, row).rowcount:
-        return reply
-    kept = read(db, [key])[key]
-    assert isinstance(kept, Reply)
-    return kept
+    row = {"key": key, "request": request_json(request), **columns(reply, price)}
+    if not db.execute(_STORE_REPLY, row).rowcount:
+        for kept in db.execute(_ANSWERED, {"keys": [key]}).mappings():
+            try:
+                return reply_of(kept)
+            except DamagedRow:
+                _make_room(db, key)
+        db.execute(_STORE_REPLY, row)
+    return reply_of(row)
 
 
 def refuse(db: sa.Connection, key: str, failure: Failure) -> None:
     """Make the stored reply of *key* a settled failure: its content cannot be used."""
-    verdict = {"kind": failure.kind.value, "status": failure.status, "message": _plain(failure.message)}
+    verdict = {"kind": failure.kind.value, "status": _status(failure), "message": storable(failure.message)}
     db.execute(_REFUSE, {"k": key, **verdict})
     db.execute(_FORGET, {"k": key})
 
 
-def store_failure(db: sa.Connection, key: str, request: Request, failure: Failure, price: Price | None) -> None:
+def store_failure(
+    db: sa.Connection, request: Request, failure: Failure, price: Price | None = None, key: str = ""
+) -> None:
     """Store *failure*; one of the content is settled: it ends the claim, and the request is never sent again."""
+    key = key or request.key
     settled = failure.kind.content
     if settled:
         db.execute(_END, {"k": key})
     db.execute(_STORE_FAILURE, _failure(key, request_json(request) if settled else None, failure, settled, price))
 
 
+def _status(failure: Failure) -> int | None:
+    return failure.status if RULES["status"][0](failure.status) else None
+
+
 def _failure(key: str, request: str | None, failure: Failure, settled: bool, price: Price | None) -> dict[str, Any]:
     return {
         "key": key,
         "kind": failure.kind.value,
-        "status": failure.status,
-        "message": _plain(failure.message),
+        "status": _status(failure),
+        "message": storable(failure.message),
         "settled": int(settled),
         "request": request,
-        **_columns(failure.reply, price),
+        **columns(failure.reply, price),
     }
 
 
+def unsettle(db: sa.Connection, kinds: Sequence[FailureKind] | None = None) -> int:
+    """Let the requests of settled failures (of *kinds*; None: all) be sent again; returns how many."""
+    change = FAILURES.update().where(FAILURES.c.settled == 1).values(settled=0)
+    if kinds is not None:
+        change = change.where(FAILURES.c.kind.in_([kind.value for kind in kinds]))
+    return db.execute(change).rowcount
+
+
 def adopt(db: sa.Connection, imported: Sequence[tuple[str, str, Stored]]) -> list[int]:
-    """Store ``(key, backend, stored)`` of a bundle where the key is new; the numbers of those that were."""
-    known = read(db, [key for key, _, _ in imported])
-    new = [n for n, (key, _, _) in enumerate(imported) if key not in known]
+    """Store ``(key, backend, stored)`` of a bundle, all or none; the numbers of those whose key was new."""
+    known = lookup(db, [key for key, _, _ in imported])
+    fresh: dict[str, int] = {}
+    for number, (key, _, _) in enumerate(imported):
+        if isinstance(known.get(key), DamagedRow):
+            _make_room(db, key)
+            del known[key]
+        if key not in known:
+            fresh.setdefault(key, number)
     replies, failures = [], []
-    for key, backend, stored in (imported[n] for n in new):
+    for key, backend, stored in (imported[number] for number in fresh.values()):
         request = json.dumps({"imported": backend})
         if isinstance(stored, Failure):
             failures.append(_failure(key, request, stored, settled=True, price=None))
         else:
-            replies.append({"key": key, "request": request, **_columns(stored, None)})
+            replies.append({"key": key, "request": request, **columns(stored, None)})
     for statement, rows in ((_STORE_REPLY, replies), (_STORE_FAILURE, failures)):
         if rows:
             db.execute(_END, [{"k": row["key"]} for row in rows])
             db.execute(statement, rows)
-    return new
+    return list(fresh.values())
+
+
+def keep_batch(db: sa.Connection, name: str, model: str, requests: Sequence[Request]) -> None:
+    """Store a batch before it is submitted."""
+    text = json.dumps({request.key: request_json(request) for request in requests})
+    db.execute(BATCHES.insert().values(name=name, model=model, requests=text))
+
+
+def name_batch(db: sa.Connection, name: str, identity: str) -> None:
+    """Store the provider's id of a batch that was submitted."""
+    db.execute(BATCHES.update().where(BATCHES.c.name == name).values(id=identity))
+
+
+def forget_batch(db: sa.Connection, name: str) -> None:
+    """Delete a batch whose replies are stored, or that was not submitted."""
+    db.execute(BATCHES.delete().where(BATCHES.c.name == name))
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """What to delete of a ledger."""
+
+    answers_before: float | None = None
+    """Answers older than this Unix time; None: no answers, unless *model* is given."""
+    model: str | None = None
+    """Only answers of this model, as requested (``provider/model``) or as reported."""
+    failures: bool = False
+    """All failures, settled ones too: the next run sends their requests again."""
+
+
+def prune(db: sa.Connection, what: Prune, dry: bool) -> dict[str, int]:
+    """Delete, or with *dry* only count, what *what* describes and void claims; numbers by kind of row."""
+    void = sa.or_(~_LIVE, CLAIMS.c.expires.is_(None))
+    doomed: list[tuple[str, sa.Table, sa.ColumnElement[bool]]] = [("claims that have run out", CLAIMS, void)]
+    if what.answers_before is not None or what.model is not None:
+        where = ANSWERS.c.created < (what.answers_before or 1e18)
+        if what.model is not None:
+            where &= sa.or_(ANSWERS.c.model == what.model, sent_to(what.model))
+        doomed.append(("answers", ANSWERS, where))
+    if what.failures:
+        doomed.append(("failures", FAILURES, sa.true()))
+    counts = {}
+    for name, table, where in doomed:
+        if dry:
+            counts[name] = db.execute(sa.select(sa.func.count()).select_from(table).where(where)).scalar_one()
+        else:
+            counts[name] = db.execute(table.delete().where(where)).rowcount
+    return counts

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from lantern.refine.ledger.schema import ANSWERS, CLAIMS, FAILURES
+from lantern.refine.ledger.schema import ANSWERS, CLAIMS, FAILURES, MOST_TOKENS, TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +37,24 @@ class LedgerStats:
 
 
 def stats_of(db: sa.Connection) -> LedgerStats:
-    """Count everything."""
+    """Counts, tokens and dollars of everything stored; what is absurd in a damaged row is left out."""
     count = sa.func.count
     by_kind = sa.select(FAILURES.c.kind, count()).group_by(FAILURES.c.kind).order_by(FAILURES.c.kind)
-    kinds: dict[str, int] = dict(db.execute(by_kind).tuples().all())
+    kinds = {str(kind): number for kind, number in db.execute(by_kind)}
     settled = db.execute(sa.select(count()).where(FAILURES.c.settled == 1)).scalar_one()
-    names = ("input", "cached_input", "output", "cost")
+    names = (*TOKENS, "cost")
     paid = sa.union_all(
         *(sa.select(*(t.c[name] for name in names)).where(t.c.text.is_not(None)) for t in (ANSWERS, FAILURES))
     ).subquery()
-    total = db.execute(
-        sa.select(*(sa.func.sum(paid.c[name]) for name in names), count().filter(paid.c.cost.is_(None)))
-    ).one()
+    sums = (sa.func.sum(paid.c[name]).filter(paid.c[name].between(0, MOST_TOKENS)) for name in names)
+    total = db.execute(sa.select(*sums, count().filter(paid.c.cost.is_(None)))).one()
     model = sa.func.coalesce(ANSWERS.c.model, "unknown").label("model")
     models = db.execute(sa.select(model, count().label("n")).group_by("model").order_by(sa.desc("n"), "model"))
     created = ANSWERS.c.created
-    first, last = db.execute(sa.select(sa.func.min(created), sa.func.max(created)).where(created > 0)).one()
+    between = sa.select(sa.func.min(created), sa.func.max(created)).where(created.between(1, 1e11))
+    first, last = db.execute(between).one()
     return LedgerStats(
-        models=dict(models.tuples().all()),
+        models={str(name): number for name, number in models},
         first=first,
         last=last,
         answers=db.execute(sa.select(count()).select_from(ANSWERS)).scalar_one(),

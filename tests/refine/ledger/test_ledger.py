@@ -229,7 +229,8 @@ def test_newer_format(ledger: Ledger) -> None:
 
 def test_a_ledger_of_before_batches(file: Path, filed: Ledger) -> None:
     filed.store_reply(request(), reply("a"))
-    filed.apply([lambda db: db.exec_driver_sql("DROP TABLE batches")])
+    older = "UPDATE ledger SET value = '1' WHERE name = 'version'"
+    filed.apply([lambda db: db.exec_driver_sql("DROP TABLE batches"), lambda db: db.exec_driver_sql(older)])
     with Ledger(file) as again:
         assert again.batches() == []
         assert again.verify() == 1
@@ -287,8 +288,7 @@ def test_a_flipped_byte_is_found(file: Path, filed: Ledger) -> None:
     at = raw.index(b"the answer 7 ") + 30
     file.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
     again = Ledger(file)
-    with pytest.raises(UserError, match=r"damaged.*recover"):
-        again.get(request("7").key)
+    assert again.get(request("7").key) is None, "it is asked again"
     with pytest.raises(UserError, match="damaged"):
         again.verify()
     assert again.get(request("8").key) is not None, "the others are still there"
@@ -310,7 +310,7 @@ def test_damaged_structure(file: Path, filed: Ledger) -> None:
     raw = bytearray(file.read_bytes())
     raw[3 * 4096 : 3 * 4096 + 64] = b"\xff" * 64
     file.write_bytes(bytes(raw))
-    with pytest.raises(UserError, match=r"damaged.*recover"):
+    with pytest.raises(UserError, match=r"damaged.*ledger repair --ledger="):
         Ledger(file)
 
 
