@@ -20,7 +20,7 @@ from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
 from lantern.refine.backends.base import Backend
 from lantern.refine.backends.config import BackendConfig, make_request
-from lantern.refine.ledger.bundle import NO_NUMBERS, NO_SHAPE, QUOTES, export_bundle, import_bundle
+from lantern.refine.ledger.bundle import DAMAGED, KNOWN, NO_NUMBERS, NO_SHAPE, QUOTES, export_bundle, import_bundle
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.prompt import Prompt, Turn
 from lantern.refine.shape import ReplyShape
@@ -229,3 +229,144 @@ def test_mistakes(filled: str, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=told):
             main(arguments)
+
+
+GOOD = {
+    "key": "a" * 64,
+    "backend": "openai/m",
+    "reply": '{"1": {"happy": 0.5, "sad": 0.25}}',
+    "finish_reason": "stop",
+    "usage": [10, 4, 5],
+    "cost": 0.25,
+    "latency": 1.5,
+    "model": "m-2026",
+    "created": 123.0,
+}
+FAILED = {"key": "b" * 64, "backend": "openai/m", "kind": "refusal", "status": 200}
+
+
+def line(**changes: Any) -> str:
+    return json.dumps({**GOOD, **changes})
+
+
+def without(name: str) -> str:
+    return json.dumps({key: value for key, value in GOOD.items() if key != name})
+
+
+BAD_ROWS = [
+    (line(cost=float("nan")), "NaN is no number of JSON"),
+    (line(cost=float("inf")), "Infinity is no number of JSON"),
+    (line().replace("0.25,", "-Infinity,", 1), "-Infinity is no number of JSON"),
+    (line().replace('"cost": 0.25', '"cost": 1e999'), "cost is Infinity; it must be dollars from 0 to 1000000 or null"),
+    (line(cost=-0.5), "cost is -0.5; it must be dollars from 0"),
+    (line(cost="0.5"), 'cost is "0.5"; it must be'),
+    (line(cost=True), "cost is true; it must be"),
+    (line(cost=[1]), r"cost is \[1\]; it must be"),
+    (line(latency={}), r"latency is \{\}; it must be seconds"),
+    (line(latency=None), "latency is null; it must be"),
+    (line(created=1e30), r"created is 1e\+30; it must be a Unix time"),
+    (line(usage=[1, 2]), r"usage is \[1, 2\]; it must be three whole numbers"),
+    (line(usage=[1, 2, 3.5]), "usage is"),
+    (line(usage=[1, -2, 3]), "usage is"),
+    (line(usage=[1, 2, 10**30]), "usage is"),
+    (line(usage=[1, True, 2]), "usage is"),
+    (line(usage={"input": 1}), "usage is"),
+    (line(usage=None), "usage is null"),
+    (line(model=7), "model is 7; it must be text"),
+    (line(model="\ud800"), r"model is \"\\ud800\"; it must be text in UTF-8"),
+    (line(finish_reason=["stop"]), "finish_reason is"),
+    (line(backend="openai"), 'backend is "openai"; it must be provider/model'),
+    (line(backend=["openai", "m"]), "backend is"),
+    (line(key="a" * 63), 'key is "aaa'),
+    (line(key="A" * 64), 'key is "AAA'),
+    (line(key=5), "key is 5; it must be 64 digits"),
+    (line(reply=None), "reply is null; it must be JSON of a probability"),
+    (line(reply={"1": {"happy": 1}}), "reply is"),
+    (line(reply="words"), 'reply is "words"'),
+    (line(reply='{"1": {"happy": NaN}}'), "reply is"),
+    (line(reply='{"1": {"happy": 1e999}}'), "reply is"),
+    (line(reply='{"1": {"happy": -0.1, "sad": 1}}'), "reply is"),
+    (line(reply='{"1": {"happy": true}}'), "reply is"),
+    (line(reply='{"1": {"happy": "0.5"}}'), "reply is"),
+    (line(reply='{"1": {"happy": 0}}'), "reply is"),
+    (line(reply='{"1": {"happy": 1, "happy": 1}}'), "reply is"),
+    (line(reply='{"2": {"happy": 1}}'), "reply is"),
+    (line(reply='{"1": {"happy": 1}, "2": {"sad": 1}}'), "reply is"),
+    (line(reply='{"1": {"happy": 1}} she said'), "reply is"),
+    (line(reply="{}"), "reply is"),
+    (line(text="words"), "'text' is unknown"),
+    (without("cost"), "'cost' is missing"),
+    (without("key"), "'key' is missing"),
+    (without("reply"), "'reply' is missing"),
+    ('{"key": "x", ' + line()[1:], "the key 'key' is there twice"),
+    (json.dumps({**FAILED, "kind": "bored"}), 'kind is "bored"; it must be one of refusal, cut_off'),
+    (json.dumps({**FAILED, "kind": "timeout"}), "kind is"),
+    (json.dumps({**FAILED, "kind": ["refusal"]}), "kind is"),
+    (json.dumps({**FAILED, "status": "200"}), "status is"),
+    (json.dumps({**FAILED, "status": 10**20}), "status is"),
+    (json.dumps({**GOOD, **FAILED}), "reply is .*; it must be empty, for a failure"),
+    (json.dumps({**FAILED, "cost": 1.0}), "'cost' is unknown"),
+    ("[]", r"it is \[\], not an object"),
+    ("7", "it is 7, not an object"),
+    ("", "its JSON is broken at character 2"),
+    ('{"key": ', "its JSON is broken at character"),
+    ('{"key": ' + "9" * 5000 + "}", "a number in it is too long"),
+    ("[" * 200_000, "its JSON is nested too deep"),
+]
+
+
+@pytest.mark.parametrize(("bad", "told"), BAD_ROWS, ids=range(len(BAD_ROWS)))
+def test_a_bad_row_is_named_and_nothing_is_imported(tmp_path: Path, bad: str, told: str) -> None:
+    head = json.dumps({"format": "lantern-bundle", "version": 1})
+    (tmp_path / "b").write_text("\n".join([head, line(key="c" * 64), bad, line(key="d" * 64)]) + "\n")
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        with pytest.raises(UserError, match=rf"b, line 3: not a bundle row: {told}") as error:
+            import_bundle(ledger, tmp_path / "b")
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 600
+        assert ledger.stats().answers == 0
+
+
+def test_bytes_that_are_no_utf_8_are_named(tmp_path: Path) -> None:
+    head = json.dumps({"format": "lantern-bundle", "version": 1}).encode()
+    (tmp_path / "b").write_bytes(head + b"\n" + line().encode() + b"\n" + line().encode().replace(b"stop", b"st\xffp"))
+    with Ledger(tmp_path / "l.sqlite") as ledger, pytest.raises(UserError, match=r"line 3: .*is not UTF-8"):
+        import_bundle(ledger, tmp_path / "b")
+
+
+def test_what_is_right_in_a_bundle_is_taken(place: str, tmp_path: Path) -> None:
+    rows = [
+        line(),
+        line(),  # a second answer under the same key: the first one stays
+        line(key="c" * 64, cost=None, latency=0, model=None, finish_reason=None, created=0, usage=[0, 0, 0]),
+        json.dumps(FAILED),
+        json.dumps({**GOOD, "reply": "", **FAILED, "key": "d" * 64, "status": None}),
+    ]
+    head = json.dumps({"format": "lantern-bundle", "version": 1})
+    (tmp_path / "b").write_bytes("\r\n".join([head, *rows]).encode())
+    with Ledger(place) as ledger:
+        counts = import_bundle(ledger, tmp_path / "b")
+        assert (counts.answers, counts.failures, counts.skipped) == (2, 2, {KNOWN: 1})
+        assert ledger.verify() == 2
+        found = ledger.get("a" * 64)
+        assert isinstance(found, Reply)
+        assert found == Reply(GOOD["reply"], "stop", Usage(10, 4, 5), 0.25, 1.5, "m-2026", None, 123.0)  # type: ignore[arg-type]
+
+
+def test_a_bundle_replaces_what_is_damaged_and_an_export_leaves_it_out(place: str, tmp_path: Path) -> None:
+    shape = ReplyShape(1, ("happy", "sad"))
+    asked = [Request("p", "m", None, ({"role": "user", "content": str(n)},), {}, shape=shape) for n in range(5)]
+    with Ledger(place) as ledger:
+        for one in asked:
+            ledger.store_reply(one, Reply('{"1": {"happy": 0.5, "sad": 0.5}}', "stop"))
+        assert export_bundle(ledger, tmp_path / "whole").skipped == {}
+        schema = "" if ledger.store.dialect == "sqlite" else "lantern."
+        damage = f"UPDATE {schema}answers SET text = 'x' WHERE key = '{asked[2].key}'"
+        ledger.apply([lambda db: db.exec_driver_sql(damage)])
+        counts = export_bundle(ledger, tmp_path / "rest")
+        assert (counts.answers, counts.skipped) == (4, {DAMAGED: 1})
+        again = import_bundle(ledger, tmp_path / "whole")
+        assert (again.answers, again.skipped) == (1, {KNOWN: 4})
+        assert isinstance(ledger.get(asked[2].key), Reply)
+        with pytest.raises(UserError, match="is damaged"):
+            ledger.verify()
