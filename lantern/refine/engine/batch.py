@@ -98,7 +98,12 @@ class BatchEngine(BaseEngine):
         self._collect(chains, requests, price, damaged=True)
         with self._alone():
             outcomes = self.known(left)
-            waiting = {key for batch in self._open().values() for key in batch.requests or ()}
+            waiting: set[str] = set()
+            for name, batch in self._open().items():
+                held = list(batch.requests or ())
+                if held and len(self.ledger.get_many(held)) == len(held):
+                    self.ledger.forget_batch(name)  # left by a process that was killed when it had collected it
+                waiting.update(held)
             todo = [request for key, request in requests.items() if key not in outcomes and key not in waiting]
             outcomes |= self._over_budget(todo, price)
             todo = [request for request in todo if request.key not in outcomes]

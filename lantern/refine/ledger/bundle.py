@@ -85,7 +85,8 @@ def import_bundle(ledger: Ledger, path: Path) -> BundleCounts:
             _check_head(path, file.readline(LONGEST))
             for number, line in enumerate(iter(partial(file.readline, LONGEST), b""), 2):
                 try:
-                    imported.append(_imported(line))
+                    if line.strip():
+                        imported.append(_imported(line))
                 except (ValueError, RecursionError) as error:
                     raise UserError(f"{path}, line {number}: not a bundle row: {_reason(error)}") from None
     except OSError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +21,9 @@ from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.engine.batch import ATTEMPTS, BatchEngine
 from lantern.refine.failures import BackendFailure
 from lantern.refine.ledger.ledger import Ledger
+from lantern.refine.ledger.repair import repair
 from lantern.refine.shape import ReplyShape
-from lantern.refine.types import Answer, Failure, Outcome, Progress, Request
+from lantern.refine.types import Answer, Failure, Outcome, Progress, Reply, Request
 from tests.llm_batches import Batches
 from tests.llm_server import LLMServer
 
@@ -40,6 +44,12 @@ def engine(server: LLMServer, path: str, **more: Any) -> BatchEngine:
         name="t", model="openai/m", api_base=server.url, remote=False, price_input=1.0, price_output=2.0, max_tokens=50
     )
     return BatchEngine(LiteLLMBackend(config), Ledger(path), poll=0.02, **more)
+
+
+def execute(path: str, statement: str) -> None:
+    with Ledger(path) as ledger:
+        schema = "" if ledger.store.dialect == "sqlite" else "lantern."
+        ledger.apply([lambda db: db.exec_driver_sql(statement.format(schema=schema))])
 
 
 @pytest.fixture
@@ -255,6 +265,116 @@ def test_providers_without_batches_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=told):
             preflight(compose([*overrides, "refine.batch=true"]))
+
+
+DAMAGES = {
+    "no JSON": "UPDATE {schema}batches SET requests = '{{'",
+    "a list of numbers": "UPDATE {schema}batches SET requests = '[1, 2]'",
+    "another prompt": "UPDATE {schema}batches SET requests = replace(requests, 'happy: x', 'happy: y')",
+    "an empty list": "UPDATE {schema}batches SET requests = '\"\"'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_batch_is_collected_and_not_paid_again(
+    path: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with LLMServer(batches=Batches(looks=2)) as server:
+        first = engine(server, path)
+        requests = [question(first.backend.config, n) for n in range(6)]
+        first.backend.prepare()
+        with first._alone():
+            first._submit(requests)
+        execute(path, damage)
+        told: list[str] = []
+        for count, calls in ((4, 0), (6, 0), (7, 1)):
+            asking = engine(server, path)
+            asking.ledger.notice = told.append
+            asked = [question(asking.backend.config, n) for n in range(count)]
+            assert all(isinstance(history[0], Answer) for history in asking.run(asked))
+            assert asking.calls == calls
+        assert len(server.batches.batches) == 2
+    assert "a damaged row of a batch, whose replies to this run are collected" in told[0]
+    done = repair(path, do_it=True)
+    assert len(done.damaged) == 1
+    assert done.aside is not None
+    assert '"table": "batches"' in done.aside.read_text()
+
+
+def test_a_batch_is_found_by_its_name_where_its_id_is_wrong(path: str) -> None:
+    with LLMServer() as server:
+        first = engine(server, path)
+        requests = [question(first.backend.config, n) for n in range(3)]
+        first.backend.prepare()
+        with first._alone():
+            first._submit(requests)
+        execute(path, "UPDATE {schema}batches SET id = 'batch_7'")
+        asking = engine(server, path)
+        state = asking.client.state
+
+        async def known(batch: str) -> Any:
+            if batch not in server.batches.batches:
+                raise BackendFailure(Failure(FailureKind.NOT_FOUND, "no such batch", 404))
+            return await state(batch)
+
+        asking.client.state = known  # type: ignore[method-assign]
+        assert all(isinstance(history[0], Answer) for history in asking.run(requests))
+        assert (asking.calls, len(server.batches.batches)) == (0, 1)
+
+
+def test_a_collection_that_was_cut_off_counts_nothing_twice(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LLMServer(["right", "cut_off", "right", "cut_off", "right"]) as server:
+        asking = engine(server, path)
+        requests = [question(asking.backend.config, n) for n in range(4)]
+
+        def killed(name: str) -> None:
+            raise RuntimeError("killed")
+
+        monkeypatch.setattr(asking.ledger, "forget_batch", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            asking.run(requests)
+        before = Ledger(path).stats()
+        again = engine(server, path)
+        again.run([question(again.backend.config, n) for n in range(5)])
+        after = Ledger(path).stats()
+    assert (before.answers, before.settled_failures) == (2, 2)
+    assert (after.answers, after.settled_failures, again.calls) == (3, 2, 1)
+
+
+def test_lines_of_a_batch_may_hold_anything(tmp_path: Path) -> None:
+    with LLMServer() as server:
+        asking = engine(server, str(tmp_path / "l"))
+        asking.backend.prepare()
+        requests = {r.key: r for r in (question(asking.backend.config, n) for n in range(9))}
+        text = "one\u2028two\x85three"
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        body = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+        responses: list[Any] = [
+            {"status_code": 200, "body": body},
+            {"status_code": "200", "body": body},
+            {"status_code": 200, "body": [1]},
+            {"status_code": [], "body": {"error": ["x"]}},
+            "words",
+            7,
+            None,
+            [],
+        ]
+        lines = [{"custom_id": key, "response": given} for key, given in zip(requests, responses)]
+        content = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
+        for odd in (b'{"custom_id": []}', b"[1]", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"custom_id": "other"}', b""):
+            content = odd + b"\n" + content
+
+        async def call(function: Any, **arguments: Any) -> Any:
+            return SimpleNamespace(content=content)
+
+        asking.client._call = call  # type: ignore[method-assign]
+        found = asyncio.run(asking.client.fetch("file", requests))
+    first, *rest = found.values()
+    assert isinstance(first, Reply)
+    assert first.text == text
+    assert len(rest) == 7
+    assert all(isinstance(one, Failure) for one in rest)
 
 
 RUN = """

@@ -308,7 +308,6 @@ BAD_ROWS = [
     (json.dumps({**FAILED, "cost": 1.0}), "'cost' is unknown"),
     ("[]", r"it is \[\], not an object"),
     ("7", "it is 7, not an object"),
-    ("", "its JSON is broken at character 2"),
     ('{"key": ', "its JSON is broken at character"),
     ('{"key": ' + "9" * 5000 + "}", "a number in it is too long"),
     ("[" * 200_000, "its JSON is nested too deep"),
@@ -343,7 +342,7 @@ def test_what_is_right_in_a_bundle_is_taken(place: str, tmp_path: Path) -> None:
         json.dumps({**GOOD, "reply": "", **FAILED, "key": "d" * 64, "status": None}),
     ]
     head = json.dumps({"format": "lantern-bundle", "version": 1})
-    (tmp_path / "b").write_bytes("\r\n".join([head, *rows]).encode())
+    (tmp_path / "b").write_bytes("\r\n".join([head, *rows, "", ""]).encode())
     with Ledger(place) as ledger:
         counts = import_bundle(ledger, tmp_path / "b")
         assert (counts.answers, counts.failures, counts.skipped) == (2, 2, {KNOWN: 1})
