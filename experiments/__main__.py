@@ -16,7 +16,7 @@ COMMANDS = {
     "import": ("import_corpus", "turn a raw corpus into a corpus folder"),
     "inspect": ("inspect_corpus", "look into a corpus folder"),
     "features": ("extract_features", "add a modality to a corpus folder"),
-    "ledger": ("ledger", "look into, check, share and clean the record of all LLM calls"),
+    "ledger": ("ledger", "look into, check, mend, share and clean the record of all LLM calls"),
 }
 """Name, module and purpose of each command."""
 

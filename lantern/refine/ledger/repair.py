@@ -196,7 +196,7 @@ def _carry(db: sa.Connection, table: sa.Table, row: dict[str, Any], done: Repair
     """Put *row* into the new ledger, or into the file where it is damaged."""
     try:
         entry_of(table, row)
-        db.execute(table.insert().values({column.name: row[column.name] for column in table.c}))
+        db.execute(table.insert(), {column.name: row[column.name] for column in table.c})
         done.kept[table.name] += 1
     except (DamagedRow, IntegrityError) as error:
         damage = error if isinstance(error, DamagedRow) else DamagedRow("another row has its key")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from benchmarks import fuzz_ledgers
 from experiments.ledger import main
 from lantern.errors import FailureKind, UserError
 from lantern.refine.ledger.ledger import Ledger
@@ -491,3 +492,8 @@ def test_settled_failures_in_a_damaged_ledger_are_counted(place: str) -> None:
     with Ledger(place) as ledger:
         assert ledger.stats().failures == {"bored": 3}
         assert ledger.do(lambda db: db.execute(sa.select(sa.func.count()).select_from(FAILURES)).scalar_one()) == 3
+
+
+def test_mutated_ledgers_and_bundles_keep_every_promise(tmp_path: Path) -> None:
+    for seed, outcome, error in fuzz_ledgers.outcomes(tmp_path, 60, seed=7_000_000):
+        assert error is None, f"python -m benchmarks.fuzz_ledgers --seed {seed} --files 1: {outcome}"
