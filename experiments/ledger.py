@@ -110,17 +110,14 @@ def _listed(damaged: list[str]) -> Lines:
 
 
 def _verify(ledger: Ledger, given: argparse.Namespace) -> Lines:
-    from lantern.refine.ledger.ledger import described
-
-    checked: list[int] = []
-    damaged = [described(*one) for one in ledger.damaged(checked)]
-    yield from _listed(damaged)
+    sound, damaged = ledger.check()
+    yield from _listed([one.text for one in damaged])
     if damaged:
         raise UserError(
-            f"the ledger {ledger.location}: {len(damaged):,} damaged rows beside {len(checked):,} sound answers; a run "
-            f"asks their questions again. Set them aside with: {ledger.store.command('repair')}"
+            f"the ledger {ledger.location}: {len(damaged):,} damaged rows beside {sound:,} sound answers; a run asks "
+            f"their questions again. Set them aside with: {ledger.store.command('repair')}"
         )
-    yield f"{ledger.location}: {len(checked):,} answers, every one is what was stored"
+    yield f"{ledger.location}: {sound:,} answers, every one is what was stored"
 
 
 def _repair(location: Any, given: argparse.Namespace) -> Lines:

@@ -17,13 +17,14 @@ from lantern.errors import FailureKind, UserError
 from lantern.refine.backends.batches import BatchClient, BatchState
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.engine.base import BaseEngine, Chain, Chains, FollowUp
+from lantern.refine.engine.health import EVERY, span
 from lantern.refine.engine.limits import backoff, worst_case
 from lantern.refine.engine.loop import background_loop
 from lantern.refine.failures import BackendFailure
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.ledger.rows import LEASE, new_owner
 from lantern.refine.ledger.schema import DamagedRow
-from lantern.refine.types import Failure, Outcome, Price, Request, Stored
+from lantern.refine.types import Failure, Outcome, Price, Progress, Request, Stored
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ log = logging.getLogger(__name__)
 MOST = 20_000
 """Requests in one batch; OpenAI takes 50,000 and 200 MB."""
 ATTEMPTS = 46
-"""Of a call to the provider, about ten minutes, before the run gives up; the batch itself goes on there."""
+"""Of a call to the provider, in about ten minutes; then, or at the end of ``llm.patience``, the run gives up. The batch
+itself goes on there."""
 LONGEST_WAIT = 600.0
 """Seconds between two attempts, whatever the provider asks for."""
 _SUBMITTING = "submitting a batch"
@@ -65,6 +67,7 @@ class BatchEngine(BaseEngine):
         self.poll = poll
         self.client = BatchClient(backend)
         self._requests: dict[str, dict[str, Request] | None] = {}  # by batch; they are large and do not change
+        self._now: Progress | None = None
         self._looked: set[str] = set()  # damaged batches that have been collected as far as can be
 
     def run(self, requests: Sequence[Request], follow_up: FollowUp | None = None) -> list[list[Outcome]]:
@@ -148,8 +151,7 @@ class BatchEngine(BaseEngine):
                     requests = None
                     self.ledger.damage(1, "a damaged row of a batch, whose replies to this run are collected")
                 self._requests[name] = requests
-            known = identity if isinstance(identity, str) else None  # else found again by the batch's name
-            batches[name] = _Batch(known, model, self._requests[name])
+            batches[name] = _Batch(identity, model, self._requests[name])
         return batches
 
     def _adopt(self) -> None:
@@ -285,6 +287,7 @@ class BatchEngine(BaseEngine):
 
     def _patient(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of a call that changes nothing, repeated while it may still succeed."""
+        began, told = time.monotonic(), 0.0
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._wait(make())
@@ -292,7 +295,12 @@ class BatchEngine(BaseEngine):
                 if not failed.failure.kind.transient or attempt == ATTEMPTS:
                     raise self._error(failed) from None
                 pause = min(failed.retry_after or backoff(attempt), LONGEST_WAIT)
-                log.warning("the batch interface: %s; attempt %d in %.0f s", failed, attempt + 1, pause)
+                silent = time.monotonic() - began
+                if silent + pause > self.backend.config.patience:
+                    raise self._error(failed) from None
+                if silent - told >= EVERY:
+                    told = silent
+                    self._say(f"no reply from the batch interface for {span(silent)} ({failed}); trying again")
                 time.sleep(pause)
         raise AssertionError
 
@@ -307,4 +315,10 @@ class BatchEngine(BaseEngine):
         """Progress, of which *more* requests are done but not in *chains* yet."""
         if self.progress is not None:
             now = chains.progress(self.calls, self.cost)
-            self.progress(replace(now, done=min(now.done + more, now.total)))
+            self._now = replace(now, done=min(now.done + more, now.total))
+            self.progress(self._now)
+
+    def _say(self, notice: str) -> None:
+        log.warning("%s", notice)
+        if self.progress is not None and self._now is not None:
+            self.progress(replace(self._now, notice=notice))

@@ -49,8 +49,8 @@ def export_bundle(ledger: Ledger, path: Path) -> BundleCounts:
     skipped: Counter[str] = Counter()
     with atomic(path) as partial, partial.open("w", encoding="utf-8") as out:
         out.write(json.dumps({"format": FORMAT, "version": VERSION}) + "\n")
-        damaged: list[str] = []
-        for request, stored in ledger.stored(damaged):
+        _, damaged = ledger.check()
+        for request, stored in ledger.stored():
             if request.bundle_key is None and any(message["role"] == "assistant" for message in request.messages):
                 skipped[QUOTES] += 1
                 continue

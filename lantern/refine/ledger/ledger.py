@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -30,6 +30,7 @@ from lantern.refine.ledger.schema import (
     Row,
     batch_of,
     entry_of,
+    is_sound,
 )
 from lantern.refine.ledger.stats import stats_of
 from lantern.refine.ledger.store import Store, explained
@@ -63,6 +64,14 @@ def _writing(work: Callable[Concatenate[sa.Connection, P], T]) -> Callable[Conca
         return result
 
     return method
+
+
+class Damaged(NamedTuple):
+    """A damaged row: its table and place, and *text* that says which it is and what is wrong."""
+
+    table: sa.Table
+    place: Any
+    text: str
 
 
 class Ledger:
@@ -162,7 +171,6 @@ class Ledger:
 
     # -- reading
 
-    read = _reading(rows.read)
     free = _reading(rows.free)
     stats = _reading(stats_of)
     latency = _reading(rows.mean_latency)
@@ -204,18 +212,15 @@ class Ledger:
                     yield dict(row), damage
             after = found[-1]["place"]
 
-    def stored(self, damaged: list[str] | None = None) -> list[tuple[Request, Stored]]:
-        """Every settled request with its reply, or its last failure, in the order of the keys; those of a bundle aside.
+    def stored(self) -> list[tuple[Request, Stored]]:
+        """Every settled request with its reply, or its last failure, in the order of the keys.
 
-        *damaged*: takes a description of each damaged row, which is left out.
+        Without those of a bundle and those whose row is damaged.
         """
         found: dict[str, tuple[Request, Stored]] = {}
         for table, where in ((FAILURES, FAILURES.c.settled == 1), (ANSWERS, None)):
             for row, entry in self.entries(table, where):
-                if isinstance(entry, DamagedRow):
-                    if damaged is not None:
-                        damaged.append(described(table, row, entry))
-                elif entry is not None and entry[0] is not None:
+                if not isinstance(entry, DamagedRow) and entry is not None and entry[0] is not None:
                     found[row["key"]] = entry
         return [found[key] for key in sorted(found)]
 
@@ -233,40 +238,39 @@ class Ledger:
                 if same and more and further.messages[:count] == request.messages:
                     yield row, further
 
-    def damaged(self, checked: list[int] | None = None) -> Iterator[tuple[sa.Table, dict[str, Any], DamagedRow]]:
-        """Every damaged row: its table, its values with its ``place``, and what is wrong.
+    def check(self) -> tuple[int, list[Damaged]]:
+        """The number of sound answers, and every damaged row of the whole ledger.
 
-        *checked*: takes the number of answers. Of an imported bundle only the check sums are there to be checked.
+        Every stored request is checked against its key, every reply against its check sum; of an imported bundle only
+        the check sums are there to be checked.
 
         Raises:
             UserError: the file below the rows is damaged.
         """
         self.do(self.store.verify)
+        sound, damaged = 0, []
         for table in HELD:
             for row, entry in self.entries(table):
                 if isinstance(entry, DamagedRow):
-                    yield table, row, entry
-                elif table is ANSWERS and checked is not None:
-                    checked.append(1)
+                    damaged.append(Damaged(table, row["place"], described(table, row, entry)))
+                else:
+                    sound += table is ANSWERS
+        return sound, damaged
 
     def verify(self) -> int:
-        """Check the whole ledger, every stored request against its key and every reply against its check sum.
-
-        Returns:
-            Number of answers checked.
+        """As :meth:`check`: the number of answers.
 
         Raises:
             UserError: what is damaged.
         """
-        checked: list[int] = []
-        found = [described(table, row, damage) for table, row, damage in self.damaged(checked)]
-        if found:
-            more = f", and {len(found) - 1:,} more" if len(found) > 1 else ""
+        sound, damaged = self.check()
+        if damaged:
+            rest = f", and {len(damaged) - 1:,} more" if len(damaged) > 1 else ""
             raise UserError(
-                f"the ledger {self.location} is damaged: {found[0]}{more}; nothing was changed, and a run asks these "
-                f"questions again. Set the rows aside with: {self.store.command('repair')}"
+                f"the ledger {self.location} is damaged: {damaged[0].text}{rest}; {sound:,} answers are sound. A run "
+                f"asks these questions again. Set the rows aside with: {self.store.command('repair')}"
             )
-        return len(checked)
+        return sound
 
     # -- writing
 
@@ -297,7 +301,10 @@ class Ledger:
     def batches(self) -> list[tuple[str, str | None, str]]:
         """Name, provider's id (None: its submission is not known to have arrived) and model of each, by name."""
         query = sa.select(BATCHES.c.name, BATCHES.c.id, BATCHES.c.model).order_by(BATCHES.c.name)
-        return self.do(lambda db: [(name, identity, model) for name, identity, model in db.execute(query)])
+        found = self.do(lambda db: db.execute(query).all())
+        sound = [(name, id_, model) for name, id_, model in found if is_sound("name", name) and is_sound("name", model)]
+        self.damage(len(found) - len(sound), "damaged rows of batches")
+        return [(name, id_ if is_sound("id", id_) else None, model) for name, id_, model in sound]
 
     def batch_requests(self, name: str) -> dict[str, Request] | None:
         """The requests of a batch, by key; None when it has been collected.

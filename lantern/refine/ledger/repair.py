@@ -76,20 +76,15 @@ def repair(location: str, do_it: bool) -> Repaired:
 
 
 def _set_aside(ledger: Ledger, do_it: bool) -> Repaired:
-    done = Repaired()
-    checked: list[int] = []
-    found = []
-    for table, row, damage in ledger.damaged(checked):
-        done.damaged.append(described(table, row, damage))
-        found.append((table, row["place"]))
-    done.kept[ANSWERS.name] = len(checked)
+    sound, found = ledger.check()
+    done = Repaired(Counter({ANSWERS.name: sound}), [one.text for one in found])
     if not do_it or not found:
         return done
 
     def delete(db: sa.Connection) -> Path | None:
         # Another process may have mended a row since it was found.
         doomed = []
-        for table, place in found:
+        for table, place, _ in found:
             where = rows.place_of(db, table) == place
             for row in rows.page(db, table, None, where):
                 try:
@@ -137,8 +132,6 @@ def _salvage(store: SqliteStore, do_it: bool, done: Repaired) -> None:
                 _copy(source, target)
         with store.engine(lambda: store.raw(new)).connect() as db, _written(aside if do_it else None) as out:
             store.make(db)
-            if "not a database" in done.salvaged:
-                _mend_head(copy, new)
             db.exec_driver_sql("BEGIN")
             for table, row in _readable(store, copy, new):
                 _carry(db, table, row, done, out)
@@ -180,16 +173,6 @@ def _check_unused(store: SqliteStore) -> None:
         except sqlite3.Error as error:
             if "locked" in str(error):
                 raise UserError(f"the ledger {store.location} is in use; stop the runs that use it first") from None
-
-
-def _mend_head(copy: Path, sound: Path) -> None:
-    """Give *copy* what is the same in the head of every ledger, where SQLite takes it for no database."""
-    with copy.open("r+b") as file, sound.open("rb") as given:
-        fresh, mode = given.read(100), b"\2\2" if _journal(copy).exists() else b"\1\1"
-        file.write(fresh[:18] + mode + fresh[20:24])
-        for start in (44, 56):  # format of the schema, encoding of text
-            file.seek(start)
-            file.write(fresh[start : start + 4])
 
 
 def _carry(db: sa.Connection, table: sa.Table, row: dict[str, Any], done: Repaired, out: Writer) -> None:

@@ -172,12 +172,16 @@ class DamagedRow(Exception):
     """A row is not what was stored. The message names the column and quotes nothing that is stored."""
 
 
+def is_sound(name: str, value: Any) -> bool:
+    """Whether Lantern stores *value* in a column of that name."""
+    return RULES[name][0](value)
+
+
 def check_values(row: Row, names: Sequence[str]) -> None:
     """Raise :class:`DamagedRow` where the value of a column among *names* is none that Lantern stores."""
     for name in names:
-        valid, what = RULES[name]
-        if not valid(row[name]):
-            raise DamagedRow(f"its {name} is not {what}")
+        if not is_sound(name, row[name]):
+            raise DamagedRow(f"its {name} is not {RULES[name][1]}")
 
 
 def check_sum(values: Sequence[Any]) -> int:
