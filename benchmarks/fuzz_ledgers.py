@@ -139,7 +139,7 @@ def _readable(path: Path) -> set[tuple[str, Any]]:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.text_factory = lambda value: value.decode("utf-8", "surrogateescape")
         for table in HELD:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error, UnicodeError):
                 names = [column.name for column in table.c]
                 for values in db.execute(f"SELECT {', '.join(names)} FROM {table.name} NOT INDEXED"):
                     row = dict(zip(names, values))

@@ -32,6 +32,8 @@ from lantern.refine.ledger.sqlite import SqliteStore
 from lantern.refine.ledger.store import DamagedLedger, Store, explained
 
 Writer = Callable[[sa.Table, dict[str, Any], DamagedRow], None]
+UNREADABLE = (sqlite3.Error, UnicodeError)
+"""What SQLite raises where a file is damaged; the latter where its own message quotes a damaged name."""
 PAGE = 4096
 """Bytes of a page of SQLite, its default since 2016."""
 
@@ -170,7 +172,7 @@ def _check_unused(store: SqliteStore) -> None:
             raw.execute("PRAGMA locking_mode = EXCLUSIVE")
             raw.execute("BEGIN EXCLUSIVE")
             raw.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             if "locked" in str(error):
                 raise UserError(f"the ledger {store.location} is in use; stop the runs that use it first") from None
 
@@ -197,9 +199,9 @@ def _readable(store: SqliteStore, copy: Path, sound: Path) -> Iterator[tuple[sa.
                 for row in _select(raw, table):
                     seen.add((table.name, row["place"]))
                     yield table, row
-            except sqlite3.Error:
+            except UNREADABLE:
                 broken = True
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(*UNREADABLE):
             raw.execute("PRAGMA journal_mode = DELETE")
     if broken:
         for table, row in _leaves(store, copy, sound):
@@ -246,11 +248,11 @@ def _leaves(store: SqliteStore, copy: Path, sound: Path) -> Iterator[tuple[sa.Ta
 
 def _page_rows(raw: sqlite3.Connection, table: sa.Table) -> Iterator[dict[str, Any]]:
     places: list[int] = []
-    with contextlib.suppress(sqlite3.Error):
+    with contextlib.suppress(*UNREADABLE):
         for (place,) in raw.execute(f"SELECT rowid FROM {table.name} NOT INDEXED"):
             places.append(place)
     for place in places:
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(*UNREADABLE):
             yield from list(_select(raw, table, f"WHERE rowid = {place}"))
 
 

@@ -180,3 +180,5 @@ def explained(store: Store) -> Iterator[None]:
         yield
     except DBAPIError as error:
         raise store.explain(error) from None
+    except UnicodeError:  # of the driver's own message, which quotes a damaged name
+        raise store.damaged("names in it are not text") from None
