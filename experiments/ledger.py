@@ -93,8 +93,8 @@ def _stats(ledger: Ledger, given: argparse.Namespace) -> Lines:
     days = [time.strftime("%Y-%m-%d", time.gmtime(at)) for at in (stats.first, stats.last) if at is not None]
     yield f"  answers         {stats.answers:,}" + (f", from {days[0]} to {days[1]}" if days else "")
     for model, count in stats.models.items():
-        yield f"    {shown(model)}: {count:,}"
-    yield "  failures        " + (", ".join(f"{shown(kind)} {n:,}" for kind, n in stats.failures.items()) or "none")
+        yield f"    {model}: {count:,}"
+    yield "  failures        " + (", ".join(f"{kind} {n:,}" for kind, n in stats.failures.items()) or "none")
     yield f"    settled, not sent again: {stats.settled_failures:,}; attempts: {stats.failed_attempts:,}"
     cached = f"({stats.cached_input_tokens:,} of them from the provider's cache)"
     yield f"  tokens          {stats.input_tokens:,} in {cached}, {stats.output_tokens:,} out"
@@ -125,7 +125,7 @@ def _repair(location: Any, given: argparse.Namespace) -> Lines:
 
     done = repair(given.ledger, given.yes)
     if done.salvaged:
-        yield f"{given.ledger} is damaged: {shown(done.salvaged)}"
+        yield f"{given.ledger} is damaged: {done.salvaged}"
         yield "  what can be read goes into a new file in its place; the old file is kept beside it"
     yield from _listed(done.damaged)
     sound = ", ".join(f"{count:,} sound rows of {name}" for name, count in done.kept.items()) or "no sound rows"
@@ -163,13 +163,13 @@ def _show(ledger: Ledger, given: argparse.Namespace) -> Lines:
             continue
         if request is None and entry is not None and entry[0] is not None:
             request = entry[0]
-            yield f"  to {shown(f'{request.provider}/{request.model}')} with {shown(json.dumps(request.sampling))}"
+            yield f"  to {request.provider}/{request.model} with {json.dumps(request.sampling)}"
             yield from _messages(request.messages)
         if isinstance(entry and entry[1], Reply) or row["text"] is not None:
             yield from _reply(row)
         if "kind" in row:
             status = "" if row["status"] is None else f" ({row['status']})"
-            yield f"failed as {row['kind']}{status} at {_time(row['time'])}: {shown(row['message'])}"
+            yield f"failed as {row['kind']}{status} at {_time(row['time'])}: {row['message']}"
     if request is None:
         yield "  its prompt is not here: the answer came with a bundle, or no attempt brought a reply"
         return
@@ -181,27 +181,22 @@ def _show(ledger: Ledger, given: argparse.Namespace) -> Lines:
 
 def _messages(messages: Any) -> Lines:
     for message in messages:
-        yield f"  {shown(message['role'])}:"
-        yield from (f"    {shown(line)}" for line in str(message.get("content")).split("\n"))
+        yield f"  {message['role']}:"
+        yield from (f"    {line}" for line in str(message.get("content")).split("\n"))
 
 
 def _reply(row: Any) -> Lines:
     cost = "of unknown price" if row["cost"] is None else f"${row['cost']:.6f}"
     yield (
-        f"reply of {shown(row['model'] or 'an unnamed model')}, {_time(row['created'])}: "
+        f"reply of {row['model'] or 'an unnamed model'}, {_time(row['created'])}: "
         f"{row['input']:,} tokens in ({row['cached_input']:,} cached), {row['output']:,} out, {row['latency']:.2f} s, "
-        f"{cost}, finished by {shown(row['finish_reason'] or 'nothing stated')}"
+        f"{cost}, finished by {row['finish_reason'] or 'nothing stated'}"
     )
-    yield from (f"    {shown(line)}" for line in row["text"].split("\n"))
+    yield from (f"    {line}" for line in row["text"].split("\n"))
 
 
 def _time(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at)) if at else "at an unknown time"
-
-
-def shown(text: str) -> str:
-    """*text* with what steers a terminal or turns the direction of writing (ESC, bidi controls) as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _export(ledger: Ledger, given: argparse.Namespace) -> Lines:

@@ -369,3 +369,21 @@ def test_a_bundle_replaces_what_is_damaged_and_an_export_leaves_it_out(place: st
         assert isinstance(ledger.get(asked[2].key), Reply)
         with pytest.raises(UserError, match="is damaged"):
             ledger.verify()
+
+
+@pytest.mark.parametrize(
+    "bad", [line(cost=float("nan")), line(reply='{"1": {"happy": NaN}}'), line(usage=[1, 2, 2**70])]
+)
+def test_what_is_no_number_comes_into_neither_store(place: str, tmp_path: Path, bad: str) -> None:
+    head = json.dumps({"format": "lantern-bundle", "version": 1})
+    (tmp_path / "b").write_text("\n".join([head, line(key="c" * 64), bad]))
+    assert main(["import", "--ledger", place, str(_good(tmp_path, head))]) == 0
+    with pytest.raises(UserError, match="line 3: not a bundle row"):
+        main(["import", "--ledger", place, str(tmp_path / "b")])
+    with Ledger(place) as ledger:
+        assert (ledger.verify(), ledger.stats().cost) == (1, 0.25)
+
+
+def _good(folder: Path, head: str) -> Path:
+    (folder / "good").write_text(f"{head}\n{line()}\n")
+    return folder / "good"
