@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from lantern.refine.backends.config import BackendConfig, make_request
-from lantern.refine.backends.litellm_backend import LiteLLMBackend, load_litellm
+from lantern.refine.backends.listed import load_litellm
+from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.engine.engine import Engine
 from lantern.refine.engine.loop import background_loop
 from lantern.refine.ledger.ledger import Ledger

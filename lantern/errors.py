@@ -51,8 +51,9 @@ class FailureKind(StrEnum):
     TIMEOUT = "timeout", "transient", "raise llm.timeout, lower llm.concurrency or look at the server"
     CONNECTION = "connection", "transient", "start the server or check llm.api_base and the network"
     SERVER_ERROR = "server_error", "transient", "look at the server, or try later"
-    BAD_BODY = "bad_body", "transient", "what answers at llm.api_base is no LLM server"
-    EMPTY = "empty", "transient", "look at the server"
+    BAD_BODY = "bad_body", "", "look at what answers at llm.api_base: its replies are no chat completions"
+    EMPTY = "empty", "content"
+    """The provider was paid and sent no text."""
     AUTH = "auth", "fatal", "check the key in the variable that llm.api_key_env names"
     NOT_FOUND = "not_found", "fatal", "check llm.model and llm.api_base"
     BAD_REQUEST = (
@@ -74,3 +75,4 @@ class FailureKind(StrEnum):
     NO_LOGPROBS = "no_logprobs", "content", "take llm.elicitation=json: this provider returns no token probabilities"
     LOW_MASS = "low_mass", "content", "take llm.elicitation=json or another LLM: this one does not answer by letters"
     """Next to none of the probability lies on the letters of the classes."""
+    REDIRECT = "redirect", "fatal", "set llm.api_base to the address that it names if you trust it"

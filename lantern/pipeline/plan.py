@@ -10,7 +10,8 @@ from lantern.files import digest
 from lantern.pipeline import vanilla
 from lantern.pipeline.preflight import ReadyRun
 from lantern.pipeline.refinement import refiner_of
-from lantern.refine.estimate import Estimate, estimate, tokenizer_of
+from lantern.refine.backends.tokens import tokenizer_of
+from lantern.refine.estimate import Estimate, estimate
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.types import Price, Request
 

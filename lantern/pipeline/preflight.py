@@ -169,6 +169,7 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
                 raise UserError(f"refine.batch=true cannot wait inside a training; refine.when={config.refine.when}")
         if check_backend:
             backend.check_ready()
+        backend.check_parameters()
     if check_backend:
         check_training(config)
         check_tracking(config)
@@ -224,7 +225,11 @@ def _has_metal() -> bool:
     return torch.backends.mps.is_available()
 
 
-_NO_PART = {"refine": ("ledger", "min_answered"), "trainer": ("loggers",), "llm": ("headers", "patience")}
+_NO_PART = {
+    "refine": ("ledger", "min_answered"),
+    "trainer": ("loggers",),
+    "llm": ("headers", "trusted_hosts", "base_model", "patience"),
+}
 """Settings that no number of a run depends on: they take no part in the name of its folder."""
 
 

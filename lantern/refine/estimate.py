@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lantern.refine.backends.tokens import Tokenizer
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Price, Request, Usage
@@ -17,17 +18,6 @@ ASSUMED_LATENCY = 3.0
 """Seconds a call, where the ledger has measured none."""
 CACHED_FROM = 1024
 """Tokens of a common start from which providers serve it from their prompt cache."""
-
-Messages = Sequence[Mapping[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Tokenizer:
-    """Counts tokens, by the model's own tokenizer where that is available."""
-
-    name: str
-    prompt: Callable[[Messages], int]
-    text: Callable[[str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,35 +46,6 @@ class Estimate:
     def calls(self) -> int:
         """Calls to be made when no reply needs a repair turn."""
         return self.prompts - self.answered
-
-
-def tokenizer_of(config: BackendConfig, simulated: bool) -> Tokenizer:
-    """The tokenizer of an embedded model, else litellm's for *config*'s model, which is exact for OpenAI's."""
-    if simulated:
-        return Tokenizer("four characters a token", lambda m: sum(len(x["content"]) for x in m) // 4, _quarter)
-    if config.embedded is not None:
-        from lantern.refine.backends import embedded
-
-        model = config.embedded
-        return Tokenizer(
-            "the model's own tokenizer",
-            lambda m: embedded.count_tokens(model, m),
-            lambda t: embedded.count_text(model, t),
-        )
-    from lantern.refine.backends.litellm_backend import load_litellm
-
-    litellm = load_litellm()
-    own = config.model.startswith(("openai/", "azure/"))
-    name = "its own tokenizer" if own else "an estimate with OpenAI's tokenizer"
-
-    def prompt(messages: Messages) -> int:
-        return int(litellm.token_counter(model=config.model, messages=[dict(m) for m in messages]))
-
-    return Tokenizer(name, prompt, lambda t: int(litellm.token_counter(model=config.model, text=t)))
-
-
-def _quarter(text: str) -> int:
-    return len(text) // 4
 
 
 def estimate(

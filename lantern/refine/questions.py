@@ -183,7 +183,11 @@ class Refiner:
 
     def repair(self, request: Request, outcome: Outcome) -> Request | None:
         """The one further request after a reply whose content failed; None where it would not help."""
-        if not self.config.repair or not isinstance(outcome, Failure) or outcome.reply is None:
+        if not self.config.repair or not isinstance(outcome, Failure):
+            return None
+        if outcome.kind == FailureKind.BAD_BODY:
+            return request  # no LLM spoke: the same question, once more
+        if outcome.reply is None:
             return None
         if outcome.kind in (FailureKind.NO_LOGPROBS, FailureKind.LOW_MASS):
             return None  # another reply would bring the same numbers
@@ -195,7 +199,12 @@ class Refiner:
         count = request.shape.count
         quoting = self.prompt.repair(outcome.reply.text[:4000], outcome.message, count)
         wordless = replace(request, messages=request.messages + self.prompt.repair("", "", count))
-        return replace(request, messages=request.messages + quoting, bundle_key=wordless.key)
+        messages = request.messages + quoting
+        if outcome.kind == FailureKind.EMPTY:
+            # There is nothing to quote, and two turns of the user in a row are refused by some.
+            asked = request.messages[-1]["content"]
+            messages = (*request.messages[:-1], {"role": "user", "content": f"{asked}\n{quoting[1]['content']}"})
+        return replace(request, messages=messages, bundle_key=wordless.key)
 
     def refine(
         self, table: PredictionTable, engine: EngineProtocol, needs_answer: bool = False

@@ -10,6 +10,14 @@ from typing import Any
 from lantern.errors import FailureKind
 from lantern.refine.shape import ReplyShape
 
+NO_MESSAGE = "no_message"
+"""Finish reason of a reply in which the provider sent no message: its text is the body as it came."""
+
+
+def plain(text: str) -> str:
+    """*text* without what a database or a key cannot hold: lone surrogates and NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "?")
+
 
 @dataclass(frozen=True, slots=True)
 class Price:

@@ -20,8 +20,9 @@ from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
 from lantern.refine.backends.config import BackendConfig, make_request
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
+from lantern.refine.backends.tokens import Tokenizer, tokenizer_of
 from lantern.refine.engine.engine import Engine
-from lantern.refine.estimate import ASSUMED_LATENCY, Tokenizer, estimate, tokenizer_of
+from lantern.refine.estimate import ASSUMED_LATENCY, estimate
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.prompt import Prompt
 from lantern.refine.questions import Refiner

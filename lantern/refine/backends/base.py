@@ -24,6 +24,13 @@ class Backend:
             UserError: what is missing and how to supply it.
         """
 
+    def check_parameters(self) -> None:
+        """Refuse parameters that the model is known not to take. Needs no key and sends nothing.
+
+        Raises:
+            UserError: which ones, and how to leave them out.
+        """
+
     def prepare(self) -> None:
         """Load what calls need, and the price. Slow."""
 

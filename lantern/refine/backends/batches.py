@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lantern.errors import UserError
-from lantern.refine.backends.litellm_backend import LiteLLMBackend, load_litellm, timed
+from lantern.refine.backends import wire
+from lantern.refine.backends.listed import load_litellm
+from lantern.refine.backends.litellm_backend import LiteLLMBackend, timed
 from lantern.refine.failures import BackendFailure, failure_of
 from lantern.refine.types import Request, Stored
 
@@ -17,6 +19,8 @@ PROVIDERS = ("openai", "azure", "hosted_vllm", "litellm_proxy", "vertex_ai", "xa
 """Providers whose batches litellm can submit, list and fetch."""
 ENDED = ("completed", "failed", "expired", "cancelled")
 ENDPOINT = "/v1/chat/completions"
+_BYTES_PER_LINE = 2**17
+"""Of a batch's file; a reply with token probabilities has some ten thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,37 +106,40 @@ class BatchClient:
 
     async def fetch(self, file: str, requests: dict[str, Request]) -> dict[str, Stored]:
         """Replies and failures in an output or error *file*, by key; lines of other requests are left out."""
-        content = (await self._call(load_litellm().afile_content, file_id=file)).content
+        most = wire.MOST_BYTES + _BYTES_PER_LINE * len(requests)
+        content = (await self._call(load_litellm().afile_content, most, file_id=file)).content
         results: dict[str, Stored] = {}
         for line in content.decode("utf-8", "replace").splitlines():
             try:
                 value = json.loads(line)
                 key = value["custom_id"]
-            except (ValueError, KeyError, TypeError):
+                request = requests[key]
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            if key in requests:
-                results[key] = self._result(value, requests[key])
+            results[key] = self._result(value, request)
         return results
 
     def _result(self, value: dict[str, Any], request: Request) -> Stored:
-        response = value.get("response") or {}
-        status, body = response.get("status_code"), response.get("body")
+        response = value.get("response")
+        status, body = _get(response, "status_code"), _get(response, "body")
         if value.get("error") or status != 200 or not isinstance(body, dict):
-            error = value.get("error") or (body or {}).get("error") or {}
-            text = error.get("message") if isinstance(error, dict) else error
-            return self.backend.failed_line(str(text or "no body"), status)
+            error = value.get("error") or _get(body, "error")
+            text = _get(error, "message") if isinstance(error, dict) else error
+            return self.backend.failed_line(str(text or "no body"), status if isinstance(status, int) else None)
         try:
-            return self.backend.reply_from(body, request)
+            return self.backend.reply(body, b"", request)
         except BackendFailure as failed:
             return failed.failure
 
-    async def _call(self, function: Any, **arguments: Any) -> Any:
+    async def _call(self, function: Any, most: int = wire.MOST_BYTES, **arguments: Any) -> Any:
         given = {**self.backend.connection(), "custom_llm_provider": self.provider, **arguments}
-        try:
-            return await asyncio.wait_for(function(**given), self.config.timeout)
-        except Exception as error:  # noqa: BLE001  every provider has its own; failure_of sorts them
-            failed = timed(failure_of(error, self.backend.secrets()), self.config.timeout)
-        raise failed  # not in the handler: a chained exception would keep the key in its frames
+        with wire.exchange(most) as sent:
+            try:
+                return await asyncio.wait_for(function(**given), self.config.timeout)
+            except Exception as error:  # noqa: BLE001  every provider has its own; failure_of sorts them
+                failed = timed(failure_of(error, self.backend.secrets()), self.config.timeout)
+        # Not in the handler: a chained exception would keep the key in its frames.
+        raise self.backend.given_up(sent) if sent.failure is not None else failed
 
 
 def _body(request: Request) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from lantern.errors import UserError
 from lantern.refine.shape import ReplyShape
@@ -25,6 +27,9 @@ class BackendConfig:
     name: str = "???"
     model: str = "???"
     """litellm's model string, ``provider/model``."""
+    base_model: str | None = None
+    """litellm's name of the model behind *model*, where that is a name of your own: an Azure deployment, an inference
+    profile of Bedrock. Price, tokenizer and accepted parameters follow from it."""
     api_base: str | None = None
     """URL of the server. null: the provider's own."""
     api_key_env: str | None = None
@@ -32,7 +37,9 @@ class BackendConfig:
     headers: dict[str, str] = field(default_factory=dict)
     """Further headers of every call: name of the header, and name of the environment variable with its value."""
     remote: bool = True
-    """Text leaves this machine; false for your own servers."""
+    """Text leaves this machine. false: only for a server on this machine or on one of *trusted_hosts*."""
+    trusted_hosts: list[str] = field(default_factory=list)
+    """Names or addresses of your own machines, to which text may go with ``remote: false``."""
     embedded: str | None = None
     """Serve the model inside this process: ``smollm2``, or the path of a ``.gguf`` file."""
     temperature: Amount = 0.0
@@ -75,7 +82,7 @@ class BackendConfig:
         if self.name != "???" and not re.fullmatch(r"\w[\w.+-]{0,60}", self.name):
             raise UserError(f"llm.name={self.name!r} must be of letters, digits and . _ + -: it names run folders")
         check(self, "llm", at)
-        if self.api_base is not None and not re.match(r"https?://[^/\s]", self.api_base):
+        if self.api_base is not None and not re.fullmatch(r"https?://[^/\s\\@?#]+(?:/[^\s\\]*)?", self.api_base):
             raise UserError(f"{at}llm.api_base={self.api_base} must be a URL, such as http://localhost:8000/v1")
         if (self.price_input is None) != (self.price_output is None):
             raise UserError(f"{at}llm.price_input and llm.price_output must be given together")
@@ -83,8 +90,27 @@ class BackendConfig:
         for key, variable in {"api_key_env": self.api_key_env, **variables}.items():
             if variable is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", variable):
                 raise UserError(f"{at}llm.{key} must be the name of an environment variable, not its value")
-        if self.model != "???" and not all(self.model.partition("/")):
-            raise UserError(f"{at}llm.model={self.model} must be provider/model, such as openai/gpt-4o")
+        for key, model in {"model": self.model, "base_model": self.base_model}.items():
+            if model not in ("???", None) and not all(str(model).partition("/")):
+                raise UserError(f"{at}llm.{key}={model} must be provider/model, such as openai/gpt-4o")
+        if not self.remote and self.model != "???":
+            self._check_nearness(at)
+
+    def _check_nearness(self, at: str) -> None:
+        """Refuse a server elsewhere that is said to be on this machine."""
+        if self.embedded is not None or self.model.partition("/")[0] == "simulated":
+            return
+        if self.api_base is None:
+            raise UserError(f"{at}llm.remote=false needs llm.api_base, the address of your server")
+        try:
+            host = urlsplit(self.api_base).hostname or ""
+        except ValueError:
+            host = ""
+        if not is_loopback(host) and host not in [trusted.lower() for trusted in self.trusted_hosts]:
+            raise UserError(
+                f"{at}llm.remote=false, but llm.api_base={self.api_base} is not on this machine; set llm.remote=true, "
+                f"or llm.trusted_hosts=[{host}] if that machine is your own"
+            )
 
     @property
     def price(self) -> Price | None:
@@ -94,6 +120,14 @@ class BackendConfig:
         if self.price_input is None or self.price_output is None:
             return None
         return Price(self.price_input, self.price_output, self.price_cached_input)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* is this machine, whatever a name server says."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def make_request(

@@ -45,13 +45,13 @@ TRANSPORT = {
     "truncated": "bad_body",
     "empty_body": "bad_body",
     "list": "bad_body",
-    "choices_null": "bad_body",
-    "null": "empty",
-    "no_choices": "empty",
     "drop": "connection",
     "reset": "connection",
 }
 CONTENT = {
+    "choices_null": "empty",
+    "null": "empty",
+    "no_choices": "empty",
     "policy": "refusal",
     "refusal": "refusal",
     "refusal_field": "refusal",

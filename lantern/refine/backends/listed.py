@@ -1,0 +1,103 @@
+"""What the installed litellm knows: loading it off the network, its providers, its tables of prices and parameters."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lantern.errors import UserError
+from lantern.refine.backends import wire
+from lantern.refine.backends.config import BackendConfig, make_request
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Price
+
+_loaded: Any = None
+
+
+def load_litellm() -> Any:
+    """litellm, imported on first use and kept off the network and off the terminal; what the user has set stays."""
+    global _loaded
+    if _loaded is not None:
+        return _loaded
+    for name, value in (
+        ("LITELLM_OFFLINE_MODE", "true"),
+        ("LITELLM_LOCAL_MODEL_COST_MAP", "True"),
+        ("LITELLM_MODE", "PRODUCTION"),
+    ):
+        os.environ.setdefault(name, value)
+    _quiet()  # before the import, which logs already
+    import litellm
+
+    _quiet()
+    # litellm makes its coroutine in a thread: a call that is abandoned meanwhile leaves it behind.
+    warnings.filterwarnings("ignore", r"coroutine '.*completion' was never awaited", RuntimeWarning)
+    litellm.suppress_debug_info = True
+    wire.install()
+    _loaded = litellm
+    return litellm
+
+
+def _quiet() -> None:
+    if "LITELLM_LOG" not in os.environ:
+        for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def listed_price(config: BackendConfig) -> Price | None:
+    """Price of *config*'s model in litellm's table; None where it lists none."""
+    provider, _, model = (config.base_model or config.model).partition("/")
+    try:
+        info = load_litellm().get_model_info(model=model, custom_llm_provider=provider)
+    except Exception:  # noqa: BLE001  litellm raises a bare Exception for a model it does not list
+        return None
+    prompt, answer = info.get("input_cost_per_token"), info.get("output_cost_per_token")
+    if prompt is None or answer is None or (not prompt and not answer and info.get("mode") is None):
+        return None  # zeros without a mode stand for a model that is not listed
+    cached = info.get("cache_read_input_token_cost")
+    return Price(prompt * 1e6, answer * 1e6, None if cached is None else cached * 1e6)
+
+
+def parameters(config: BackendConfig) -> list[str]:
+    """Parameters that litellm knows the model to take."""
+    provider, _, model = config.model.partition("/")
+    return load_litellm().get_supported_openai_params(model=model, custom_llm_provider=provider) or []
+
+
+def refused_parameters(config: BackendConfig) -> list[str]:
+    """What a request would send and litellm refuses for this model: sampling parameters, ``response_format``."""
+    load_litellm()
+    from litellm.utils import get_optional_params
+
+    provider, _, model = config.model.partition("/")
+    request = make_request(config, [], ReplyShape(1, ("a", "b"), config.elicitation))
+    wanted: dict[str, Any] = {name: value for name, value in request.sampling.items() if name != "extra_body"}
+    if request.response_format is not None:
+        wanted["response_format"] = request.response_format
+    refused = []
+    for name, value in wanted.items():
+        try:
+            get_optional_params(
+                model=model, custom_llm_provider=provider, base_model=config.base_model, **{name: value}
+            )
+        except Exception as error:  # noqa: BLE001  others are for the call to meet
+            if type(error).__name__ == "UnsupportedParamsError":
+                refused.append(name)
+    return refused
+
+
+def providers() -> list[str]:
+    """Providers that the installed litellm knows, read from its source to spare the import; [] if unsure."""
+    spec = importlib.util.find_spec("litellm")
+    if spec is None or spec.origin is None:
+        raise UserError("the package litellm is missing; pip install 'litellm>=1.84.0,<2'")
+    try:
+        source = (Path(spec.origin).parent / "types" / "utils.py").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    block = re.search(r"^class LlmProviders\b.*?(?=^\S)", source, re.MULTILINE | re.DOTALL)
+    return re.findall(r'^ +[A-Z0-9_]+ = "([^"]+)"', block.group(0), re.MULTILINE) if block else []
