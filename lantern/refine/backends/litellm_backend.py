@@ -201,8 +201,9 @@ class LiteLLMBackend(Backend):
         assert found is not None
         if found.text.strip() or found.finish in WITHOUT_TEXT:
             return self._paid(found.text, found, request, latency)
-        shown = plain(raw[: 4 * completion.SHOWN].decode("utf-8", "replace") or json.dumps(response, default=str))
-        kept = self._paid(redact(shown[: completion.SHOWN], self.secrets()), found, request, latency)
+        body = raw.decode("utf-8", "replace") if response is None or raw else json.dumps(response, default=str)
+        shown = plain(body[: completion.SHOWN])
+        kept = self._paid(redact(shown, self.secrets()), found, request, latency)
         if found.spoken:
             return replace(kept, finish_reason=NO_MESSAGE)
         if shown.lstrip().startswith("<"):  # a page of some gateway: no LLM was paid
