@@ -51,7 +51,7 @@ class FailureKind(StrEnum):
     TIMEOUT = "timeout", "transient", "raise llm.timeout, lower llm.concurrency or look at the server"
     CONNECTION = "connection", "transient", "start the server or check llm.api_base and the network"
     SERVER_ERROR = "server_error", "transient", "look at the server, or try later"
-    BAD_BODY = "bad_body", "", "look at what answers at llm.api_base: its replies are no chat completions"
+    BAD_BODY = "bad_body", "", "what answers at llm.api_base is no LLM server, or its replies are broken"
     EMPTY = "empty", "content"
     """The provider was paid and sent no text."""
     AUTH = "auth", "fatal", "check the key in the variable that llm.api_key_env names"

@@ -43,7 +43,7 @@ def compose(overrides: list[str]) -> RunConfig:
     from omegaconf.errors import OmegaConfBaseException
 
     overrides = [quoted_url(override) for override in overrides]
-    overrides = [f"++{override}" if override.startswith("trainer.extra.") else override for override in overrides]
+    overrides = [_free(override) for override in overrides]
     for override in overrides:
         check_override(override, RunConfig)
     _add_local_folder()
@@ -82,6 +82,12 @@ def compose(overrides: list[str]) -> RunConfig:
                 f"{key} holds a literal secret; put it in an environment variable and name that in llm.api_key_env"
             )
     return config
+
+
+def _free(override: str) -> str:
+    """*override* as Hydra wants it for a setting of any keys, which its own check would refuse."""
+    adds = override.startswith(("trainer.extra.", "llm.extra_body.", "llm.extra_body={"))
+    return f"++{override}" if adds else override
 
 
 def _add_local_folder() -> None:

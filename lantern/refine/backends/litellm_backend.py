@@ -60,7 +60,8 @@ class LiteLLMBackend(Backend):
         self._hint(litellm)
 
     def start(self) -> None:
-        """Prepare, then check price and server."""
+        """Check the address, prepare, then check price and server."""
+        ready.check_address(self.config)
         self.prepare()
         self.check_price()
         ready.check_server(self.config)

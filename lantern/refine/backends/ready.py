@@ -55,14 +55,25 @@ def check_ready(config: BackendConfig) -> None:
             )
     if provider == "bedrock" and importlib.util.find_spec("boto3") is None:
         raise UserError(f"{at}: Bedrock needs boto3: pip install boto3")
-    if config.api_base is None:
-        _check_address(at, provider)
-    elif not config.remote:
-        _check_proxy(at, config.api_base)
+    check_address(config)
 
 
-def _check_address(at: str, provider: str) -> None:
-    """Refuse an address that only the environment names."""
+def check_address(config: BackendConfig) -> None:
+    """Refuse an address that only the environment names, and one that is said to be near and may not be.
+
+    Raises:
+        UserError: which address to set.
+    """
+    at = f"llm={config.name}"
+    provider = config.model.partition("/")[0]
+    if config.embedded is not None:
+        return
+    if config.api_base is not None:
+        if not config.remote:
+            _check_proxy(at, config.api_base)
+        return
+    if not config.remote:
+        raise UserError(f"{at}: llm.remote=false needs llm.api_base, the address of your server, or llm.remote=true")
     for suffix in ("BASE_URL", "API_BASE"):
         name = f"{provider.upper()}_{suffix}"
         if os.environ.get(name):

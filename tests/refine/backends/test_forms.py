@@ -131,9 +131,7 @@ def refine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refine:
             refiner = Refiner(found, prompt, RefineConfig(stride=2, coverage=1), config)
             _, stats = refiner.refine(table_of(found), engine)
             rows = [
-                ledger._connection()
-                .execute(sa.text(f"select text, output, input, cost from {table}"))
-                .all()
+                ledger._connection().execute(sa.text(f"select text, output, input, cost from {table}")).all()
                 for table in ("answers", "failures")
             ]
         return Done(stats, len(server.bodies), rows[0], rows[1], engine)
