@@ -216,7 +216,7 @@ class BatchEngine(BaseEngine):
                 if isinstance(result, Failure):
                     self.ledger.store_failure(requests[key], replace(result, reply=reply), price)
                     if key in wanted:
-                        outcomes[key] = result if result.kind.content else replace(result, reply=None)
+                        outcomes[key] = replace(result, reply=reply)
                     continue
                 assert reply is not None
                 reply = self.ledger.store_reply(requests[key], reply, price)
