@@ -205,11 +205,11 @@ def test_no_content_raises_or_takes_long(text: str, elicitation: str) -> None:
     top = [{"token": "A", "logprob": 10**400}]
     tokens = [{"token": part, "logprob": 0.0, "top_logprobs": top} for part in text[:100_000]]
     reply = Reply(text, "stop", logprobs=tokens)
-    start = time.perf_counter()
+    start = time.process_time()
     failure = replies.parse(reply, ReplyShape(2, CLASSES, elicitation))
     assert isinstance(failure, Failure)
     failure.message.encode()
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 @given(st.text(alphabet="{}[]:,\"'12.%# hapysdver\\/*\n-", max_size=120))

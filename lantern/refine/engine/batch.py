@@ -273,7 +273,7 @@ class BatchEngine(BaseEngine):
             self.cost += reply.cost or 0.0
         if isinstance(result, Failure):
             self.ledger.store_failure(request, replace(result, reply=reply), price)
-            return result if result.kind.content else replace(result, reply=None)
+            return replace(result, reply=reply)
         assert reply is not None
         outcome = self.outcome(request, self.ledger.store_reply(request, reply, price))
         if isinstance(outcome, Failure):

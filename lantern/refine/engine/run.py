@@ -213,7 +213,6 @@ class EngineRun:
             if failure.kind.content:
                 health.judged(failure)
                 return failure
-            failure = replace(failure, reply=None)
             if failure.kind.fatal:
                 health.give_up(failure.kind, failure.message)
                 return failure

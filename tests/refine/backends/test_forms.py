@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import threading
@@ -12,16 +13,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
 from lantern.config.compose import compose
 from lantern.config.schema import LLMConfig
+from lantern.refine.backends.batches import BatchClient
+from lantern.refine.backends.config import make_request
+from lantern.refine.backends.listed import load_litellm
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.engine.engine import Engine
+from lantern.refine.engine.loop import background_loop
+from lantern.refine.failures import BackendFailure
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.prompt import Prompt
 from lantern.refine.questions import RefineConfig, Refiner, RefineStats
+from lantern.refine.shape import ReplyShape
 from tests.refine.test_questions import LABELS, dialogues, table_of
 
 CLASSES = LABELS.classes
@@ -352,3 +360,43 @@ def test_packing_and_length(refine: Refine) -> None:
         assert refine(server).kinds == {"bad_body": 1}
     with serving(body + b" " * 17_000_000) as server:
         assert refine(server).kinds == {"bad_body": 1}
+
+
+@pytest.mark.parametrize("provider", ["openai", "azure", "hosted_vllm"])
+def test_a_batch_is_not_sent_elsewhere(provider: str) -> None:
+    with serving(b"{}") as other, serving(b"", 307, Location=other.url + "/files") as server:
+        config = LLMConfig(name="t", model=f"{provider}/m", api_base=server.url, remote=False)
+        client = BatchClient(LiteLLMBackend(config))
+        request = make_request(config, [{"role": "user", "content": "secret words"}], ReplyShape(1, CLASSES))
+        with pytest.raises(BackendFailure) as caught:
+            asyncio.run_coroutine_threadsafe(client.submit([request], "n"), background_loop()).result(60)
+    assert caught.value.failure.kind == "redirect"
+    assert (len(server.bodies), other.bodies) == (1, [])
+
+
+def test_other_calls_of_the_process_do_what_they_did() -> None:
+    load_litellm()
+    body = gzip.compress(b"x" * 20_000_000)
+    with serving(body, Content_Encoding="gzip") as other, serving(b"", 307, Location=other.url) as server:
+        found = httpx.post(server.url, follow_redirects=True)
+    assert (found.status_code, len(found.content), len(other.bodies)) == (200, 20_000_000, 1)
+
+
+@pytest.mark.parametrize("text", ["", ANSWER[:30], "Let me think."])
+def test_a_cut_off_reply_without_a_bound_is_a_failure(refine: Refine, text: str) -> None:
+    with serving(completion(says(text), finish_reason="length")) as server:
+        done = refine(server, drop_params=["max_tokens"])
+        assert (done.kinds, done.calls) == ({"cut_off": 1}, 1)
+        done = refine(server)
+    assert done.kinds == {"cut_off": 1}
+    bounds = [json.loads(body).get("max_tokens") for body in server.bodies]
+    assert bounds[0] is None
+    assert bounds[2] == 2 * bounds[1]
+
+
+def test_what_was_paid_is_counted_though_it_is_no_completion(refine: Refine) -> None:
+    with serving(b'{"choices": [{"mess') as server:
+        done = refine(server)
+    assert done.kinds == {"bad_body": 1}
+    assert done.stats.cost == pytest.approx(done.engine.cost)
+    assert done.engine.cost > 0.0001
