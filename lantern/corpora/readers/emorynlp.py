@@ -9,7 +9,7 @@ from typing import Any
 from lantern.corpora.folder import Corpus
 from lantern.corpora.labels import label_set
 from lantern.corpora.summary import compare_counts, numbering_notes
-from lantern.corpora.text_files import parse_json, read_csv, read_text, whole_number
+from lantern.corpora.text_files import filled, parse_json, read_csv, read_text, repaired, whole_number
 from lantern.corpora.types import PARTS, Dialogue, Utterance
 from lantern.errors import UserError
 
@@ -95,7 +95,7 @@ def import_emorynlp(json: Path | None = None, csv: Path | None = None) -> Corpus
 def _csv_turns(path: Path, classes: tuple[str, ...]) -> _Turns:
     scenes: _Turns = {}
     lines: dict[str, int] = {}
-    for line, row in read_csv(path, COLUMNS):
+    for line, row in read_csv(path, COLUMNS, english=True):
         where = f"{path}, line {line}"
         season, episode, scene, number = (
             whole_number(row, name, where) for name in ("Season", "Episode", "Scene_ID", "Utterance_ID")
@@ -108,7 +108,8 @@ def _csv_turns(path: Path, classes: tuple[str, ...]) -> _Turns:
             speakers = ast.literal_eval(row["Speaker"])
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             speakers = None
-        utterance = _utterance(identity, speakers, row["Utterance"], row["Emotion"], classes, where)
+        text = filled({"Utterance": repaired(row["Utterance"])}, "Utterance", where)
+        utterance = _utterance(identity, speakers, text, row["Emotion"], classes, where)
         for key, column in (("start", "Start_Time"), ("end", "End_Time")):
             if row[column].strip():
                 utterance.extra[key] = row[column].strip()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 from pathlib import Path
 
 from lantern.corpora.folder import Corpus
 from lantern.corpora.labels import COUNTS, label_set
 from lantern.corpora.summary import compare_counts, numbering_notes
-from lantern.corpora.text_files import read_csv, whole_number
+from lantern.corpora.text_files import filled, read_csv, repaired, whole_number
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 
@@ -20,9 +18,6 @@ _HINT = "--csv names the folder that holds train_, dev_ and test_sent_emo.csv"
 _LABELLED_BY = {"meld-7": "Emotion", "meld-3": "Sentiment"}
 """The column of each label set; the other one is kept among the extras."""
 _TIMES = {"start": "StartTime", "end": "EndTime"}
-# cp1252 read as Latin-1 turns quotes and dashes into control characters; UTF-8 read as cp1252 makes three of one.
-_CONTROL = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x80, 0xA0)}
-_DOUBLE = re.compile("\u00e2\u20ac[\u0080-\uffff]|\u00c3[\u0080-\u00bf]")
 
 
 def import_meld(folder: Path, label_set_name: str = "meld-7") -> Corpus:
@@ -69,8 +64,8 @@ def _read_split(path: Path, split: str, labels: LabelSet) -> tuple[list[Dialogue
     turns: dict[int, dict[int, Utterance]] = {}
     lines: dict[str, int] = {}
     sessions: dict[int, str] = {}
-    repaired = 0
-    for line, row in read_csv(path, COLUMNS, _HINT, _decoded):
+    changed = 0
+    for line, row in read_csv(path, COLUMNS, _HINT, english=True):
         where = f"{path}, line {line}"
         dialogue, number, season, episode = (
             whole_number(row, name, where) for name in ("Dialogue_ID", "Utterance_ID", "Season", "Episode")
@@ -87,8 +82,9 @@ def _read_split(path: Path, split: str, labels: LabelSet) -> tuple[list[Dialogue
                 f"{where}: Dialogue_ID {dialogue} with Utterance_ID {number} is on line {lines[utterance]} already; "
                 "each pair must occur once"
             )
-        speaker, text = (_repaired(row[name].strip()) for name in ("Speaker", "Utterance"))
-        repaired += (speaker != row["Speaker"].strip()) + (text != row["Utterance"].strip())
+        clean = {name: repaired(row[name]) for name in ("Speaker", "Utterance")}
+        speaker, text = (filled(clean, name, where) for name in clean)
+        changed += any(clean[name] != row[name] for name in clean)
         times = {key: row[name].strip() for key, name in _TIMES.items() if row.get(name)}
         turns.setdefault(dialogue, {})[number] = Utterance(
             utterance, speaker, text, labels.classes.index(label), extra={other.lower(): row[other].strip(), **times}
@@ -97,28 +93,9 @@ def _read_split(path: Path, split: str, labels: LabelSet) -> tuple[list[Dialogue
     if missing := sorted(set(range(max(turns) + 1)) - set(turns)):
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         remarks.append(f"no Dialogue_ID {', '.join(map(str, missing[:5]))}{more}")
-    if repaired:
-        remarks.append(f"{repaired} texts or names had spoiled characters (cp1252) and were repaired")
+    if changed:
+        remarks.append(f"{changed} turns had spoiled characters (cp1252) and were repaired")
     dialogues = [
         Dialogue(f"{split}_{i}", tuple(held[n] for n in sorted(held)), sessions[i]) for i, held in sorted(turns.items())
     ]
     return dialogues, remarks
-
-
-def _repaired(text: str) -> str:
-    """*text* without the two ways in which old copies spoiled quotes, dashes and accents."""
-    if _DOUBLE.search(text):
-        with contextlib.suppress(UnicodeError):
-            text = text.encode("cp1252").decode("utf-8")
-    return text.translate(_CONTROL)
-
-
-def _decoded(content: bytes) -> str:
-    """UTF-8 where a line is UTF-8, else Latin-1: it has every byte, and its control characters show what to repair."""
-    lines = []
-    for line in content.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True):
-        try:
-            lines.append(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            lines.append(line.decode("latin-1"))
-    return "".join(lines)
