@@ -102,7 +102,7 @@ def read_yaml(path: Path, hint: str = "") -> Any:
 
 
 def read_csv(
-    path: Path, required: Sequence[str], hint: str = "", english: bool = False
+    path: Path, required: Sequence[str], absent: str = "", english: bool = False
 ) -> list[tuple[int, dict[str, str]]]:
     """Records of a CSV file with the number of the line on which each begins. The one reader of CSV files.
 
@@ -111,14 +111,14 @@ def read_csv(
 
     Args:
         required: columns that the file must have.
-        hint: follows the message when there is no such file.
+        absent: follows the message when there is no such file.
         english: the text is known to be English, so that old encodings can be read; pass it to :func:`repaired`.
 
     Raises:
         UserError: no such file, an unknown encoding, not CSV, a column of *required* missing or any column twice, a row
             with more or fewer fields than the header, no rows.
     """
-    text = _decoded(path, read_bytes(path, hint), english)
+    text = _decoded(path, read_bytes(path, absent), english)
     start = 1
     if re.match("sep=.\r?\n", text, re.IGNORECASE):  # how Excel is told the separator
         text, start = text.partition("\n")[2], 2
@@ -130,7 +130,8 @@ def read_csv(
     if not complete:
         missing = ", ".join(name for name in required if name not in names)
         found = " ".join(", ".join(names).split()) or "none"
-        raise UserError(f"{path}, line {start}: missing columns {missing}; found {found[:300]}")
+        hint = "; separate them by commas" if len(names) == 1 else ""
+        raise UserError(f"{path}, line {start}: missing columns {missing}; found {found[:300]}{hint}")
     if double := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{path}, line {start}: column {double[0]!r} occurs twice")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)

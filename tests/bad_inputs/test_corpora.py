@@ -56,7 +56,7 @@ CUSTOM: list[Case] = [
     ("labels yes and no", lambda p: _talk(p, TALK, "name: x\nclasses: [yes, no]"), "classes: True", "quotes"),
     ("labels that run code", lambda p: _talk(p, TALK, "name: !!python/name:os.system"), "labels.yaml: not YAML"),
     ("labels in Latin-1", lambda p: _talk(p, TALK, b"name: na\xefve"), "labels.yaml, line 1: not UTF-8"),
-    ("semicolons", lambda p: _talk(p, "dialogue;speaker;text\nd;A;x\n"), "found dialogue;speaker;text", "commas"),
+    ("colons", lambda p: _talk(p, "dialogue:speaker:text\nd:A:x\n"), "found dialogue:speaker:text", "commas"),
     ("name with a slash", lambda p: [*_talk(p), "--name", "a/b"], "corpus 'a/b'", "without /"),
     ("name of dots", lambda p: [*_talk(p), "--name", "."], "corpus '.'"),
     ("--out that is a loop of links", lambda p: [*_talk(p), "--out", p.loop()], "is a link that leads nowhere"),

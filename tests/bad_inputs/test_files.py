@@ -10,10 +10,10 @@ from lantern.tables import PredictionTable
 from tests.bad_inputs.place import DEEP, Case, Place, Prepare, cases
 
 TALKS: list[Case] = [
-    ("UTF-16", lambda p: p.file("t.txt", "A: hi".encode("utf-16")), "t.txt, line 1: not UTF-8"),
+    ("cut UTF-16", lambda p: p.file("t.txt", "A: hi".encode("utf-16")[:-1]), "t.txt, line 1: damaged UTF-16"),
     ("chat without names", lambda p: p.file("t.txt", "hello\n"), "line 1: 'hello' is not of the form 'Name: text'"),
     ("chat without turns", lambda p: p.file("t.txt", " \n\n"), "t.txt holds no turns"),
-    ("semicolons", lambda p: p.file("t.csv", "speaker;text\nA;x\n"), "t.csv, line 1", "found speaker;text", "commas"),
+    ("colons", lambda p: p.file("t.csv", "speaker:text\nA:x\n"), "t.csv, line 1", "found speaker:text", "commas"),
     (
         "dialogue that is a list",
         lambda p: p.file("t.jsonl", '{"speaker": "A", "text": "x", "dialogue": ["a"]}'),

@@ -8,7 +8,7 @@ import numpy as np
 
 from lantern.corpora.feature_files import FeatureCard
 from lantern.errors import UserError
-from lantern.features.extractors.feature_tables import load_array
+from lantern.features.extractors.array_files import load_array, not_finite
 from lantern.features.types import Item, Recipe, Result, Unusable
 
 
@@ -34,8 +34,7 @@ def _vector(item: Item) -> Result:
         return Unusable(f"unreadable: {str(error).removeprefix(f'{item.path}: ')}")
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or not array.size:
         return Unusable(f"an array {array.dtype} {list(array.shape)}, expected numbers [D] or [time, D]")
+    if place := not_finite(array):
+        return Unusable(f"values that are not finite: {list(place)} is {array[place]}")
     vector = array.astype(np.float64).mean(axis=0) if array.ndim == 2 else array
-    # As float32, in which features are stored: a larger double overflows.
-    with np.errstate(over="ignore"):
-        kept = vector.astype(np.float32)
-    return kept if np.isfinite(kept).all() else Unusable("values that are not finite")
+    return vector.astype(np.float32)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from lantern.corpora.feature_files import FeatureCard
 from lantern.corpora.text_files import pairs, read_csv, read_yaml
 from lantern.corpora.types import MODALITIES
 from lantern.errors import UserError
+from lantern.features.extractors.array_files import load_array, load_arrays, not_finite
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".csv")
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib")
@@ -48,7 +48,7 @@ def read_feature_table(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.n
         return _csv(path, ids)
     if suffix == ".npy":
         return _in_order(path, load_array(path), ids)
-    arrays = _npz(path) if suffix == ".npz" else _safetensors(path)
+    arrays = load_arrays(path) if suffix == ".npz" else _safetensors(path)
     if "features" in arrays and set(arrays) <= {"features", "ids"}:
         if "ids" not in arrays:
             return _in_order(path, arrays["features"], ids)
@@ -86,30 +86,6 @@ def read_feature_tables(
         for m in MODALITIES
         if m in tables
     }
-
-
-def load_array(path: Path) -> np.ndarray:
-    """The array in a ``.npy`` file; one that needs a pickle is refused."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not an array of numbers ({_why(error)})") from None
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path}: not a single array")
-    return array
-
-
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as error:
-        raise UserError(f"{path}: not an archive of arrays of numbers ({_why(error)})") from None
-
-
-def _why(error: Exception) -> str:
-    """NumPy's reason, without its advice to load pickles."""
-    return "another format, or objects" if "pickle" in str(error) else str(error)
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -179,11 +155,11 @@ def _check_numbers(path: Path, values: np.ndarray) -> None:
 
 
 def _check_finite(path: Path, values: np.ndarray, names: Sequence[str]) -> None:
-    # As float32, in which features are stored: a larger double overflows.
-    with np.errstate(over="ignore"):
-        bad = np.flatnonzero(~np.isfinite(values.astype(np.float32)).all(axis=1))
-    if len(bad):
-        raise UserError(f"{path}: features of utterance {names[bad[0]]!r} are not finite")
+    if place := not_finite(values):
+        row, column = place
+        raise UserError(
+            f"{path}: features of utterance {names[row]!r} are not finite: value {column} is {values[row, column]}"
+        )
 
 
 def card_of(features: Path, card: Path | None) -> FeatureCard:
