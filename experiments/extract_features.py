@@ -38,7 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("corpus", type=Path, metavar="CORPUS_FOLDER")
     parser.add_argument("--modality", required=True, choices=tuple(DEFAULT))
     parser.add_argument("--extractor", choices=tuple(EXTRACTORS), help=f"default: {defaults}")
-    parser.add_argument("--wav", type=Path, metavar="DIR", help="a recording per utterance: **/<utterance id>.wav")
+    parser.add_argument(
+        "--wav",
+        type=Path,
+        metavar="DIR",
+        help="a recording per utterance: **/<utterance id>.wav, or MELD's own **/train_splits/dia0_utt0.wav",
+    )
     parser.add_argument(
         "--dialogue-wav",
         type=Path,
@@ -111,6 +116,8 @@ def main(arguments: list[str]) -> int:
     say(f"{utterances(len(sources.items))} in {time.monotonic() - start:.0f} s{again}")
     for reason, count in sources.missing.items():
         say(f"masked: {utterances(count)}: {reason}")
+    for note in sources.notes:
+        say(note)
     for number, (identity, reason) in enumerate(made.unusable.items()):
         if number == _SHOWN:
             say(f"and {len(made.unusable) - _SHOWN:,} more")

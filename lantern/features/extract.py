@@ -64,6 +64,7 @@ def extract_features(
         if EXTRACTORS[plan.recipe.extractor].scaled and not plan.raw:
             features, final = standardise(corpus, features, made.present, final)
         notes = [f"{reason}: {utterances(count)}" for reason, count in sources.missing.items()]
+        notes += sources.notes
         notes += _unusable_notes(made.unusable)
         extended = add_modality(corpus, plan.modality, features, final, made.present, notes, plan.overwrite)
         work.remove()
