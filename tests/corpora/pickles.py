@@ -34,7 +34,7 @@ def iemocap(labels: dict[str, list[int]] | None = None, alike: bool = False) -> 
     found: dict[str, Any] = {"labels": {i: list(of) for i, of in labels.items()}}
     found["turn ids"] = {i: [f"{i}_{'FM'[n % 2]}{2 * n:03d}" for n in range(len(of))] for i, of in labels.items()}
     found["speakers"] = {i: ["FM"[n % 2] for n in range(len(of))] for i, of in labels.items()}
-    found["sentences"] = {i: [f"Zorp {n} blick, {i[3:6]}." for n in range(len(of))] for i, of in labels.items()}
+    found["sentences"] = {i: [f"Zorp {n} blick, {str(i)[3:6]}." for n in range(len(of))] for i, of in labels.items()}
     for seed, name in enumerate(("text", "view 2", "view 3", "view 4", "audio", "visual")):
         kind = "f8" if name == "audio" else "f4"
         found[name] = {
@@ -121,3 +121,39 @@ def _two(value: Any) -> bytes:
     empty = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + _two((0,)) + _two("b") + b"tR"
     state = b"(" + _two(1) + _two(value.shape) + dtype + b"\x89" + _two(value.tobytes()) + b"t"
     return empty + state + b"b"
+
+
+def friends(ids: dict[Any, list[int]], slots: int = 9, numbered: bool = False) -> dict[str, Any]:
+    """Members by name of dialogues *ids* with their labels, as files of MELD and EmoryNLP have them."""
+    members = iemocap({i: list(of) for i, of in ids.items()})
+    rows = np.eye(slots, dtype=int).tolist()
+    turns = {i: [n if numbered else f"{i}_{n}" for n in range(len(of))] for i, of in ids.items()}
+    return members | {
+        "turn ids": turns,
+        "speakers": {i: [rows[n % 3] for n in range(len(of))] for i, of in ids.items()},
+        "sentences": {i: [f"Quib {n} of {i}." for n in range(len(of))] for i, of in ids.items()},
+        "sentiments": {i: [label % 3 for label in of] for i, of in ids.items()},
+        "nothing": {},
+    }
+
+
+VIEWS = ("text", "view 2", "view 3", "view 4")
+ORDERS: dict[str, tuple[str, ...]] = {
+    "mmgcn": ("turn ids", "speakers", "labels", "text", "audio", "visual", "sentences", "train", "test"),
+    "sdt": ("turn ids", "speakers", "labels", *VIEWS, "audio", "visual", "sentences", "train", "test"),
+    "cosmic-roberta": ("speakers", "labels", *VIEWS, "sentences", "train", "test", "dev"),
+    "cosmic": ("speakers", "labels", "sentences", "train", "test", "dev"),
+    "dialoguernn": ("turn ids", "speakers", "labels", "text", "audio", "sentences", "train", "test"),
+}
+"""Parts of the published tuples that all corpora share."""
+
+
+def with_sentiments(order: tuple[str, ...], last: bool = False) -> tuple[str, ...]:
+    """*order* as MELD's files have it: with sentiments after the labels, or *last*."""
+    place = len(order) if last else order.index("labels") + 1
+    return (*order[:place], "sentiments", *order[place:])
+
+
+def part(members: dict[str, Any], order: tuple[str, ...]) -> tuple[Any, ...]:
+    """The tuple of *members* in this *order*."""
+    return tuple(members[name] for name in order)

@@ -33,11 +33,15 @@ class Source:
     """``module:function`` below ``lantern.corpora``; the function returns a :class:`Corpus`."""
     options: dict[str, Option]
     """By keyword argument of the reader."""
+    of: str = ""
+    """The corpus, for a reader of several; its argument ``of``."""
 
     def read(self, arguments: dict[str, Any]) -> Corpus:
         """The corpus that the reader makes of *arguments*, one per option. Errors are those of the reader."""
         module, function = self.reader.split(":")
-        return getattr(import_module(f"lantern.corpora.{module}"), function)(**arguments)
+        return getattr(import_module(f"lantern.corpora.{module}"), function)(
+            **arguments, **({"of": self.of} if self.of else {})
+        )
 
 
 def _option(flag: str, help: str, **settings: Any) -> Option:
@@ -52,15 +56,38 @@ def _label_set(help: str, default: str | None = None, metavar: str = "NAME", **s
     return Option("--label-set", help, {"default": default, "metavar": metavar, **settings})
 
 
-def _pickle(layouts: tuple[str, ...], origin: str) -> dict[str, Option]:
-    joined = f"corpus folder imported from {origin}: its full transcript, labels and scores with the pickle's features"
-    return {
-        "path": _path("--pickle", "read without running anything in it", "FILE", required=True),
+def _published(name: str, origin: str, layouts: tuple[str, ...], **more: Option) -> Source:
+    """Features of the corpus *name* as other projects publish them; *origin* has its full transcript."""
+    joined = f"corpus folder imported from {origin}: its full transcript, labels and scores with these features"
+    options = {
+        "path": _path(
+            "--pickle",
+            "a pickle, read without running anything in it; or the folder of DAG-ERC's or DialogXL's JSON files",
+            "FILE|DIR",
+            required=True,
+        ),
         "layout": _option("--layout", "accept only this layout; default: the one that fits", choices=layouts),
         "folder": _path("--join", joined),
+        **more,
     }
+    return Source(
+        f"{name} from published features: {', '.join(_PROJECTS[layout] for layout in layouts)}",
+        "readers.join:import_pickle",
+        options,
+        name.lower(),
+    )
 
 
+_PROJECTS = {
+    "mmgcn": "MMGCN (also COGMEN, CORECT)",
+    "sdt": "SDT",
+    "corect": "CORECT's preprocessed dict",
+    "cosmic-roberta": "COSMIC's RoBERTa files (also M3NET, DialogueCRN, SACL-LSTM)",
+    "cosmic": "COSMIC's text-only files",
+    "dialoguernn": "DialogueRNN (also DialogueGCN)",
+    "dag-erc": "JSON of DAG-ERC and DialogXL",
+}
+"""Who published a layout."""
 _IEMOCAP_SETS = "iemocap-6 (default), iemocap-6-legacy, iemocap-4-hap, iemocap-4-hap-legacy or iemocap-4-happexc"
 _COLUMNS = (
     ".csv or .jsonl with dialogue, speaker, text; optional: utterance (id), label, valence, arousal, dominance, split, "
@@ -88,19 +115,18 @@ SOURCES: dict[str, Source] = {
             "label_set_name": _label_set(_IEMOCAP_SETS, "iemocap-6"),
         },
     ),
-    "iemocap-pickle": Source(
-        "IEMOCAP from a published feature pickle (MMGCN, COGMEN, CORECT, SDT, COSMIC)",
-        "readers.join:import_iemocap_pickle",
-        {
-            **_pickle(("mmgcn", "sdt", "corect", "cosmic"), "the raw release"),
-            "label_set_name": _label_set("of the pickle's labels; default: iemocap-6-legacy or iemocap-4-hap-legacy"),
-            "ids": _path("--ids", "another pickle, to take turn ids from", "PICKLE"),
-        },
+    "iemocap-pickle": _published(
+        "IEMOCAP",
+        "the raw release",
+        ("mmgcn", "sdt", "corect", "cosmic-roberta", "cosmic", "dialoguernn", "dag-erc"),
+        label_set_name=_label_set("of the pickle's labels; default: iemocap-6-legacy or iemocap-4-hap-legacy"),
+        ids=_path("--ids", "another pickle, to take turn ids from", "PICKLE"),
     ),
-    "meld-pickle": Source(
-        "MELD from a published feature pickle (MMGCN, SDT)",
-        "readers.join:import_meld_pickle",
-        _pickle(("mmgcn", "sdt"), "the CSV files"),
+    "meld-pickle": _published(
+        "MELD", "the CSV files", ("mmgcn", "sdt", "cosmic-roberta", "cosmic", "dialoguernn", "dag-erc")
+    ),
+    "emorynlp-pickle": _published(
+        "EmoryNLP", "its CSV or JSON files", ("cosmic-roberta", "cosmic", "dialoguernn", "dag-erc")
     ),
     "emorynlp": Source(
         "EmoryNLP from its JSON or CSV files; text features by MiniLM",

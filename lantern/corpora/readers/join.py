@@ -14,49 +14,42 @@ from lantern.corpora.folder import Corpus, load_corpus
 from lantern.corpora.readers.pickled import (
     Imported,
     count_checks,
-    iemocap_corpus,
-    meld_corpus,
     meld_csv_id,
-    read_iemocap,
-    read_meld,
+    pickle_corpus,
+    read_pickle,
     with_published_features,
 )
 from lantern.corpora.readers.published import PublishedDialogue, PublishedFeatures, read_published
 from lantern.errors import UserError
 
 _WORD = re.compile(r"\w+")
+_SCENE = re.compile(r"(\d+)_(\d+)_(\d+)")
 
 
-def import_iemocap_pickle(
+def import_pickle(
+    of: str,
     path: Path,
     layout: str | None = None,
     label_set_name: str | None = None,
     ids: Path | None = None,
     folder: Path | None = None,
 ) -> Corpus:
-    """IEMOCAP from the pickle *path*, alone or joined to the corpus in *folder*; *ids*: a pickle that has turn ids.
+    """The corpus *of* the published features in *path*, alone or joined to the corpus in *folder*.
+
+    Args:
+        of: ``iemocap``, ``meld`` or ``emorynlp``.
+        ids: a pickle that has turn ids.
 
     Raises:
-        UserError: see :func:`read_iemocap`, :func:`with_turn_ids` and :func:`join`.
+        UserError: see :func:`read_pickle`, :func:`with_turn_ids` and :func:`join`.
     """
     corpus = None if folder is None else load_corpus(folder)
-    imported = read_iemocap(path, layout, label_set_name)
+    imported = read_pickle(of, path, layout, label_set_name)
     if ids is not None:
         if imported.published.dialogues[0].turns is not None:
             raise UserError(f"--ids {ids}: {path} has turn ids of its own")
-        imported = with_turn_ids(imported, read_published(ids, "iemocap"))
-    return iemocap_corpus(imported) if corpus is None else join(corpus, imported)
-
-
-def import_meld_pickle(path: Path, layout: str | None = None, folder: Path | None = None) -> Corpus:
-    """MELD from the pickle *path*, alone or joined to the corpus in *folder*.
-
-    Raises:
-        UserError: see :func:`read_meld` and :func:`join`.
-    """
-    corpus = None if folder is None else load_corpus(folder)
-    imported = read_meld(path, layout)
-    return meld_corpus(imported) if corpus is None else join(corpus, imported)
+        imported = with_turn_ids(imported, read_published(ids, of))
+    return pickle_corpus(imported) if corpus is None else join(corpus, imported)
 
 
 def with_turn_ids(imported: Imported, ids: PublishedFeatures) -> Imported:
@@ -74,8 +67,8 @@ def with_turn_ids(imported: Imported, ids: PublishedFeatures) -> Imported:
         other = known.get(dialogue.id)
         if other is None or other.turns is None:
             what = "no turn ids" if other else f"no dialogue {dialogue.id!r}"
-            raise UserError(f"--ids: {ids.layout.title} ({ids.source}) has {what}")
-        kept = [n for n, label in enumerate(other.labels) if label < len(imported.labels)]
+            raise UserError(f"--ids: {ids.title} ({ids.source}) has {what}")
+        kept = [n for n, label in enumerate(other.labels) if label is not None and label < len(imported.labels)]
         mine, theirs = list(dialogue.labels), [other.labels[n] for n in kept]
         if mine != theirs:
             raise UserError(f"--ids: {_difference(dialogue.id, mine, theirs, 'the file with the ids')}")
@@ -83,7 +76,7 @@ def with_turn_ids(imported: Imported, ids: PublishedFeatures) -> Imported:
     published = replace(
         imported.published,
         dialogues=tuple(dialogues),
-        notes=(*imported.published.notes, f"turn ids from {ids.layout.title} ({ids.source})"),
+        notes=(*imported.published.notes, f"turn ids from {ids.title} ({ids.source})"),
     )
     return replace(imported, published=published)
 
@@ -98,10 +91,11 @@ def join(corpus: Corpus, imported: Imported) -> Corpus:
     Raises:
         UserError: turns or dialogues that *corpus* does not have, or a match by place that is not exact.
     """
-    published = imported.published
+    published = replace(imported.published, dialogues=tuple(map(_labelled, imported.published.dialogues)))
+    imported = replace(imported, published=published)
     if not published.cards:
-        raise UserError(f"{published.layout.title} ({published.source}) has no features to join")
-    names = _dialogue_names(corpus, published)
+        raise UserError(f"{published.title} ({published.source}) has no features to join")
+    names = _dialogue_names(corpus, imported)
     rows = _rows(corpus, imported, names)
     notes = [f"features of {len(rows):,} of {len(corpus.utterances):,} turns from {published.source}", *published.notes]
     notes += _compared(corpus, imported, rows)
@@ -112,7 +106,7 @@ def join(corpus: Corpus, imported: Imported) -> Corpus:
     joined = replace(
         corpus,
         splits=splits,
-        source=f"{corpus.source}; features: {published.layout.title} ({published.source})",
+        source=f"{corpus.source}; features: {published.title} ({published.source})",
         notes=(*corpus.notes, *notes),
         checks=(*corpus.checks, *count_checks(imported)),
         path=None,
@@ -121,14 +115,45 @@ def join(corpus: Corpus, imported: Imported) -> Corpus:
     return with_published_features(joined, published, rows)
 
 
-def _dialogue_names(corpus: Corpus, published: PublishedFeatures) -> dict[str, str]:
-    """Ids in the corpus by ids in the pickle; MELD's pickles number the dialogues of the CSV files consecutively."""
+def _labelled(dialogue: PublishedDialogue) -> PublishedDialogue:
+    """Its labelled turns: others cannot be matched by label, and few files have any."""
+    kept = [n for n, label in enumerate(dialogue.labels) if label is not None]
+    return replace(
+        dialogue,
+        turns=dialogue.turns and tuple(dialogue.turns[n] for n in kept),
+        speakers=tuple(dialogue.speakers[n] for n in kept),
+        labels=tuple(dialogue.labels[n] for n in kept),
+        sentences=tuple(dialogue.sentences[n] for n in kept),
+        features={modality: values[kept] for modality, values in dialogue.features.items()},
+    )
+
+
+def _dialogue_names(corpus: Corpus, imported: Imported) -> dict[str, str]:
+    """Ids in the corpus by ids in the file.
+
+    MELD's pickles number the dialogues of the CSV files consecutively, EmoryNLP's join the three numbers of a scene.
+    Files without ids are matched by their words.
+    """
+    published, classes = imported.published, imported.labels.classes
     names = {}
+    said: dict[tuple[str, ...], list[str]] = {}
+    if not published.named:
+        for identity, rows in corpus.rows.items():
+            scored = [row for row in range(rows.start, rows.stop) if _class(corpus, row) in classes]
+            said.setdefault(tuple(" ".join(_words(corpus.utterances[row].text)) for row in scored), []).append(identity)
     for dialogue in published.dialogues:
-        name = dialogue.id
-        if name not in corpus.by_id and published.layout.corpus == "meld":
-            name = meld_csv_id(name) or name
-        names[dialogue.id] = name
+        name: str | None = dialogue.id
+        if not published.named:
+            found = said.get(tuple(" ".join(_words(text)) for text in dialogue.sentences), [])
+            if len(found) != 1:
+                what = "several dialogues" if found else "no dialogue"
+                raise UserError(f"dialogue {dialogue.id!r} has the words of {what} in {corpus.path or corpus.name}")
+            name = found[0]
+        elif name not in corpus.by_id and published.corpus == "meld":
+            name = meld_csv_id(dialogue.id)
+        elif name not in corpus.by_id and (scene := _SCENE.fullmatch(dialogue.id)):
+            name = "s{:02d}_e{:02d}_c{:02d}".format(*map(int, scene.groups()))
+        names[dialogue.id] = name or dialogue.id
     _refuse_unknown(corpus, [i for i, name in names.items() if name not in corpus.by_id], "dialogues")
     return names
 
@@ -138,7 +163,7 @@ def _rows(corpus: Corpus, imported: Imported, names: dict[str, str]) -> np.ndarr
     dialogues = imported.published.dialogues
     index = {u.id: row for row, u in enumerate(corpus.utterances)}
     given = [turn for d in dialogues for turn in d.turns or ()]
-    by_id = bool(given) and (imported.published.layout.corpus == "iemocap" or all(turn in index for turn in given))
+    by_id = bool(given) and (imported.published.corpus == "iemocap" or all(turn in index for turn in given))
     if not by_id:
         return np.concatenate([_places(corpus, imported, d, names[d.id]) for d in dialogues])
     _refuse_unknown(corpus, [turn for turn in given if turn not in index], "turns")
@@ -161,10 +186,11 @@ def _places(corpus: Corpus, imported: Imported, dialogue: PublishedDialogue, nam
     classes = imported.labels.classes
     labels = [_class(corpus, row) for row in range(rows.start, rows.stop)]
     kept = [row for row, label in zip(range(rows.start, rows.stop), labels) if label in classes]
-    mine, theirs = [classes[label] for label in dialogue.labels], [label for label in labels if label in classes]
+    mine = [classes[label] for label in dialogue.labels if label is not None]
+    theirs = [label for label in labels if label in classes]
     if mine != theirs:
         hint = ""
-        if imported.published.layout.corpus == "iemocap":
+        if imported.published.corpus == "iemocap":
             hint = (
                 "; import the release with --label-set iemocap-6-legacy, whose labels are the pickles', or give a "
                 "pickle that has turn ids with --ids"
@@ -197,7 +223,7 @@ def _class(corpus: Corpus, row: int) -> str | None:
 def _compared(corpus: Corpus, imported: Imported, rows: np.ndarray) -> list[str]:
     """Notes on where the pickle differs from the corpus, which keeps its own labels and texts."""
     dialogues, classes, places = imported.published.dialogues, imported.labels.classes, rows.tolist()
-    labels = [classes[label] for d in dialogues for label in d.labels]
+    labels = [classes[label] for d in dialogues for label in d.labels if label is not None]
     pairs = Counter((label, _class(corpus, row) or "unlabelled") for label, row in zip(labels, places))
     changes = [f"{count} {one} not {other}" for (one, other), count in sorted(pairs.items()) if one != other]
     differing = sum(count for (one, other), count in pairs.items() if one != other)

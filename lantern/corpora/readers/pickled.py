@@ -1,10 +1,9 @@
-"""A corpus from a published pickle alone: its turns, labels, sentences, features and lists of dialogues."""
+"""A corpus from published features alone: their turns, labels, sentences, vectors and lists of dialogues."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,39 +11,78 @@ import numpy as np
 
 from lantern.corpora.folder import Corpus
 from lantern.corpora.labels import COUNTS, label_set
+from lantern.corpora.readers.emorynlp import PUBLISHED as EMORYNLP_TOTALS
 from lantern.corpora.readers.iemocap import SPEAKER_NUMBERS, iemocap_labels
+from lantern.corpora.readers.layouts import CLASSES, IEMOCAP_ID, MELD_FIRST, part_of
 from lantern.corpora.readers.meld import PUBLISHED as MELD_TOTALS
-from lantern.corpora.readers.published import SLOTS, PublishedFeatures, read_published, slot_name
+from lantern.corpora.readers.published import PublishedFeatures, read_published, slot_name
 from lantern.corpora.summary import class_differences
 from lantern.corpora.types import PARTS, Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 
-SIX = "iemocap-6-legacy"
+SIX = CLASSES["iemocap"]
 FOUR = "iemocap-4-hap-legacy"
-_SESSION = re.compile(r"Ses0([1-5])[FM]_\w+")
-# MELD's published files number the dialogues of the three CSV files consecutively.
-_MELD_FIRST = {"train": 0, "dev": 1039, "test": 1153}
+_TOTALS: dict[str, Sequence[Mapping[str, tuple[int, int, tuple[int, ...]]]]] = {
+    "meld": ({part: (*totals, COUNTS["meld-7"][part]) for part, totals in MELD_TOTALS.items()},),
+    "emorynlp": (EMORYNLP_TOTALS["csv"], EMORYNLP_TOTALS["json"]),
+}
+"""Published dialogues, utterances and utterances per class, by split; EmoryNLP has two forms."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What every corpus made of published features says about itself."""
+
+    terms: str
+    """Ends the sentence about the source."""
+    advice: str
+    """What the file lacks, and how to add it."""
+    redistribution: str = "allowed"
+    contaminated: str = ""
+
+
+_AGAIN = "and import this file again with --join <that folder>"
+_FACTS = {
+    "iemocap": _Facts(
+        ", under IEMOCAP's licence: not to be passed on",
+        "no dimension scores and only the labelled turns: pickles have no others. To add them, import the release "
+        "(import_corpus iemocap) and import this pickle again with --join <that folder>",
+        redistribution="forbidden",
+    )
+} | {
+    of: _Facts(
+        "; the text is that of a TV series",
+        "speakers are slots within a dialogue, not characters; for names, import the CSV files "
+        f"(import_corpus {of}) {_AGAIN}",
+        contaminated=f"{name} is Friends, which LLMs have read: their results on it may be contaminated",
+    )
+    for of, name in (("meld", "MELD"), ("emorynlp", "EmoryNLP"))
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A pickle and the label set that its labels are of."""
+    """Published features and the label set that their labels are of."""
 
     published: PublishedFeatures
     labels: LabelSet
 
 
-def read_iemocap(path: Path, layout: str | None = None, label_set_name: str | None = None) -> Imported:
-    """Read IEMOCAP's pickle *path*.
+def read_pickle(corpus: str, path: Path, layout: str | None = None, label_set_name: str | None = None) -> Imported:
+    """Read the features of *corpus* in *path*.
 
-    Labels up to 5 are ``iemocap-6-legacy``. Labels up to 3 are ``iemocap-4-hap-legacy`` only where the counts per class
-    are the published ones; otherwise *label_set_name* must say what they are.
+    IEMOCAP's labels up to 5 are ``iemocap-6-legacy``. Labels up to 3 are ``iemocap-4-hap-legacy`` only where the counts
+    per class are the published ones; otherwise *label_set_name* must say what they are. Some files have MELD's train
+    and dev dialogues in one list: dev becomes a list of its own where the dialogues with its numbers have the published
+    counts.
 
     Raises:
         UserError: as :func:`read_published`; a label set that does not fit the labels, or labels of unknown meaning.
     """
-    published = read_published(path, "iemocap", layout)
-    highest = max(max(d.labels) for d in published.dialogues)
+    published = read_published(path, corpus, layout)
+    if corpus != "iemocap":
+        return Imported(_with_meld_dev(published) if corpus == "meld" else published, label_set(CLASSES[corpus]))
+    highest = max((label for d in published.dialogues for label in d.labels if label is not None), default=0)
     if label_set_name is None:
         label_set_name = SIX if highest > 3 else FOUR
         if highest <= 3 and _differences(published, label_set(FOUR)):
@@ -59,63 +97,34 @@ def read_iemocap(path: Path, layout: str | None = None, label_set_name: str | No
     return Imported(published, labels)
 
 
-def read_meld(path: Path, layout: str | None = None) -> Imported:
-    """Read MELD's pickle *path*; errors as in :func:`read_published`.
+def pickle_corpus(imported: Imported) -> Corpus:
+    """The corpus of the file's turns only, in the file's order; no dimension scores.
 
-    The files have MELD's train and dev dialogues in one list. Dev becomes a list of its own where the dialogues
-    with its numbers have the published counts.
-    """
-    return Imported(_with_meld_dev(read_published(path, "meld", layout)), label_set("meld-7"))
-
-
-def iemocap_corpus(imported: Imported) -> Corpus:
-    """IEMOCAP with the turns of the pickle only: those with a label, in the pickle's order; no dimension scores.
-
-    Speakers are ``M1``, ``F1``, ... ``F5``, since every session has its own two.
+    IEMOCAP's speakers are ``M1``, ``F1``, ... ``F5``, since every session has its own two. Speakers of the others are
+    slots within a dialogue where the file does not name them.
     """
     published, labels = imported.published, imported.labels
-    notes = [*published.notes, _outside(published)]
-    if not _differences(published, labels) and labels.name == SIX:
+    facts, of = _FACTS[published.corpus], published.corpus
+    placed = {i for ids in published.splits.values() for i in ids}
+    left = sum(d.id not in placed for d in published.dialogues)
+    notes = [*published.notes, f"{left} dialogues are in none of the lists" if left else ""]
+    if of == "iemocap" and labels.name == SIX and not _differences(published, labels):
         notes.append("53 of the happy turns are xxx (no agreement) in the release, which has 595 happy ones, not 648")
-    notes.append(
-        "no dimension scores and only the labelled turns: pickles have no others. To add them, import the release "
-        "(import_corpus iemocap) and import this pickle again with --join <that folder>"
-    )
+    if of == "iemocap" or published.slots:
+        notes.append(facts.advice)
+    numbers = {slot_name(n): n for n in range(published.slots)}
+    if of == "iemocap":
+        numbers = SPEAKER_NUMBERS if published.named else {"M": 0, "F": 1}
     return with_published_features(
         Corpus(
-            name="iemocap",
+            name=of,
             label_set=labels,
-            dialogues=_dialogues(published, session_of),
+            dialogues=_dialogues(published),
             splits=published.splits,
-            speaker_numbers=SPEAKER_NUMBERS,
-            redistribution="forbidden",
-            source=f"{published.layout.title} ({published.source}), under IEMOCAP's licence: not to be passed on",
-            notes=tuple(filter(None, notes)),
-            checks=count_checks(imported),
-        ),
-        published,
-    )
-
-
-def meld_corpus(imported: Imported) -> Corpus:
-    """MELD with the pickle's turns; speakers are slots within a dialogue, since the files do not name them."""
-    published = imported.published
-    notes = (
-        *published.notes,
-        _outside(published),
-        "speakers are slots within a dialogue, not characters; for names, import the CSV files (import_corpus meld) "
-        "and import this pickle again with --join <that folder>",
-    )
-    return with_published_features(
-        Corpus(
-            name="meld",
-            label_set=imported.labels,
-            dialogues=_dialogues(published, lambda _: None),
-            splits=published.splits,
-            speaker_numbers={slot_name(n): n for n in range(SLOTS)},
-            redistribution="allowed",
-            contaminated="MELD is Friends, which LLMs have read: their results on it may be contaminated",
-            source=f"{published.layout.title} ({published.source}); the text is that of a TV series",
+            speaker_numbers=numbers,
+            redistribution=facts.redistribution,
+            contaminated=facts.contaminated,
+            source=f"{published.title} ({published.source}){facts.terms}",
             notes=tuple(filter(None, notes)),
             checks=count_checks(imported),
         ),
@@ -126,14 +135,15 @@ def meld_corpus(imported: Imported) -> Corpus:
 def count_checks(imported: Imported) -> tuple[str, ...]:
     """One line that agrees with the published counts, or one for each that differs."""
     published, labels = imported.published, imported.labels
-    if published.layout.corpus == "iemocap":
+    if published.corpus == "iemocap":
         total = sum(map(sum, COUNTS[labels.name].values()))
         agrees = f"agrees: pickle: {labels.name}: {total:,} utterances and all class counts of both splits as published"
         return tuple(_differences(published, labels) or [agrees])
+    mine = {part: _totals(published, published.splits.get(part, ())) for part in PARTS}
+    forms = _TOTALS[published.corpus]
     lines = []
-    for part, totals in MELD_TOTALS.items():
-        known = (*totals, COUNTS["meld-7"][part])
-        counts = _meld_counts(published, part, published.splits.get(part, ()))
+    for part, counts in mine.items():
+        known = next((form[part] for form in forms if form == mine), forms[0][part])
         one, other = ("{} dialogues, {} utterances, by class {}".format(*numbers) for numbers in (counts, known))
         same = counts == known
         lines.append(f"{'agrees' if same else 'differs'}: pickle: {part}: {one}, published {'too' if same else other}")
@@ -142,36 +152,34 @@ def count_checks(imported: Imported) -> tuple[str, ...]:
 
 def session_of(dialogue: str) -> str:
     """``1`` to ``5`` for IEMOCAP's dialogue ids, such as ``Ses05M_script01_1b``."""
-    match = _SESSION.fullmatch(dialogue)
-    if match is None:
+    if IEMOCAP_ID.fullmatch(dialogue) is None:
         raise UserError(f"{dialogue!r} is not the id of an IEMOCAP dialogue, such as Ses01F_impro01")
-    return match[1]
+    return dialogue[4]
 
 
 def meld_csv_id(dialogue: str) -> str | None:
     """The id of the same dialogue in a corpus imported from the CSV files; None when *dialogue* is not a number."""
-    if not dialogue.isdecimal():
-        return None
-    number = int(dialogue)
-    part = [name for name, first in _MELD_FIRST.items() if number >= first][-1]
-    return f"{part}_{number - _MELD_FIRST[part]}"
+    part = part_of("meld", dialogue)
+    return None if part is None else f"{part}_{int(dialogue) - MELD_FIRST[part]}"
 
 
 def _with_meld_dev(published: PublishedFeatures) -> PublishedFeatures:
-    train = published.splits["train"]
-    dev = tuple(i for i in train if (meld_csv_id(i) or "").startswith("dev_"))
-    if _meld_counts(published, "dev", dev) != (*MELD_TOTALS["dev"], COUNTS["meld-7"]["dev"]):
+    train = published.splits.get("train", ())
+    dev = tuple(i for i in train if part_of("meld", i) == "dev")
+    if "dev" in published.splits:
+        return published
+    if _totals(published, dev) != _TOTALS["meld"][0]["dev"]:
         return replace(published, notes=(*published.notes, "the pickle has no dev list"))
-    rest = tuple(i for i in train if i not in set(dev))
     note = f"the {len(dev)} dialogues of MELD's dev split, known by number and counts, are taken out of the train list"
-    splits = {"train": rest, "dev": dev, "test": published.splits["test"]}
-    return replace(published, splits=splits, notes=(*published.notes, note))
+    splits = {**published.splits, "train": tuple(i for i in train if i not in set(dev)), "dev": dev}
+    return replace(published, splits={p: splits[p] for p in PARTS}, notes=(*published.notes, note))
 
 
-def _meld_counts(published: PublishedFeatures, part: str, ids: tuple[str, ...]) -> tuple[int, int, tuple[int, ...]]:
+def _totals(published: PublishedFeatures, ids: tuple[str, ...]) -> tuple[int, int, tuple[int, ...]]:
     """Dialogues, utterances, utterances per class."""
-    counts = _counts(published, {part: ids})[part]
-    return len(ids), counts.total(), tuple(counts[index] for index in range(7))
+    counts = _counts(published, {"train": ids})["train"]
+    classes = len(label_set(CLASSES[published.corpus]))
+    return len(ids), counts.total(), tuple(counts[index] for index in range(classes))
 
 
 def _counts(published: PublishedFeatures, splits: dict[str, tuple[str, ...]]) -> dict[str, Counter[int | None]]:
@@ -186,34 +194,28 @@ def _differences(published: PublishedFeatures, labels: LabelSet) -> list[str]:
     return class_differences("pickle: ", both, labels)
 
 
-def _outside(published: PublishedFeatures) -> str:
-    listed = {i for ids in published.splits.values() for i in ids}
-    count = sum(d.id not in listed for d in published.dialogues)
-    return f"{count} dialogues are in none of the pickle's lists" if count else ""
-
-
-def _dialogues(published: PublishedFeatures, session: Callable[[str], str | None]) -> tuple[Dialogue, ...]:
+def _dialogues(published: PublishedFeatures) -> tuple[Dialogue, ...]:
     given = [d.turns or tuple(map(str, range(len(d.labels)))) for d in published.dialogues]
     # IEMOCAP's turn ids are unique; MELD's are numbers within a dialogue, so its id is added.
     unique = len({turn for turns in given for turn in turns}) == sum(map(len, given))
     dialogues = []
     for dialogue, turns in zip(published.dialogues, given):
-        number = session(dialogue.id)
+        session = session_of(dialogue.id) if published.corpus == "iemocap" and published.named else None
         utterances = tuple(
             Utterance(
                 id=turn if unique and dialogue.turns else f"{dialogue.id}_{turn}",
-                speaker=speaker if number is None else f"{speaker}{number}",
+                speaker=f"{speaker}{session or ''}",
                 text=text,
                 label=label,
             )
             for turn, speaker, text, label in zip(turns, dialogue.speakers, dialogue.sentences, dialogue.labels)
         )
-        dialogues.append(Dialogue(dialogue.id, utterances, number))
+        dialogues.append(Dialogue(dialogue.id, utterances, session))
     return tuple(dialogues)
 
 
 def with_published_features(corpus: Corpus, published: PublishedFeatures, rows: np.ndarray | None = None) -> Corpus:
-    """*corpus* with the features of the pickle, whose turns are *rows* of the corpus; all rows when left out."""
+    """*corpus* with the features of the file, whose turns are *rows* of the corpus; all rows when left out."""
     count = len(corpus.utterances)
     rows = np.arange(count) if rows is None else rows
     present = np.zeros(count, dtype=bool)

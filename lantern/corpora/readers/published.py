@@ -1,12 +1,9 @@
-"""The layouts in which multi-modal features of IEMOCAP and MELD were published as pickles, read into one typed form.
-
-Tuples of dicts by dialogue id, then lists of dialogue ids; CORECT's preprocessed form is a dict of lists of dialogues.
-"""
+"""Features of IEMOCAP, MELD and EmoryNLP as other projects publish them, checked and in one typed form."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,61 +11,39 @@ from typing import Any
 import numpy as np
 
 from lantern.corpora.feature_files import FeatureCard
-from lantern.corpora.readers.unpickle import FileSet, load_pickle
+from lantern.corpora.labels import LABEL_SETS
+from lantern.corpora.readers.layouts import (
+    CLASSES,
+    LAYOUTS,
+    Layout,
+    Recognised,
+    Table,
+    decoded,
+    each,
+    recognise,
+    words_of,
+)
+from lantern.corpora.readers.unpickle import FileSet
 from lantern.corpora.types import PARTS
 from lantern.errors import UserError
 
 _FEATURES = ("text", "audio", "visual")
-"""Members that hold features; the pickles have no others, whatever modalities Lantern knows."""
-_FRONT = ("turn ids", "speakers", "labels", "text")
-_BACK = ("audio", "visual", "sentences", "train", "test")
-_VIEWS = ("text, view 2", "text, view 3", "text, view 4")
-_CORECT = {"speakers": "speakers", "labels": "labels", "sentences": "sentence"} | {m: m for m in _FEATURES}
-"""Members by the keys of a dialogue in CORECT's preprocessed form."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Members of a published tuple, in order; ``train``, ``dev``, ``test`` are lists, ``unused`` anything."""
-
-    corpus: str
-    name: str
-    """The choice of ``--layout``."""
-    title: str
-    members: tuple[str, ...] = ()
-    """Empty: a dict of ``train``, ``dev`` and ``test``."""
-
-
-LAYOUTS = (
-    Layout("iemocap", "mmgcn", "the 9-tuple of MMGCN, COGMEN and CORECT", (*_FRONT, *_BACK)),
-    Layout("iemocap", "sdt", "the 12-tuple of SDT", (*_FRONT, *_VIEWS, *_BACK)),
-    Layout("iemocap", "corect", "the preprocessed dict of CORECT"),
-    Layout(
-        "iemocap",
-        "cosmic",
-        "the 6-tuple of COSMIC, text only",
-        ("speakers", "labels", "sentences", "train", "test", "dev"),
-    ),
-    Layout("meld", "mmgcn", "the 10-tuple of MMGCN", (*_FRONT, *_BACK, "unused")),
-    Layout("meld", "sdt", "the 13-tuple of SDT", (*_FRONT, *_VIEWS, *_BACK, "unused")),
-)
-SLOTS = 9
-"""Places of MELD's one-hot speakers."""
+"""Members that hold features; these files have no others, whatever modalities Lantern knows."""
 _MOST_VALUES = 200_000_000
 """Per modality; published files have 25 million at most."""
-_CLASSES = {"iemocap": 6, "meld": 7}
+_MOST_TURNS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedDialogue:
-    """One dialogue of ``L`` utterances as a pickle has it."""
+    """One dialogue of ``L`` utterances as a file has it."""
 
     id: str
     turns: tuple[str, ...] | None
     """Turn ids; None where the layout has none."""
     speakers: tuple[str, ...]
-    """IEMOCAP: ``M`` or ``F``. MELD: ``Speaker 1`` and so on, slots within the dialogue."""
-    labels: tuple[int, ...]
+    """IEMOCAP: ``M`` or ``F``. Others: names, or ``Speaker 1`` and so on, slots within the dialogue."""
+    labels: tuple[int | None, ...]
     sentences: tuple[str, ...]
     features: dict[str, np.ndarray]
     """Per modality float32 ``[L, D]``, finite."""
@@ -76,11 +51,18 @@ class PublishedDialogue:
 
 @dataclass(frozen=True, slots=True)
 class PublishedFeatures:
-    """A whole pickle, checked: every dialogue has every member, and members of a dialogue have one entry per turn."""
+    """A whole file, checked: every dialogue has every member, and members of a dialogue have one entry per turn."""
 
+    corpus: str
     layout: Layout
+    title: str
+    """``the 9-tuple of MMGCN`` and the like."""
     source: str
     """File name and SHA-256, for people."""
+    slots: int
+    """Places of one-hot speakers; 0 where speakers are names, or ``M`` and ``F``."""
+    named: bool
+    """Whether dialogue ids are the corpus's own; else they are counted in their split."""
     dialogues: tuple[PublishedDialogue, ...]
     """In the order of the file's labels."""
     splits: dict[str, tuple[str, ...]]
@@ -90,132 +72,68 @@ class PublishedFeatures:
 
 
 def read_published(path: Path, corpus: str, layout: str | None = None) -> PublishedFeatures:
-    """Read the pickle *path* of *corpus* (``iemocap`` or ``meld``); the structure decides the layout.
+    """Read *path*, a pickle or a folder of JSON files, of *corpus* (``iemocap``, ``meld`` or ``emorynlp``).
 
     Args:
         layout: the name of the only layout to accept.
 
     Raises:
-        UserError: no pickle or a dangerous one, a structure of no known layout, a dialogue missing in one member,
-            unequal lengths, values that are not finite; names member, dialogue and turn.
+        UserError: no pickle or a dangerous one, content of no known layout or of another corpus, a dialogue missing in
+            one member, unequal lengths, values that are not finite; names member, dialogue and turn.
     """
-    content = load_pickle(path)
-    fitting = _layout(path, content, corpus, layout)
-    table, lists = _tuple(path, fitting, content) if fitting.members else _preprocessed(path, content)
+    found = recognise(path, corpus)
+    if layout is not None and found.layout.name != layout:
+        title = LAYOUTS[layout].title(LAYOUTS[layout].sizes.get(corpus, 0))
+        raise UserError(f"{path} is not in the layout --layout {layout}, {title}: it is {found.seen}")
+    if found.corpus != corpus:
+        of = found.corpus
+        raise UserError(f"{path} looks like {found.title} for {of.upper()}; import it with {of}-pickle")
+    table = found.table
     _check_members(path, table)
     for modality in _FEATURES:
         _check_vectors(path, table.get(modality, {}), modality)
-    dialogues = tuple(_dialogue(f"{path}: dialogue {i!r}", i, table, corpus) for i in table["labels"])
+    dialogues = tuple(_dialogue(f"{path}: dialogue {i!r}", i, found) for i in table["labels"])
     count = sum(len(d.labels) for d in dialogues)
-    cards = {m: feature_card(fitting, m, rows.shape[1], count) for m, rows in dialogues[0].features.items()}
-    splits = {name: _ids(path, name, lists[name], table["labels"]) for name in PARTS if name in lists}
+    cards = {
+        m: feature_card(found.layout, corpus, m, rows.shape[1], count) for m, rows in dialogues[0].features.items()
+    }
+    splits = {name: found.lists[name] for name in PARTS if name in found.lists}
+    for name, i in ((name, i) for name, ids in splits.items() for i in ids):
+        if i not in table["labels"]:
+            raise UserError(f"{path}: the {name} list names dialogue {i!r}, which the other members do not have")
     notes = [
         f"the {name} list is a set, whose order means nothing: the order in which the file writes it is kept"
-        for name in splits
-        if isinstance(lists[name], FileSet)
+        for name, ids in splits.items()
+        if isinstance(ids, FileSet)
     ]
-    return PublishedFeatures(fitting, _source(path), dialogues, splits, cards, tuple(notes))
-
-
-def feature_card(layout: Layout, modality: str, dims: int, count: int) -> FeatureCard:
-    """What is known about published features; ``unknown`` otherwise."""
-    version = f"as published, layout {layout.name}"
-    extractor, fitted, used = "unknown", "unknown", ""
-    if layout.name == "sdt" and modality == "text" and dims == 1024:
-        extractor, fitted = "RoBERTa large, fine-tuned on the corpus (COSMIC)", "train-labels"
-    elif layout.name == "corect" and modality == "text" and dims == 768:
-        extractor, fitted = "sentence-transformers/paraphrase-distilroberta-base-v1", "none"
-    elif layout.corpus == "iemocap" and modality == "text" and dims == 100:
-        extractor, fitted = "utterance CNN of DialogueRNN and MMGCN", "train-labels"
-    elif layout.corpus == "iemocap" and modality == "audio" and dims == 1582:
-        extractor = "openSMILE IS10"
-    elif modality == "visual" and dims == 342:
-        extractor = "DenseNet on faces"
-    if layout.name == "sdt" and modality == "text":
-        used = "view 1 of 4, the only one that SDT's code uses; views 2 to 4 are left out, nothing is averaged"
-    return FeatureCard(extractor, version, dims, count, fitted_on=fitted, layer=used)
-
-
-def _layout(path: Path, content: Any, corpus: str, wanted: str | None) -> Layout:
-    """The layout whose structure *content* has. The layouts of a corpus differ in length, so at most one fits."""
-    fitting = [layout for layout in LAYOUTS if _fits(layout, content)]
-    own = [layout for layout in fitting if layout.corpus == corpus]
-    if wanted is not None and [layout.name for layout in own] != [wanted]:
-        title = next(layout.title for layout in LAYOUTS if (layout.corpus, layout.name) == (corpus, wanted))
-        raise UserError(f"{path} is not in the layout --layout {wanted}, {title}: it is {_structure(content)}")
-    if own:
-        return own[0]
-    if fitting:
-        other = fitting[0]
-        raise UserError(
-            f"{path} looks like {other.title} for {other.corpus.upper()}; import it with {other.corpus}-pickle"
-        )
-    known = "; ".join(layout.title for layout in LAYOUTS if layout.corpus == corpus)
-    raise UserError(f"{path} is in no known layout: it is {_structure(content)}. Known: {known}")
-
-
-def _fits(layout: Layout, content: Any) -> bool:
-    if not layout.members:
-        return isinstance(content, dict) and all(isinstance(content.get(name), list) for name in PARTS)
-    if not isinstance(content, tuple | list) or len(content) != len(layout.members):
-        return False
-    return all(
-        name == "unused" or isinstance(item, list | tuple if name in PARTS else dict)
-        for name, item in zip(layout.members, content)
+    if "sentiments" in table:
+        notes.append("the file's sentiment labels are checked and left out; import the CSV files for them")
+    return PublishedFeatures(
+        *(corpus, found.layout, found.title, _source(path, found.files), found.slots, found.named),
+        *(dialogues, {name: tuple(ids) for name, ids in splits.items()}, cards, (*notes, *found.notes)),
     )
 
 
-def _structure(content: Any) -> str:
-    if isinstance(content, dict):
-        return f"a dict with the keys {', '.join(f'{key!a}' for key in list(content)[:5])}"
-    if isinstance(content, tuple | list):
-        kinds = ", ".join(type(item).__name__ for item in content[:14])
-        return f"a {type(content).__name__} of {len(content)} ({kinds})"
-    return f"a {type(content).__name__}"
-
-
-Table = dict[str, dict[str, Any]]
-"""Member, then dialogue id, then one entry per turn."""
-
-
-def _tuple(path: Path, layout: Layout, content: Any) -> tuple[Table, dict[str, Any]]:
-    table: Table = {}
-    lists: dict[str, Any] = {}
-    for name, item in zip(layout.members, content):
-        if name in PARTS:
-            lists[name] = item
-        elif name != "unused":
-            table[name] = {_key(path, key): value for key, value in item.items()}
-    return table, lists
-
-
-def _preprocessed(path: Path, content: dict[Any, Any]) -> tuple[Table, dict[str, Any]]:
-    table: Table = {name: {} for name in _CORECT}
-    lists: dict[str, Any] = {name: [] for name in PARTS}
-    for part in PARTS:
-        for number, dialogue in enumerate(content[part]):
-            if not isinstance(dialogue, dict) or "vid" not in dialogue:
-                raise UserError(f"{path}: {part}, dialogue {number} is not a dict with the key 'vid'")
-            identity = _key(path, dialogue["vid"])
-            if identity in table["labels"]:
-                raise UserError(f"{path}: dialogue {identity!r} occurs twice, the second time in {part}")
-            lists[part].append(identity)
-            for name, key in _CORECT.items():
-                if key in dialogue:
-                    table[name][identity] = dialogue[key]
-    return table, lists
-
-
-def _key(path: Path, key: Any) -> str:
-    key = _decoded(key)
-    if not isinstance(key, str | int) or isinstance(key, bool):
-        raise UserError(f"{path}: {key!a} is not a dialogue id, which is text or a whole number")
-    return str(key)
-
-
-def _decoded(value: Any) -> Any:
-    """Text of Python 2, which is bytes, as text; other values unchanged."""
-    return value.decode("latin1") if isinstance(value, bytes) else value
+def feature_card(layout: Layout, corpus: str, modality: str, dims: int, count: int) -> FeatureCard:
+    """What is known about published features; ``unknown`` otherwise."""
+    extractor, fitted, used = "unknown", "unknown", ""
+    if modality == "text" and dims == 1024 and (layout.views or layout.name == "dag-erc"):
+        extractor, fitted = (
+            f"RoBERTa large, fine-tuned on the corpus ({'COSMIC' if layout.views else 'DAG-ERC'})",
+            "train-labels",
+        )
+    elif layout.name == "corect" and modality == "text" and dims == 768:
+        extractor, fitted = "sentence-transformers/paraphrase-distilroberta-base-v1", "none"
+    elif corpus == "iemocap" and modality == "text" and dims == 100:
+        extractor, fitted = "utterance CNN of DialogueRNN and MMGCN", "train-labels"
+    elif corpus == "iemocap" and modality == "audio" and dims == 1582:
+        extractor = "openSMILE IS10"
+    elif modality == "visual" and dims == 342:
+        extractor = "DenseNet on faces"
+    if layout.views and modality == "text":
+        only = ", the only one that SDT's code uses" if layout.name == "sdt" else ""
+        used = f"view 1 of 4{only}; views 2 to 4 are left out, nothing is averaged"
+    return FeatureCard(extractor, f"as published, layout {layout.name}", dims, count, fitted_on=fitted, layer=used)
 
 
 def _check_members(path: Path, table: Table) -> None:
@@ -242,28 +160,58 @@ def _check_members(path: Path, table: Table) -> None:
                 )
             if not len(entries):
                 raise UserError(f"{path}: dialogue {i!r} has no turns")
+    # A small pickle may name one long list as the turns of many dialogues.
+    if (turns := sum(map(len, labels.values()))) > _MOST_TURNS:
+        raise UserError(f"{path}: {turns:,} turns; more than {_MOST_TURNS:,} are not read")
 
 
-def _dialogue(where: str, identity: str, table: Table, corpus: str) -> PublishedDialogue:
-    turns = table.get("turn ids")
-    speaker: Callable[[str, Any], str] = _sex if corpus == "iemocap" else _slot
+def _dialogue(where: str, identity: str, found: Recognised) -> PublishedDialogue:
+    words = words_of(found.corpus)
+    classes = len(LABEL_SETS[CLASSES[found.corpus]])
+
+    def read(member: str, parse: Callable[[str, Any], Any]) -> tuple[Any, ...]:
+        return tuple(parse(f"{where}, turn {n}", value) for n, value in enumerate(each(found.table[member][identity])))
+
+    def speaker(place: str, value: Any) -> str:
+        if found.slots:
+            return _slot(place, value, found.slots)
+        value = decoded(value)
+        if found.corpus == "iemocap" and value not in ("M", "F"):
+            raise UserError(f"{place}: speaker {str(value)[:40]!a} is not M or F")
+        if not isinstance(value, str) or not value.strip():
+            raise UserError(f"{place}: speaker {str(value)[:40]!a} is not a name")
+        return value.strip()
+
+    def label(place: str, value: Any) -> int | None:
+        value = decoded(value)
+        if found.layout.name != "dag-erc":
+            return _number(place, value, "label", classes)
+        if value is None:
+            return None
+        if not isinstance(value, str) or value.strip().lower() not in words:
+            raise UserError(f"{place}: label {str(value)[:40]!a} is not one of {', '.join(words)}")
+        return words[value.strip().lower()]
+
+    if "sentiments" in found.table:
+        read("sentiments", lambda place, value: _number(place, decoded(value), "sentiment", 3))
     return PublishedDialogue(
         id=identity,
-        turns=None if turns is None else tuple(_text(w, value) for w, value in _each(where, turns[identity])),
-        speakers=tuple(speaker(w, value) for w, value in _each(where, table["speakers"][identity])),
-        labels=tuple(_label(w, value, _CLASSES[corpus]) for w, value in _each(where, table["labels"][identity])),
-        sentences=tuple(_mended(_text(w, value)) for w, value in _each(where, table["sentences"][identity])),
-        features={m: _features(f"{where}, {m}", table[m][identity]) for m in _FEATURES if m in table},
+        turns=read("turn ids", _text) if "turn ids" in found.table else None,
+        speakers=read("speakers", speaker),
+        labels=read("labels", label),
+        sentences=tuple(map(_mended, read("sentences", _text))),
+        features={m: _features(f"{where}, {m}", found.table[m][identity]) for m in _FEATURES if m in found.table},
     )
 
 
-def _each(where: str, values: Any) -> Iterator[tuple[str, Any]]:
-    for number, value in enumerate(values.tolist() if isinstance(values, np.ndarray) else values):
-        yield f"{where}, turn {number}", value
+def _number(where: str, value: Any, what: str, count: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
+        raise UserError(f"{where}: {what} {str(value)[:40]!a} is not a whole number from 0 to {count - 1}")
+    return value
 
 
 def _text(where: str, value: Any) -> str:
-    value = _decoded(value)
+    value = decoded(value)
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise UserError(f"{where}: {str(value)[:40]!a} is not text")
     return str(value)
@@ -277,30 +225,16 @@ def _mended(text: str) -> str:
         return text
 
 
-def _sex(where: str, value: Any) -> str:
-    if _decoded(value) not in ("M", "F"):
-        raise UserError(f"{where}: speaker {str(value)[:40]!a} is not M or F")
-    return str(_decoded(value))
-
-
-def _slot(where: str, value: Any) -> str:
+def _slot(where: str, value: Any, slots: int) -> str:
     marks = value.tolist() if isinstance(value, np.ndarray) else value
-    if not isinstance(marks, list | tuple) or len(marks) != SLOTS or [mark for mark in marks if mark != 0] != [1]:
-        raise UserError(f"{where}: speaker {str(marks)[:40]!a} is not a one-hot vector of {SLOTS}")
+    if not isinstance(marks, list | tuple) or len(marks) != slots or [mark for mark in marks if mark != 0] != [1]:
+        raise UserError(f"{where}: speaker {str(marks)[:40]!a} is not a one-hot vector of {slots}")
     return slot_name(list(marks).index(1))
 
 
 def slot_name(number: int) -> str:
-    """The speaker at this place of the one-hot vectors in MELD's pickles."""
+    """The speaker at this place of one-hot vectors."""
     return f"Speaker {number + 1}"
-
-
-def _label(where: str, value: Any, classes: int) -> int:
-    if isinstance(value, np.ndarray) and value.size == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < classes:
-        raise UserError(f"{where}: label {str(value)[:40]!a} is not a whole number from 0 to {classes - 1}")
-    return value
 
 
 def _features(where: str, values: Any) -> np.ndarray:
@@ -308,7 +242,7 @@ def _features(where: str, values: Any) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):  # infinities are refused below
             array = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: not vectors of numbers ({error})") from None
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if bad.size:
@@ -341,14 +275,10 @@ def _check_vectors(path: Path, member: dict[str, Any], modality: str) -> None:
         raise UserError(f"{path}: {total:,} {modality} values; more than {_MOST_VALUES:,} are not read")
 
 
-def _ids(path: Path, name: str, values: Any, known: dict[str, Any]) -> tuple[str, ...]:
-    ids = tuple(_key(path, value) for value in values)
-    for identity in ids:
-        if identity not in known:
-            raise UserError(f"{path}: the {name} list names dialogue {identity!r}, which the other members do not have")
-    return ids
-
-
-def _source(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"{path.name}, SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+def _source(path: Path, files: tuple[Path, ...]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            while block := content.read(2**20):
+                digest.update(block)
+    return f"{path.name}, SHA-256 {digest.hexdigest()[:16]}"

@@ -36,6 +36,10 @@ _NOT_PICKLES = {
     b"version https://git-lfs": "it is a Git LFS pointer, not the file itself: fetch that with git lfs pull",
     b"PK\x03\x04": "it is a ZIP archive (torch.save writes such files): unpack it, or save NumPy arrays with pickle",
     b"\x1f\x8b": "it is compressed with gzip: unpack it",
+    **dict.fromkeys(
+        (b"[", b"{"),
+        "it is JSON, in which some projects publish: give the folder that holds its train, dev and test files",
+    ),
     b"<": "it is a web page, not the file itself: download that",
 }
 _DAMAGE = (

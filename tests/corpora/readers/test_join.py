@@ -13,7 +13,7 @@ from lantern.corpora.folder import Corpus, load_corpus
 from lantern.corpora.labels import label_set
 from lantern.corpora.readers.join import join
 from lantern.corpora.readers.meld import import_meld
-from lantern.corpora.readers.pickled import read_iemocap, read_meld
+from lantern.corpora.readers.pickled import read_pickle
 from lantern.corpora.types import Dialogue, Utterance
 from lantern.errors import UserError
 from tests.corpora.pickles import LABELS, TEST, TRAIN, iemocap, meld, nine, preprocessed, six, twelve, write
@@ -53,7 +53,7 @@ def check_features(joined: Corpus, members: dict[str, Any]) -> None:
 
 def test_by_turn_id(tmp_path: Path) -> None:
     members, corpus = iemocap(), transcript()
-    joined = join(corpus, read_iemocap(write(tmp_path / "sdt.pkl", twelve(members))))
+    joined = join(corpus, read_pickle("iemocap", write(tmp_path / "sdt.pkl", twelve(members))))
     assert joined.dialogues == corpus.dialogues
     assert joined.score_range == (1.0, 5.0)
     check_features(joined, members)
@@ -75,7 +75,9 @@ def test_labels_and_texts_that_differ_are_counted_and_the_corpus_is_kept(tmp_pat
         )
         for d in corpus.dialogues
     ]
-    joined = join(replace(corpus, dialogues=tuple(changed)), read_iemocap(write(tmp_path / "p", nine(members))))
+    joined = join(
+        replace(corpus, dialogues=tuple(changed)), read_pickle("iemocap", write(tmp_path / "p", nine(members)))
+    )
     message = "1 labels differ, the corpus's are kept; the pickle has 1 happy not unlabelled"
     assert message in joined.notes
     assert any(note.startswith("1 texts differ") for note in joined.notes)
@@ -89,7 +91,7 @@ def test_labelled_turns_without_features_are_counted(tmp_path: Path) -> None:
         if isinstance(member, dict):
             del member["Ses05F_impro02"]
     members["test"].remove("Ses05F_impro02")
-    joined = join(corpus, read_iemocap(write(tmp_path / "p", nine(members))))
+    joined = join(corpus, read_pickle("iemocap", write(tmp_path / "p", nine(members))))
     assert "2 labelled turns have no features; they are scored all the same" in joined.notes
     assert "1 dialogues are in none of the pickle's lists" in joined.notes
     check_features(joined, members)
@@ -99,30 +101,32 @@ def test_unknown_turns_and_dialogues_are_refused_by_name(tmp_path: Path) -> None
     members = iemocap()
     members["turn ids"]["Ses01F_impro01"][1] = "Ses01F_impro01_M099"
     with pytest.raises(UserError, match=r"1 turns of the pickle are not in iemocap: 'Ses01F_impro01_M099'$"):
-        join(transcript(), read_iemocap(write(tmp_path / "p", nine(members))))
+        join(transcript(), read_pickle("iemocap", write(tmp_path / "p", nine(members))))
     labels = {f"Ses01F_impro{n:02d}": [0, 4] for n in range(10, 15)}
     with pytest.raises(UserError, match=r"5 dialogues .* 'Ses01F_impro10', 'Ses01F_impro11', .* and others"):
-        join(transcript(), read_iemocap(write(tmp_path / "p", nine(iemocap(labels)))))
+        join(transcript(), read_pickle("iemocap", write(tmp_path / "p", nine(iemocap(labels)))))
     members = iemocap()
     ids = members["turn ids"]
     ids["Ses01F_impro01"][0], ids["Ses02F_impro01"][0] = ids["Ses02F_impro01"][0], ids["Ses01F_impro01"][0]
     with pytest.raises(UserError, match=r"turn 'Ses01F_impro01_F000' is in dialogue 'Ses02F_impro01' of the pickle"):
-        join(transcript(), read_iemocap(write(tmp_path / "p", nine(members))))
+        join(transcript(), read_pickle("iemocap", write(tmp_path / "p", nine(members))))
     members["turn ids"] = {i: [turns[0]] * len(turns) for i, turns in iemocap()["turn ids"].items()}
     with pytest.raises(UserError, match=r"turn 'Ses02F_impro01_F000' occurs twice"):
-        join(transcript(), read_iemocap(write(tmp_path / "p", nine(members))))
+        join(transcript(), read_pickle("iemocap", write(tmp_path / "p", nine(members))))
 
 
 def test_the_preprocessed_form_by_dialogue_and_place(tmp_path: Path) -> None:
     members = iemocap()
-    joined = join(transcript(), read_iemocap(write(tmp_path / "p", preprocessed(members))))
+    joined = join(transcript(), read_pickle("iemocap", write(tmp_path / "p", preprocessed(members))))
     check_features(joined, members)
     assert joined.splits == {"train": tuple(TRAIN[1:]), "dev": tuple(TRAIN[:1]), "test": tuple(TEST)}
 
 
 def test_the_four_way_form_by_place_among_its_classes(tmp_path: Path) -> None:
     members = _four_way(iemocap())
-    imported = read_iemocap(write(tmp_path / "p", preprocessed(members)), label_set_name="iemocap-4-hap-legacy")
+    imported = read_pickle(
+        "iemocap", write(tmp_path / "p", preprocessed(members)), label_set_name="iemocap-4-hap-legacy"
+    )
     check_features(join(transcript(), imported), members)
 
 
@@ -154,7 +158,7 @@ def test_a_match_by_place_that_is_not_exact_is_refused(tmp_path: Path, change: A
     size = len(members["labels"]["Ses01F_impro01"])
     for name in ("speakers", "sentences", "text", "audio", "visual"):
         members[name]["Ses01F_impro01"] = members[name]["Ses01F_impro01"][:size]
-    imported = read_iemocap(write(tmp_path / "p", preprocessed(members)))
+    imported = read_pickle("iemocap", write(tmp_path / "p", preprocessed(members)))
     with pytest.raises(UserError, match=rf"no turn ids, and {message}.*--label-set iemocap-6-legacy.*--ids"):
         join(transcript(), imported)
 
@@ -235,7 +239,7 @@ def test_turn_ids_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_a_pickle_without_features_has_nothing_to_join(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the 6-tuple of COSMIC, text only .* has no features to join"):
-        join(transcript(), read_iemocap(write(tmp_path / "p", six(iemocap()))))
+        join(transcript(), read_pickle("iemocap", write(tmp_path / "p", six(iemocap()))))
 
 
 def _meld_folder(tmp_path: Path) -> Corpus:
@@ -252,7 +256,7 @@ def _meld_folder(tmp_path: Path) -> Corpus:
 def test_meld_by_dialogue_number_and_place(tmp_path: Path) -> None:
     corpus = _meld_folder(tmp_path)
     content = meld({1153: [5], 0: [0, 1], 2: [4], 1039: [2, 6]}, [2, 0, 1039], [1153])
-    joined = join(corpus, read_meld(write(tmp_path / "p", content)))
+    joined = join(corpus, read_pickle("meld", write(tmp_path / "p", content)))
     assert joined.splits == {"train": ("train_2", "train_0", "dev_0"), "test": ("test_0",)}
     rows = {u.id: row for row, u in enumerate(joined.utterances)}
     np.testing.assert_array_equal(joined.features["text"][rows["train_0_3"]], content[3][0][1])
@@ -262,7 +266,7 @@ def test_meld_by_dialogue_number_and_place(tmp_path: Path) -> None:
     assert any(note.startswith("6 texts differ") for note in joined.notes)
     content[2][0][1] = 2
     with pytest.raises(UserError, match=r"turn 1 of dialogue '0' is fear in the pickle and surprise in the corpus$"):
-        join(corpus, read_meld(write(tmp_path / "p", content)))
+        join(corpus, read_pickle("meld", write(tmp_path / "p", content)))
 
 
 def test_the_command_joins_meld(tmp_path: Path) -> None:

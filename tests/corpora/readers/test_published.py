@@ -11,9 +11,10 @@ from experiments import import_corpus
 from lantern.corpora.folder import load_corpus
 from lantern.corpora.labels import COUNTS
 from lantern.corpora.readers import pickled
+from lantern.corpora.readers.layouts import LAYOUTS
 from lantern.corpora.readers.meld import PUBLISHED as MELD_TOTALS
-from lantern.corpora.readers.pickled import FOUR, SIX, iemocap_corpus, meld_corpus, read_iemocap, read_meld
-from lantern.corpora.readers.published import LAYOUTS, feature_card, read_published
+from lantern.corpora.readers.pickled import FOUR, SIX, pickle_corpus, read_pickle
+from lantern.corpora.readers.published import feature_card, read_published
 from lantern.errors import UserError
 from tests.corpora.pickles import LABELS, TEST, TRAIN, iemocap, meld, nine, preprocessed, python2, six, twelve, write
 
@@ -232,22 +233,21 @@ def test_vectors_that_are_shared_do_not_fill_the_memory(tmp_path: Path, monkeypa
 
 
 def test_cards_say_what_is_known() -> None:
-    layouts = {(layout.corpus, layout.name): layout for layout in LAYOUTS}
-    sdt = feature_card(layouts["iemocap", "sdt"], "text", 1024, 5)
+    sdt = feature_card(LAYOUTS["sdt"], "iemocap", "text", 1024, 5)
     assert sdt.fitted_on == "train-labels"
     assert "view 1 of 4" in sdt.layer
     assert "nothing is averaged" in sdt.layer
-    assert feature_card(layouts["iemocap", "mmgcn"], "text", 100, 5).fitted_on == "train-labels"
-    assert feature_card(layouts["iemocap", "corect"], "text", 768, 5).fitted_on == "none"
-    assert feature_card(layouts["iemocap", "mmgcn"], "audio", 1582, 5).extractor == "openSMILE IS10"
-    other = feature_card(layouts["meld", "mmgcn"], "text", 600, 5)
+    assert feature_card(LAYOUTS["mmgcn"], "iemocap", "text", 100, 5).fitted_on == "train-labels"
+    assert feature_card(LAYOUTS["corect"], "iemocap", "text", 768, 5).fitted_on == "none"
+    assert feature_card(LAYOUTS["mmgcn"], "iemocap", "audio", 1582, 5).extractor == "openSMILE IS10"
+    other = feature_card(LAYOUTS["mmgcn"], "meld", "text", 600, 5)
     assert (other.extractor, other.fitted_on, other.layer) == ("unknown", "unknown", "")
 
 
 def test_a_corpus_of_the_pickle_alone(tmp_path: Path) -> None:
     members = iemocap()
     path = write(tmp_path / "sdt.pkl", twelve(members))
-    corpus = iemocap_corpus(read_iemocap(path))
+    corpus = pickle_corpus(read_pickle("iemocap", path))
     assert corpus.label_set.name == SIX
     assert corpus.redistribution == "forbidden"
     assert corpus.score_range is None
@@ -266,7 +266,7 @@ def test_a_corpus_of_the_pickle_alone(tmp_path: Path) -> None:
 
 
 def test_turns_without_ids_are_numbered(tmp_path: Path) -> None:
-    corpus = iemocap_corpus(read_iemocap(write(tmp_path / "p", preprocessed(iemocap()))))
+    corpus = pickle_corpus(read_pickle("iemocap", write(tmp_path / "p", preprocessed(iemocap()))))
     assert [u.id for u in corpus.by_id["Ses05F_impro02"].utterances] == ["Ses05F_impro02_0", "Ses05F_impro02_1"]
 
 
@@ -274,7 +274,7 @@ def test_text_of_python_2_is_utf_8(tmp_path: Path) -> None:
     members = iemocap()
     members["sentences"]["Ses01F_impro01"] = ["Zürp – blick", "plain", "née"]
     (tmp_path / "p").write_bytes(python2(nine(members)))
-    corpus = iemocap_corpus(read_iemocap(tmp_path / "p"))
+    corpus = pickle_corpus(read_pickle("iemocap", tmp_path / "p"))
     assert [u.text for u in corpus.by_id["Ses01F_impro01"].utterances] == ["Zürp – blick", "plain", "née"]
 
 
@@ -289,7 +289,7 @@ def _published_counts(counts: dict[str, tuple[int, ...]]) -> dict[str, list[int]
 def test_published_counts_decide_the_label_set(tmp_path: Path, name: str, total: int) -> None:
     labels = _published_counts(COUNTS[name])
     assert sum(map(len, labels.values())) == total
-    corpus = iemocap_corpus(read_iemocap(write(tmp_path / "p", nine(iemocap(labels, alike=True)))))
+    corpus = pickle_corpus(read_pickle("iemocap", write(tmp_path / "p", nine(iemocap(labels, alike=True)))))
     assert corpus.label_set.name == name
     assert corpus.checks == (
         f"agrees: pickle: {name}: {total:,} utterances and all class counts of both splits as published",
@@ -304,21 +304,21 @@ def test_four_classes_with_other_counts_are_not_guessed(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=rf"labels 0 to 3 in 4,542 turns, as no published 4-way file.*--label-set.*{FOUR}"
     ):
-        read_iemocap(path)
-    assert iemocap_corpus(read_iemocap(path, label_set_name=FOUR)).checks == (
+        read_pickle("iemocap", path)
+    assert pickle_corpus(read_pickle("iemocap", path, label_set_name=FOUR)).checks == (
         f"differs: pickle: {FOUR}, train: 932 angry, published 933",
     )
     with pytest.raises(UserError, match="not one of IEMOCAP's"):
-        read_iemocap(path, label_set_name="meld-7")
+        read_pickle("iemocap", path, label_set_name="meld-7")
     with pytest.raises(UserError, match="two different 4-way tasks"):
-        read_iemocap(path, label_set_name="iemocap-4")
+        read_pickle("iemocap", path, label_set_name="iemocap-4")
     with pytest.raises(UserError, match=r"has the label 5, --label-set .* goes from 0 to 3"):
-        read_iemocap(write(tmp_path / "q", nine(iemocap())), label_set_name=FOUR)
+        read_pickle("iemocap", write(tmp_path / "q", nine(iemocap())), label_set_name=FOUR)
 
 
 def test_meld_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "p", meld({0: [0, 1, 2], 2: [4], 1153: [6, 5]}, [2, 0], [1153]))
-    corpus = meld_corpus(read_meld(path))
+    corpus = pickle_corpus(read_pickle("meld", path))
     assert corpus.label_set.name == "meld-7"
     assert corpus.splits == {"train": ("2", "0"), "test": ("1153",)}
     turns = corpus.by_id["0"].utterances
@@ -343,13 +343,13 @@ def test_melds_dev_dialogues_are_taken_out_of_the_train_list_by_number_and_count
     train = [i for i in dialogues if i < 1153]
     test = [i for i in dialogues if i >= 1153]
     path = write(tmp_path / "p", meld(dialogues, train, test, alike=True))
-    corpus = meld_corpus(read_meld(path))
+    corpus = pickle_corpus(read_pickle("meld", path))
     assert [len(corpus.splits[part]) for part in ("train", "dev", "test")] == [1038, 114, 280]
     assert corpus.splits["dev"][0] == "1039"
     assert all(line.startswith("agrees: pickle: ") for line in corpus.checks)
     assert len(corpus.checks) == 3
     dialogues[1040][0] = (dialogues[1040][0] + 1) % 7
-    other = meld_corpus(read_meld(write(path, meld(dialogues, train, test, alike=True))))
+    other = pickle_corpus(read_pickle("meld", write(path, meld(dialogues, train, test, alike=True))))
     assert "dev" not in other.splits
 
 
@@ -357,7 +357,7 @@ def test_a_speaker_of_meld_that_is_not_one_hot(tmp_path: Path) -> None:
     content = meld({0: [0, 1]}, [0], [])
     content[1][0][1] = np.ones(9)
     with pytest.raises(UserError, match=r"dialogue '0', turn 1: speaker .* is not a one-hot vector"):
-        read_meld(write(tmp_path / "p", content))
+        read_pickle("meld", write(tmp_path / "p", content))
 
 
 def test_session_of_every_kind_of_dialogue_id() -> None:
