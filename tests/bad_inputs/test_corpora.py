@@ -80,7 +80,11 @@ def test_import_of_ones_own(prepare: Prepare, told: tuple[str, ...], place: Plac
 IMPORT: list[Case] = [
     ("pickle that names a function", lambda p: _pickle(p, b"cos\nsystem\n(S'ls'\ntR."), "it names 'os.system'"),
     ("pickle that is cut off", lambda p: _pickle(p, b"(lp0\n"), "x.pkl is not a whole pickle", "cut off"),
-    ("pickle that is a folder", lambda p: ["meld-pickle", "--pickle", p.folder()], "cannot be read: Is a directory"),
+    (
+        "pickle that is a folder",
+        lambda p: ["meld-pickle", "--pickle", p.folder()],
+        "is a folder that holds neither train, dev nor test files",
+    ),
     ("join with no corpus", lambda p: [*_pickle(p, b""), "--join", p.folder("j")], "/j: no corpus folder there"),
     ("MELD in an empty folder", lambda p: ["meld", "--csv", p.folder()], "train_sent_emo.csv is missing", "--csv"),
     ("kind that is none", lambda p: ["iemocapp"], "invalid choice: 'iemocapp'", "--help"),

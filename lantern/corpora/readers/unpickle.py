@@ -11,7 +11,10 @@ import math
 import pickle
 import pickletools
 import re
+import shlex
 import struct
+import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +37,6 @@ _ELEMENT = re.compile(r"b1|[iu][1248]|f[248]|[SU][1-9]\d{0,5}")
 _DEEPEST = 30
 _NOT_PICKLES = {
     b"version https://git-lfs": "it is a Git LFS pointer, not the file itself: fetch that with git lfs pull",
-    b"PK\x03\x04": "it is a ZIP archive (torch.save writes such files): unpack it, or save NumPy arrays with pickle",
     b"\x1f\x8b": "it is compressed with gzip: unpack it",
     **dict.fromkeys(
         (b"[", b"{"),
@@ -42,6 +44,22 @@ _NOT_PICKLES = {
     ),
     b"<": "it is a web page, not the file itself: download that",
 }
+_TORCH = 0x1950A86A20F9469CFC6C
+"""With this number begin files that torch.save wrote before it wrote archives."""
+_PLAIN = (
+    'p = lambda x: x.detach().cpu().numpy() if hasattr(x, "detach") else {k: p(v) for k, v in x.items()} '
+    'if isinstance(x, dict) else [p(v) for v in x] if isinstance(x, (list, tuple, set)) or getattr(x, "dtype", 0) == '
+    'object else p(vars(x)) if hasattr(x, "__dict__") else x; pickle.dump(p(v), open(sys.argv[2], "wb"))'
+)
+_ARCHIVE = f'import pickle, sys, torch; v = torch.load(sys.argv[1], map_location="cpu", weights_only=False); {_PLAIN}'
+_OBJECTS = (
+    "import pickle, sys; f = pickle.Unpickler.find_class; "
+    'known = "builtins __builtin__ collections copyreg copy_reg _codecs numpy torch".split(); '
+    'U = type("U", (pickle.Unpickler,), {"find_class": lambda s, m, n: f(s, m, n) if m.split(".")[0] in known else '
+    f'type(n, (), {{}})}}); v = U(open(sys.argv[1], "rb"), encoding="latin1").load(); {_PLAIN}'
+)
+"""Programs that turn tensors and objects of any class, which need not be there, into arrays and dicts."""
+_TABLE = "import pandas, sys; pandas.read_pickle(sys.argv[1]).to_csv(sys.argv[2], index=False)"
 _DAMAGE = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError),
     *(AttributeError, AssertionError, OverflowError, MemoryError, struct.error),
@@ -70,12 +88,18 @@ def load_pickle(path: Path) -> Any:
                     raise UserError(f"{path} is not a pickle: {what}")
             if not start:
                 raise UserError(f"{path} is empty")
+            if start.startswith(b"PK\x03\x04"):
+                raise UserError(f"{path} is not a pickle: it is a ZIP archive, {_in_archive(path)}")
             file.seek(0)
-            return _finished(_Unpickler(file, fix_imports=False, encoding="latin1").load(), 0, {})
+            value = _finished(_Unpickler(file, fix_imports=False, encoding="latin1").load(), 0, {})
+            if isinstance(value, int) and value == _TORCH:
+                raise UserError(f"{path} is not a pickle: torch.save wrote it; {_converted(path, _ARCHIVE)}")
+            return value
     except _RefusedError as error:
+        advice = f". {_converted(path, error.program)}" if error.program else ""
         raise UserError(
             f"{path}: refused: it {error}; only numbers, text, plain containers and NumPy arrays are read, and nothing "
-            "in the file was run"
+            f"in the file was run{advice}"
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -86,8 +110,30 @@ def load_pickle(path: Path) -> Any:
         ) from None
 
 
+def _in_archive(path: Path) -> str:
+    try:
+        names = zipfile.ZipFile(path).namelist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        names = []
+    if any(name.endswith("data.pkl") for name in names):
+        return f"which torch.save wrote; {_converted(path, _ARCHIVE)}"
+    return "unpack it"
+
+
+def _converted(path: Path, program: str) -> str:
+    """A command that makes a plain file of *path*; it runs what is in the file, as Lantern does not."""
+    new = path.with_name(f"{path.stem}-plain{'.csv' if program == _TABLE else '.pkl'}")
+    command = shlex.join(["python", "-c", program, str(path), str(new)])
+    return f"If you trust who made it, import {new.name} after this command, which runs what is in the file: {command}"
+
+
 class _RefusedError(Exception):
     """The file asks for something that is not read; the message says what, after the word "it"."""
+
+    def __init__(self, message: str, program: str = "") -> None:
+        super().__init__(message)
+        self.program = program
+        """Makes a plain file of one like this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +151,8 @@ class _Type:
         text = _text(code)
         if not isinstance(text, str) or _ELEMENT.fullmatch(text) is None:
             objects = str(text).startswith("O")
-            raise _RefusedError(f"holds {'arrays of Python objects' if objects else f'NumPy type {str(text)[:40]!a}'}")
+            what = "arrays of Python objects" if objects else f"NumPy type {str(text)[:40]!a}"
+            raise _RefusedError(f"holds {what}", _OBJECTS if objects else "")
         self.code, self.order = text, "="
 
     def set_state(self, state: Any) -> None:
@@ -141,7 +188,7 @@ def _array(raw: Any, element: Any, shape: Any, order: Any = "C") -> Any:
     if not isinstance(element, _Type) or not isinstance(shape, tuple) or order not in ("C", "F"):
         raise ValueError("an array without type or shape")
     if isinstance(raw, list):
-        raise _RefusedError("holds arrays of Python objects")
+        raise _RefusedError("holds arrays of Python objects", _OBJECTS)
     data = raw.encode("latin1") if isinstance(raw, str) else raw
     if not isinstance(data, bytes):
         raise ValueError("an array without bytes")
@@ -198,9 +245,20 @@ class _Unpickler(pickle._Unpickler):
         # The exact split counts: "numpy" + "core.x" would be an attribute of a module.
         if full not in _CALLS or "." in name:
             shown = f"{f'{module}.{name}'[:100]!a}"
-            if module.split(".")[0] == "torch":
-                raise _RefusedError(f"holds torch tensors ({shown}); save the features as NumPy arrays with .numpy()")
-            raise _RefusedError(f"names {shown}")
+            package = module.split(".")[0]
+            if package == "torch":
+                raise _RefusedError(
+                    f"holds torch tensors ({shown}); save the features as NumPy arrays with .numpy()", _OBJECTS
+                )
+            # Classes of a project are data; what the standard library offers to a pickle is mostly harm.
+            harmless = re.fullmatch(r"\w+", package) and package not in {
+                *sys.stdlib_module_names,
+                "__builtin__",
+                "copy_reg",
+                "numpy",
+            }
+            program = _TABLE if package == "pandas" else _OBJECTS
+            raise _RefusedError(f"names {shown}", program if harmless else "")
         return _Name(name, _CALLS[full])
 
     def load_reduce(self) -> None:

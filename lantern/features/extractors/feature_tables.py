@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,15 @@ from lantern.errors import UserError
 from lantern.features.extractors.array_files import load_array, load_arrays, not_finite
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".csv")
-_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib")
+_PICKLES = {
+    **dict.fromkeys(
+        (".pt", ".pth", ".bin"), "import numpy, sys, torch; v = torch.load(sys.argv[1], map_location='cpu')"
+    ),
+    **dict.fromkeys(
+        (".pkl", ".pickle", ".joblib"), "import numpy, sys; v = numpy.load(sys.argv[1], allow_pickle=True)"
+    ),
+}
+"""What loads such a file; as a program, since it may run what is in the file."""
 
 
 def read_feature_table(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +48,12 @@ def read_feature_table(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.n
     """
     suffix = path.suffix.lower()
     if suffix in _PICKLES:
-        raise UserError(f"{path}: a pickle can run code when it is read; save the array as .npy or .npz")
+        program = f"{_PICKLES[suffix]}; numpy.save(sys.argv[2], numpy.asarray(v))"
+        command = shlex.join(["python", "-c", program, str(path), str(path.with_suffix(".npy"))])
+        raise UserError(
+            f"{path}: a pickle can run code when it is read; save the array as .npy or .npz; if you trust who made it: "
+            f"{command}"
+        )
     if suffix not in SUFFIXES:
         raise UserError(f"{path}: a feature file ends in {', '.join(SUFFIXES)}, not in {path.suffix or 'nothing'!r}")
     if not path.is_file():

@@ -329,7 +329,7 @@ def test_mistakes_in_json_are_named(tmp_path: Path, train: Any, message: str) ->
 
 def test_folders_and_files_that_are_not_such_json(tmp_path: Path) -> None:
     (tmp_path / "j").mkdir()
-    with pytest.raises(UserError, match="holds neither train, dev nor test files in JSON"):
+    with pytest.raises(UserError, match="is a folder that holds neither train, dev nor test files in JSON"):
         read_published(tmp_path / "j", "meld")
     folder = lists(tmp_path / "j", {"train": [TWO], "train_b": [TWO]})
     with pytest.raises(UserError, match=r"two files of train: train_b_data\.json and train_data\.json; keep one"):
@@ -346,7 +346,7 @@ def test_one_long_list_in_many_places_does_not_fill_the_memory(tmp_path: Path) -
     ids = {n: [0] * 200 for n in range(200)}
     members = friends(ids) | {"train": [0], "test": [1], "dev": []}
     for name in ("labels", "speakers", "sentences"):
-        members[name] = {n: [members[name][0][0]] * 20_000 for n in ids}
+        members[name] = dict.fromkeys(ids, [members[name][0][0]] * 20_000)
     with pytest.raises(UserError, match=r"4,000,000 turns; more than 1,000,000 are not read"):
         read_published(write(tmp_path / "p", part(members, ORDERS["cosmic"])), "emorynlp")
 
