@@ -277,7 +277,7 @@ def _json_files(path: Path, corpus: str) -> Recognised:
             files.append(file)
     if not files:
         raise UserError(
-            f"{path} is a folder that holds neither train, dev nor test files in JSON (train_data.json, test.json.feature, …)"
+            f"{path} is a folder that holds neither train, dev nor test files in JSON, such as train_data.json"
         )
     used = {str(label).lower() for dialogues in content.values() for d in dialogues for label in d["labels"] if label}
     fitting = [of for of, name in CLASSES.items() if used <= set(words_of(of))]
