@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +30,9 @@ MADE = {
     "<IEMOCAP_full_release>": "raw/IEMOCAP_full_release",
     "iemocap-pickle --pickle <file.pkl>": "iemocap-pickle --pickle raw/iemocap.pkl",
     "meld-pickle --pickle <file.pkl>": "meld-pickle --pickle raw/meld.pkl",
+    "emorynlp-pickle --pickle <folder of JSON files>": "emorynlp-pickle --pickle raw/dag-erc",
     "--wav <folder>": "--wav raw/wav",
+    "--wav <MELD.Raw>": "--wav raw/MELD.Raw",
     "runs/<one>": "one",
     "experiment=<name>": "experiment=causal",
 }
@@ -81,13 +85,17 @@ def write_raw(raw: Path) -> None:
     numbered = {**dialogues, **{1153 + d: labels for d, labels in dialogues.items() if d < 2}}
     pickles.write(raw / "meld.pkl", pickles.meld(numbered, list(range(8)), [1153, 1154]))
     test_emorynlp.write_csv(raw / "emorynlp")
+    (raw / "dag-erc").mkdir()
+    for part in ("train", "dev", "test"):
+        turns = [{"text": f"Line {n}", "speaker": "AB"[n % 2], "label": "Joyful", "cls": [n, 0.5]} for n in range(3)]
+        (raw / "dag-erc" / f"{part}_data_roberta_v9.json.feature").write_text(json.dumps([turns]))
     pickles.write(raw / "iemocap.pkl", pickles.twelve(pickles.iemocap()), protocol=2)
     for name, labels in pickles.LABELS.items():
-        turns = [
+        said = [
             Said(f"{name}_{'FM'[n % 2]}{2 * n:03d}", f"zorp {n} blick, {name[3:6]}", n, n + 0.9, IEMOCAP_CODES[label])
             for n, label in enumerate(labels)
         ]
-        write_dialogue(raw / "IEMOCAP_full_release", name, turns)
+        write_dialogue(raw / "IEMOCAP_full_release", name, said)
 
 
 def _grid(dialogues: int, turns: int) -> list[tuple[int, int]]:
@@ -95,5 +103,8 @@ def _grid(dialogues: int, turns: int) -> list[tuple[int, int]]:
 
 
 def write_recordings(corpus: Path, raw: Path) -> None:
-    """A wav file per utterance of a corpus folder."""
+    """A wav file per utterance of a corpus folder, and one with MELD's own name."""
     write_wavs(load_corpus(corpus, features=False), raw / "wav")
+    clip = raw / "MELD.Raw" / "train_splits" / "dia0_utt0.wav"
+    clip.parent.mkdir(parents=True)
+    shutil.copy(next((raw / "wav").rglob("*.wav")), clip)

@@ -179,4 +179,6 @@ def _key(value: dict[str, Any], key: str, where: str) -> str:
     text = value.get(key)
     if not isinstance(text, str):
         raise UserError(f"{where}: {key} is {text!r}, expected text")
+    if key.endswith("_id") and not text.isprintable():
+        raise UserError(f"{where}: {key} is {text[:60]!a}, expected letters and digits")
     return text

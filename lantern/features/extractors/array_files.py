@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 import zlib
 from pathlib import Path
 from tokenize import TokenError
@@ -76,7 +77,9 @@ def _array(file: IO[bytes], size: int, where: str) -> np.ndarray:
     width, parse = versions[version]
     # The length of the header is a declaration, too: NumPy would read as much as it says.
     length = file.read(width)
-    shape, fortran, dtype = parse(io.BytesIO(length + file.read(min(int.from_bytes(length, "little"), 2**16))))
+    header = io.BytesIO(length + file.read(min(int.from_bytes(length, "little"), 2**16)))
+    with warnings.catch_warnings(action="ignore"):  # that Python 2 wrote the header
+        shape, fortran, dtype = parse(header)
     if dtype.kind not in "biufcUS" or dtype.itemsize == 0 or any(n < 0 for n in shape):
         raise ValueError("another format, or objects")
     needed = math.prod(shape) * dtype.itemsize
