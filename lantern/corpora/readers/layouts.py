@@ -342,8 +342,8 @@ def _narrow(vector: Any) -> Any:
 
 def _key(path: Path, key: Any) -> str:
     key = decoded(key)
-    if not isinstance(key, str | int) or isinstance(key, bool):
-        raise UserError(f"{path}: {key!a} is not a dialogue id, which is text or a whole number")
+    if not isinstance(key, str | int) or isinstance(key, bool) or not str(key).isprintable():
+        raise UserError(f"{path}: {key!a} is not a dialogue id, which is text in one line or a whole number")
     return str(key)
 
 

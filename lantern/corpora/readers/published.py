@@ -214,6 +214,8 @@ def _text(where: str, value: Any) -> str:
     value = decoded(value)
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise UserError(f"{where}: {str(value)[:40]!a} is not text")
+    if any("\ud800" <= letter <= "\udfff" for letter in str(value)):
+        raise UserError(f"{where}: {str(value)[:40]!a} holds half a character")
     return str(value)
 
 

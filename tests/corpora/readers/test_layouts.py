@@ -147,6 +147,11 @@ def test_vectors_that_are_known_by_their_width_are_not_taken_for_others(tmp_path
         ),
         ({"labels": {**MELD, 60: [6, 7]}}, "dialogue '60', turn 1: label '7' is not a whole number from 0 to 6"),
         ({"labels": {**MELD, "60": [6, 6]}}, "member 'labels' has one dialogue id twice, as text and as a number"),
+        (
+            {"sentences": {**members_of("meld")["sentences"], 60: ["Hm.", "x\ud800"]}},
+            r"turn 1: 'x\\ud800' holds half a",
+        ),
+        ({"labels": {**MELD, "\ud800": [1]}}, r"'\\ud800' is not a dialogue id"),
         ({"test": [1153, 1201]}, "the test list names dialogue '1201'"),
         ({"train": [0, 60, 1153]}, "dialogue '1153' is in train and in test"),
         (
