@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -152,9 +153,10 @@ def recognise(path: Path, corpus: str) -> Recognised:
                 raise UserError(f"{path}: the member '{name}' has one dialogue id twice, as text and as a number")
     slots = int(kinds[roles["speakers"]].rpartition(" ")[2]) if kinds[roles["speakers"]] != "M or F" else 0
     of = "iemocap" if not slots or any(map(IEMOCAP_ID.fullmatch, table["labels"])) else _of_friends(table)
-    _put_right(of, lists)
-    left = ("the last part of the tuple is unknown and left out",) if kinds[-1] == "something else" else ()
-    return Recognised(of, layout, layout.title(len(content)), seen, table, lists, (path,), slots, notes=left)
+    notes = list(_put_right(of, lists))
+    if kinds[-1] == "something else":
+        notes.append("the last part of the tuple is unknown and left out")
+    return Recognised(of, layout, layout.title(len(content)), seen, table, lists, (path,), slots, notes=tuple(notes))
 
 
 def part_of(corpus: str, dialogue: str) -> str | None:
@@ -230,12 +232,13 @@ def _of_friends(table: Table) -> str:
     return "meld" if beyond or {"turn ids", "sentiments"} & set(table) else "emorynlp"
 
 
-def _put_right(corpus: str, lists: dict[str, tuple[str, ...]]) -> None:
-    """Exchange lists that certainly stand in each other's place: projects differ in the order of dev and test."""
+def _put_right(corpus: str, lists: dict[str, tuple[str, ...]]) -> Iterator[str]:
+    """Exchange lists that stand in each other's place: projects differ in the order of dev and test. Yields notes."""
     for name in ("test", "dev"):
         other = next((n for n, ids in lists.items() if ids and {part_of(corpus, i) for i in ids} == {name}), name)
-        if name in lists and {part_of(corpus, i) for i in lists[name]} != {name}:
+        if name in lists and {part_of(corpus, i) for i in lists[name]} != {name} and other != name:
             lists[name], lists[other] = lists[other], lists[name]
+            yield f"the published {name} dialogues stand in the list of {other}: the two lists are exchanged"
 
 
 def _of_dialogues(
