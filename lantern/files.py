@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,69 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: it is nested too deep") from None
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:200]})") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Maybe:
+    """A value of a shape that may be missing or null."""
+
+    shape: Any
+
+
+@dataclass(frozen=True, slots=True)
+class OrNull:
+    """A value of a shape that may be null, but not missing."""
+
+    shape: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """An object whose values all have one shape, whatever their names."""
+
+    shape: Any
+
+
+NUMBER, COUNT, TIME, TEXT = "a number", "a count", "seconds", "a text"
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    NUMBER: lambda value: type(value) in (int, float) and abs(value) < 1e300,
+    COUNT: lambda value: type(value) is int and 0 <= value < 2**53,
+    TEXT: lambda value: isinstance(value, str),
+    TIME: lambda value: type(value) in (int, float) and 0 <= value < 1e11,
+}
+
+
+def misfit(value: Any, shape: Any, at: str = "") -> str | None:
+    """Where *value*, which comes from a file, does not have *shape*, and what it must be there; None where it has.
+
+    A shape is :data:`NUMBER` and its like, a list ``[shape]``, a dict of the keys that are needed, :class:`Maybe`,
+    :class:`OrNull` or :class:`Each`.
+    """
+    if isinstance(shape, Maybe | OrNull):
+        return None if value is None else misfit(value, shape.shape, at)
+    if isinstance(shape, str):
+        return None if _KINDS[shape](value) else f"{at} is {_brief(value)}, expected {shape}"
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return f"{at} is {_brief(value)}, expected a list"
+        parts = ((one, shape[0], f"{at}[{number}]") for number, one in enumerate(value))
+    elif not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        return f"{at or 'it'} is {_brief(value)}, expected an object"
+    else:
+        dot = f"{at}." if at else ""
+        if isinstance(shape, dict):
+            missing = next((key for key, of in shape.items() if key not in value and not isinstance(of, Maybe)), None)
+            if missing is not None:
+                return f"no {dot}{missing}"
+            parts = ((value.get(key), of, f"{dot}{key}") for key, of in shape.items())
+        else:
+            parts = ((one, shape.shape, f"{dot}{key}") for key, one in value.items())
+    return next((wrong for part in parts if (wrong := misfit(*part)) is not None), None)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value) if value is None or isinstance(value, str | float | bool) else type(value).__name__
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def _no_number(name: str) -> Any:

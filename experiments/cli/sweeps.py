@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.cli.console import duration
+from lantern.errors import UserError
 from lantern.results.progress import RunState, read_state
 from lantern.results.sweep import Sweep, titles
 
@@ -190,7 +190,9 @@ def results_of(sweep: Sweep) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The result of a run that is done, else None."""
+    from lantern.results.load import read_run
+
     try:
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_run(folder).result
+    except UserError:
         return None

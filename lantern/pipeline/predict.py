@@ -139,6 +139,8 @@ def load(folder: str | Path) -> LoadedRun:
         module = MultiTaskModule.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  torch and Lightning raise what they like for a file that is not theirs
         raise UserError(f"{checkpoint} is not a checkpoint of this version ({type(error).__name__})") from None
+    if not all(bool(value.isfinite().all()) for value in module.state_dict().values()):
+        raise UserError(f"{checkpoint} holds NaN or infinity: type the command of that run again")
     corpus, sizes = CorpusCard.load(folder / "corpus.json"), module.hparams["sizes"]
     if not set(sizes["dims"]) <= set(corpus.features) or sizes["classes"] != len(corpus.label_set):
         raise UserError(

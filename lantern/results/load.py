@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from lantern.errors import UserError
+from lantern.files import COUNT, NUMBER, TEXT, Each, Maybe, OrNull, misfit, read_json
 from lantern.results.folds import run_table
 from lantern.results.sweep import MANIFEST, read_sweep
 from lantern.tables import PredictionTable, concatenate
@@ -75,15 +76,85 @@ class Run:
         return concatenate([run_table(run.folder, split) for run in self.parts or (self,)], split)
 
 
-_NEEDED: dict[str, type | tuple[type, ...]] = {
-    "title": str,
-    "seed": int,
-    "corpus.name": str,
-    "corpus.label_set": str,
-    "protocol.name": str,
-    "test.methods.vanilla.accuracy": (int, float),
-    "test.methods.vanilla.weighted_f1": (int, float),
+_NUMBERS = ("accuracy", "weighted_f1", "macro_f1", "uar", "nll", "brier", "ece")
+_METHOD = {
+    **dict.fromkeys(_NUMBERS, NUMBER),
+    "per_class": Maybe(Each({"f1": NUMBER, "support": COUNT})),
+    "confusion": Maybe([[COUNT]]),
+    "reliability": Maybe([{"count": COUNT, "confidence": OrNull(NUMBER), "accuracy": OrNull(NUMBER)}]),
 }
+_ENDS = {"difference": NUMBER, "low": NUMBER, "high": NUMBER, "p_value": NUMBER}
+_EFFECT = {
+    "replies": Maybe(COUNT),
+    "scored": Maybe(COUNT),
+    "helpful": COUNT,
+    "harmful": COUNT,
+    "copy_rate": Maybe(NUMBER),
+}
+_PART_ACCURACY = {"vanilla": NUMBER, "weighted": OrNull(NUMBER), "difference": OrNull(NUMBER)}
+_SLICE = {
+    "slice": TEXT,
+    "parts": [
+        {
+            "part": TEXT,
+            "labelled": COUNT,
+            "accuracy": {**_PART_ACCURACY, "low": OrNull(NUMBER), "high": OrNull(NUMBER)},
+        }
+    ],
+}
+_SHAPE = {
+    "title": TEXT,
+    "seed": COUNT,
+    "backbone": TEXT,
+    "time": Maybe(TEXT),
+    "versions": Maybe(Each(TEXT)),
+    "corpus": {"name": TEXT, "label_set": TEXT, "fingerprint": Maybe(TEXT)},
+    "protocol": {
+        "name": TEXT,
+        "selection": Maybe(TEXT),
+        **dict.fromkeys(("train", "dev", "test", "fold", "twins", "test_reads_before"), Maybe(COUNT)),
+        "labelled": Maybe(Each(COUNT)),
+        "sessions": Maybe(Each([TEXT])),
+        "same_speakers": Maybe(Each([TEXT])),
+    },
+    "prompt": Maybe({"name": Maybe(TEXT), "digest": Maybe(TEXT)}),
+    "llm": Maybe(
+        {
+            "name": TEXT,
+            "model": Maybe(TEXT),
+            **dict.fromkeys(("fields", "prompts", "calls", "repaired", "failed_fields"), Maybe(COUNT)),
+            **dict.fromkeys(("input_tokens", "cached_input_tokens", "output_tokens"), Maybe(COUNT)),
+            "failures": Maybe(Each(COUNT)),
+            "cost": Maybe(NUMBER),
+        }
+    ),
+    "weighting": Maybe(
+        {
+            "name": TEXT,
+            "choice": Maybe(TEXT),
+            "fit_on": Maybe(TEXT),
+            "weights": Maybe({"sources": [{"source": TEXT, "mean": NUMBER}]}),
+        }
+    ),
+    "test": {
+        **dict.fromkeys(("rows", "labelled", "dialogues", "coverage"), Maybe(COUNT)),
+        "methods": Each(_METHOD),
+        "against_vanilla": Maybe(Each({"accuracy": _ENDS, "weighted_f1": _ENDS, "holm": Maybe(NUMBER)})),
+        "dimensions": Maybe(Each({"ccc": Maybe(NUMBER)})),
+        "llm": Maybe({"merged": Maybe(_EFFECT), "lengths": Maybe([{"length": COUNT, **_EFFECT}])}),
+        "slices": Maybe([_SLICE]),
+    },
+    "vanilla": Maybe({"best_epoch": Maybe(COUNT)}),
+    "notes": Maybe([TEXT]),
+}
+"""What is read of ``metrics.json``."""
+_CONFIG = {
+    "backbone": {"name": TEXT},
+    "corpus": Maybe({"name": Maybe(TEXT), "path": Maybe(TEXT), "limit_dialogues": Maybe(COUNT), "seed": Maybe(COUNT)}),
+    "llm": Maybe({}),
+    "protocol": Maybe({}),
+}
+_MOST_SETTINGS = 10_000
 _IGNORED = ("seed", "runs", "tracking", "variants", "study")
 _IGNORED_LEAVES = ("corpus.path", "trainer.threads", "refine.ledger", "refine.max_cost")
 
@@ -100,10 +171,10 @@ class Found:
 def find_runs(paths: Sequence[Path]) -> Found:
     """The runs in *paths*: run folders, folders of run folders (``runs``), or sweeps (``runs/sweeps/<id>``).
 
-    A folder of runs may hold unfinished ones: they are skipped with a line. One that is named itself must be whole.
+    Runs that are unfinished or damaged are skipped with a line each, as long as any is left.
 
     Raises:
-        UserError: a path is missing, is not a finished run, or holds none.
+        UserError: a path is missing, or none holds a finished run.
     """
     runs: dict[Path, Run] = {}
     skipped: list[str] = []
@@ -111,7 +182,12 @@ def find_runs(paths: Sequence[Path]) -> Found:
         if not path.is_dir():
             raise UserError(f"{path} is not a folder; name run folders or a folder of them")
         if _is_run(path):
-            runs.setdefault(path.resolve(), read_run(path))
+            try:
+                runs.setdefault(path.resolve(), _whole(path))
+            except UserError as error:
+                if len(paths) == 1:
+                    raise
+                skipped.append(f"skipped: {error}")
             continue
         if (path / MANIFEST).is_file():
             children = [trial.folder for trial in read_sweep(path).trials]
@@ -120,12 +196,14 @@ def find_runs(paths: Sequence[Path]) -> Found:
         before = len(runs)
         for child in children:
             try:
-                runs.setdefault(child.resolve(), read_run(child))
+                runs.setdefault(child.resolve(), _whole(child))
             except UserError as error:
                 skipped.append(f"skipped: {error}")
         if len(runs) == before and not any(child.resolve() in runs for child in children):
             reason = f"; {skipped[-1].removeprefix('skipped: ')}" if children else ""
             raise UserError(f"{path} holds no finished run{reason}")
+    if not runs:
+        raise UserError(skipped[-1].removeprefix("skipped: ") if skipped else "no run folder is named")
     kept: dict[str, Run] = {}
     for run in sorted(runs.values(), key=lambda run: str(run.result.get("time", "")), reverse=True):
         corpus = run.result["corpus"]
@@ -135,6 +213,19 @@ def find_runs(paths: Sequence[Path]) -> Found:
         else:
             kept[key] = run
     return Found(sorted(kept.values(), key=lambda run: (run.folder.name, run.seed)), skipped)
+
+
+def _whole(folder: Path) -> Run:
+    """The run in *folder*, whose test predictions can be read as well."""
+    run = read_run(folder)
+    table = run_table(folder, "test", count=run.result["test"].get("rows"))
+    if any(list(report.get("per_class") or table.classes) != list(table.classes) for report in _reports(run)):
+        raise UserError(f"{folder}: metrics.json and the predictions speak of other classes; run it again")
+    return run
+
+
+def _reports(run: Run) -> list[dict[str, Any]]:
+    return list(run.result["test"]["methods"].values())
 
 
 def read_run(folder: Path) -> Run:
@@ -149,21 +240,17 @@ def read_run(folder: Path) -> Run:
     for name in ("config.yaml", "predictions.test.parquet"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} has a metrics.json but no {name}: not a run folder of this Lantern")
+    result = read_json(path)
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
         config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: cannot be read ({' '.join(str(error).split())})") from None
-    for key, kind in _NEEDED.items():
-        if _at(result, key) is None:
-            raise UserError(f"{path}: no {key}; written by something else or by an older Lantern: run it again")
-        if not isinstance(_at(result, key), kind):
-            raise UserError(f"{path}: {key} is {_at(result, key)!r}; written by something else: run it again")
-    for key in ("llm", "prompt", "weighting", "versions"):
-        if not isinstance(result.get(key) or {}, dict) or (key == "llm" and result[key] and "name" not in result[key]):
-            raise UserError(f"{path}: {key} is {result[key]!r}; written by something else: run it again")
-    if _at(config, "backbone.name") is None:
-        raise UserError(f"{folder / 'config.yaml'}: no backbone.name; it is not the configuration of a run")
+        raise UserError(f"{folder / 'config.yaml'}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+    wrong = misfit(result, _SHAPE) or _other(result)
+    if wrong is not None:
+        raise UserError(f"{path}: {wrong}; written by something else or by an older Lantern: run it again")
+    wrong = misfit(config, _CONFIG) or _settings(config)
+    if wrong is not None:
+        raise UserError(f"{folder / 'config.yaml'}: {wrong}; it is not the configuration of a run")
     return Run(folder, {**result, "folder": str(folder)}, config)
 
 
@@ -171,10 +258,40 @@ def _is_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file() or (folder / "metrics.json").is_file()
 
 
-def _at(node: Any, path: str) -> Any:
-    for part in path.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node
+def _other(result: dict[str, Any]) -> str | None:
+    """What no shape says: the vanilla model has a report, and the reports speak of the same classes."""
+    reports = result["test"]["methods"]
+    if "vanilla" not in reports:
+        return "no test.methods.vanilla"
+    classes = list(reports["vanilla"].get("per_class") or {})
+    for name, report in reports.items():
+        if list(report.get("per_class") or {}) != classes:
+            return f"test.methods.{name}.per_class names other classes than vanilla"
+        rows = report.get("confusion")
+        if rows is not None and any(len(row) != len(rows) for row in rows):
+            return f"test.methods.{name}.confusion is not square"
+        bins = report.get("reliability") or ()
+        if any(one["count"] and None in (one.get("confidence"), one.get("accuracy")) for one in bins):
+            return f"test.methods.{name}.reliability counts turns without their confidence"
+    return None
+
+
+def _settings(config: dict[str, Any]) -> str | None:
+    """What is wrong with *config* as settings: texts, numbers and lists by name, and not without end."""
+    left = [config]
+    for _ in range(_MOST_SETTINGS):
+        if not left:
+            return None
+        node: Any = left.pop()
+        if isinstance(node, dict):
+            if not all(isinstance(key, str) for key in node):
+                return "a key is not a text"
+            left += node.values()
+        elif isinstance(node, list):
+            left += node
+        elif node is not None and not isinstance(node, str | int | float):
+            return f"{node!r:.60} is not a setting"
+    return f"more than {_MOST_SETTINGS:,} settings"
 
 
 def _leaves(node: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lantern.errors import UserError
-from lantern.files import is_locked
+from lantern.files import COUNT, NUMBER, TEXT, TIME, Maybe, is_locked, misfit, read_json
 
 if TYPE_CHECKING:
     from lantern.refine.types import Progress
@@ -58,13 +58,25 @@ class RunState:
     error: str | None = None
 
 
+STATES = ("waiting", "running", "done", "failed", "interrupted")
+_SHAPE = {
+    "state": TEXT,
+    **{name: Maybe(TEXT) for name in ("stage", "error")},
+    **{name: Maybe(COUNT) for name in ("done", "total", "calls")},
+    **{name: Maybe(TIME) for name in ("eta", "started", "updated")},
+    "cost": Maybe(NUMBER),
+}
+
+
 def read_state(folder: Path) -> RunState:
     """The state of the run in *folder*; a run whose process ended early is ``interrupted``."""
     try:
-        given = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        state = RunState(**{f.name: given[f.name] for f in fields(RunState) if f.name in given})
-    except (OSError, ValueError, TypeError):
+        given = read_json(folder / FILE)
+    except (OSError, UserError):
         return RunState("waiting")
+    if misfit(given, _SHAPE) or given["state"] not in STATES:
+        return RunState("waiting")
+    state = RunState(**{f.name: given[f.name] for f in fields(RunState) if given.get(f.name) is not None})
     return replace(state, state="interrupted") if state.state == "running" and not is_locked(folder / LOCK) else state
 
 

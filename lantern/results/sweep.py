@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from lantern.config.groups import GROUPS
 from lantern.errors import UserError
-from lantern.files import digest, write_json
+from lantern.files import TEXT, digest, misfit, read_json, write_json
 from lantern.results.progress import RunState, read_state
 
 MANIFEST = "sweep.json"
@@ -86,13 +85,15 @@ def read_sweep(folder: Path) -> Sweep:
     """
     path = folder / MANIFEST
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["trials"]
-        runs = folder.parent.parent
-        return Sweep(folder, tuple(Trial(tuple(one["overrides"]), runs / one["run"]) for one in listed))
+        content = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{folder} is not the folder of a sweep: it has no {MANIFEST}") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged; repeat the sweep's command to write it again") from None
+    wrong = misfit(content, {"trials": [{"overrides": [TEXT], "run": TEXT}]})
+    if wrong is not None or any(Path(one["run"]).name != one["run"] for one in content["trials"]):
+        what = wrong or "a run is not the name of a folder"
+        raise UserError(f"{path} is damaged ({what}); repeat the sweep's command to write it again")
+    runs = folder.parent.parent
+    return Sweep(folder, tuple(Trial(tuple(one["overrides"]), runs / one["run"]) for one in content["trials"]))
 
 
 def find_sweep(place: Path) -> Sweep:

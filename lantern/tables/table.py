@@ -18,6 +18,7 @@ from lantern.errors import FailureKind, UserError
 from lantern.files import atomic
 from lantern.tables import columns
 from lantern.tables.row import FieldReply, Row
+from lantern.tables.shapes import wrong_column
 
 SCHEMA = 2
 DIMENSIONS = 3
@@ -329,6 +330,9 @@ class PredictionTable:
             raise ValueError("a probability is not a finite number")
         if any(v is not None and v.shape[-1] != len(classes) for v in (table.vanilla, table.merged)):
             raise ValueError(f"a vector is not of {len(classes)} classes")
+        wrong = wrong_column(table)
+        if wrong is not None:
+            raise ValueError(f"column {_COLUMNS.get(wrong, wrong)} is not what such a table holds")
         return table
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -94,16 +93,26 @@ class FittedWeighting:
             raise UserError(f"no weighting checkpoint at {path}")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # noqa: BLE001  torch raises what it likes for a file that is not its own
             raise UserError(f"{path} is not a weighting checkpoint ({type(error).__name__})") from None
-        if not isinstance(state, dict) or state.get("schema") != _SCHEMA:
+        if not isinstance(state, dict) or type(state.get("schema")) is not int or state["schema"] != _SCHEMA:
             raise UserError(f"{path} is not a weighting checkpoint of schema {_SCHEMA}")
-        config = WeightingConfig(**state["config"])
-        classes, coverage, choice = tuple(state["classes"]), state["coverage"], state["choice"]
-        module = _build(choice, config, len(classes), coverage)
-        module.load_state_dict(state["module"])
-        score_range = state["score_range"] and (state["score_range"][0], state["score_range"][1])
-        return cls(config, classes, coverage, state["width"], score_range, choice, module.eval(), state["report"])
+        try:
+            config = WeightingConfig(**state["config"])
+            classes, coverage, choice = tuple(state["classes"]), int(state["coverage"]), state["choice"]
+            module = _build(choice, config, len(classes), coverage)
+            module.load_state_dict(state["module"])
+            ends = state["score_range"]
+            score_range = None if ends is None else (float(ends[0]), float(ends[1]))
+            width, report = int(state["width"]), dict(state["report"])
+            if not all(bool(torch.isfinite(value).all()) for value in module.state_dict().values()):
+                raise ValueError("a weight is not a finite number")
+        except Exception as error:  # noqa: BLE001  as above: the values are those of another program
+            why = " ".join(str(error).split())[:100]
+            raise UserError(
+                f"{path} is not a weighting checkpoint of this version ({type(error).__name__}: {why})"
+            ) from None
+        return cls(config, classes, coverage, width, score_range, choice, module.eval(), report)
 
 
 def fit_weighting(

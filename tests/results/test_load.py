@@ -34,7 +34,7 @@ def test_runs_are_found_and_the_rest_is_told(tmp_path: Path) -> None:
     assert f"{tmp_path / 'unfinished'} is not a finished run" in told
     assert "foreign has a metrics.json but no config.yaml" in told
     assert "old/metrics.json: no test.methods.vanilla.accuracy" in told
-    assert "damaged: cannot be read" in told
+    assert "damaged/metrics.json cannot be read" in told
     for name in ("unfinished", "foreign", "old", "damaged"):
         with pytest.raises(UserError, match=name):
             find_runs([tmp_path / name])

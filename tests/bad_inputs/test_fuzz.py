@@ -1,0 +1,55 @@
+"""A small part of ``benchmarks/fuzz_folders.py``, the same at each run; and one broken run beside whole ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import pytest
+
+from benchmarks import fuzz_folders
+from tests.bad_inputs.place import Place
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_damaged_run_folders_and_weights_are_refused_or_read(seed: int, place: Place) -> None:
+    folder = place.run()
+    (folder / "sweep.json").write_text(json.dumps({"trials": [{"overrides": ["seed=0"], "run": folder.name}]}))
+    said: list[str] = []
+    counts = fuzz_folders.run(folder, 60, seed, said.append)
+    assert said == []
+    assert sum(count for name, count in counts.items() if name.endswith("refused")) > 5
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        ("metrics.json", {"llm": "x"}, "llm is 'x', expected an object"),
+        ("metrics.json", {"title": [1]}, "title is list, expected a text"),
+        ("metrics.json", {"time": 5}, "time is int, expected a text"),
+        ("metrics.json", {"test": {"methods": []}}, "test.methods is list, expected an object"),
+        ("config.yaml", b"backbone: [a]\n", "backbone is list, expected an object"),
+        ("config.yaml", b"a: &a [x,x]\nb: &b [*a,*a]\nbackbone: {name: gru, x: *b}\n2: 3\n", "expected an object"),
+        ("predictions.test.parquet", b"PAR1", "not a predictions table"),
+    ],
+)
+def test_a_broken_run_is_left_out_and_the_others_are_compared(file: str, change: Any, told: str, place: Place) -> None:
+    folder = place.run()
+    broken = shutil.copytree(folder, place.at / "runs" / "broken")
+    if isinstance(change, bytes):
+        (broken / file).write_bytes(change)
+    else:
+        record = json.loads((broken / file).read_text())
+        (broken / file).write_text(json.dumps({**record, **change}))
+    for named in ([place.at / "runs"], [folder, broken]):
+        code, out, err = place.call("compare", *named, "--out", place.at / "report")
+        assert (code, err) == (0, "")
+        assert out.count("skipped: ") == 1
+        assert "broken" in out
+        assert told in out
+        assert "gru + simulated" in out
+    code, out, err = place.call("compare", broken)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert err.count("\n") == 1
