@@ -5,8 +5,7 @@ From Python, in the order in which they are used:
 - :func:`load_corpus`, :func:`read_transcript`: a corpus folder, a conversation of one's own; both hold
   :class:`Dialogue` and :class:`Utterance`.
 - :func:`compose`, :func:`plan_experiment`, :func:`run_experiment`: settings, what they would cost, the run.
-- :func:`load_runs`, :func:`compare_runs`: finished runs and what tells them apart; :func:`plot_gains` and
-  :func:`plot_confusion` draw them.
+- :func:`load_runs`, :func:`compare_runs`: finished runs and what tells them apart.
 - :func:`load`: a finished run that predicts conversations.
 
 Nothing heavy is imported before it is used.
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from lantern.corpora.folder import load_corpus
     from lantern.corpora.readers.conversations import read_transcript
     from lantern.corpora.types import Dialogue, Utterance
-    from lantern.report.figures import plot_confusion, plot_gains
     from lantern.results.comparison import compare_runs
 
 __all__ = [
@@ -35,8 +33,6 @@ __all__ = [
     "load_corpus",
     "load_runs",
     "plan_experiment",
-    "plot_confusion",
-    "plot_gains",
     "read_transcript",
     "run_experiment",
 ]
@@ -46,8 +42,6 @@ _HOMES = {
     "compare_runs": "lantern.results.comparison",
     "compose": "lantern.config.compose",
     "load_corpus": "lantern.corpora.folder",
-    "plot_confusion": "lantern.report.figures",
-    "plot_gains": "lantern.report.figures",
     "read_transcript": "lantern.corpora.readers.conversations",
 }
 

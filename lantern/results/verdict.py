@@ -123,15 +123,17 @@ def verdict(
         p_value: of it, corrected over *family* comparisons.
         gain: in points; shown where there is no difference.
         dialogues: with a label in the test split.
-        name: of the setting in its table; backbone and LLM are taken out of it.
+        name: of the setting in its table; backbone and LLM are taken out of it. It may name the backbone more
+            precisely, by its file (``sdt_small``).
     """
     one = difference if isinstance(difference, Difference | None) else Difference(**difference)
+    precise = next((part for part in name.split() if part.startswith(f"{backbone}_")), backbone)
     corrected = one.p_value if one is not None and p_value is None else p_value
     decision, further = (Decision.OPEN, None) if one is None else _decide(one, corrected or 0.0, max(family, 1))
     return Verdict(
-        backbone=backbone,
+        backbone=precise,
         llm=llm,
-        setting=" ".join(part for part in name.split() if part not in (backbone, llm, "+", "all")),
+        setting=" ".join(part for part in name.split() if part not in (precise, llm, "+", "all")),
         decision=decision,
         gain=gain if one is None else 100 * one.difference,
         low=None if one is None else 100 * one.low,

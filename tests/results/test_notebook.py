@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import lantern
 from lantern.errors import UserError
+from lantern.report.figures import plot_confusion, plot_gains
 from lantern.results.columns import data
 from lantern.results.comparison import compare_runs
 from lantern.results.load import find_runs, read_run
@@ -69,7 +69,7 @@ def test_without_pandas_one_line_says_what_to_install(tmp_path: Path, monkeypatc
     with pytest.raises(UserError, match="pip install pandas"):
         table.to_frame()
     with pytest.raises(UserError, match="pip install matplotlib"):
-        lantern.plot_confusion(read_run(next(tmp_path.iterdir())))
+        plot_confusion(read_run(next(tmp_path.iterdir())))
 
 
 def test_a_notebook_shows_runs_and_comparisons_with_their_answers(tmp_path: Path) -> None:
@@ -94,14 +94,14 @@ def test_figures_hold_the_numbers(tmp_path: Path) -> None:
     write_run(tmp_path, "gru", "none", 0)
     (comparison,) = compare_runs(find_runs([tmp_path]).runs)
     (verdict,) = comparison.verdicts
-    axes = lantern.plot_gains(comparison)
+    axes = plot_gains(comparison)
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["sdt + gpt-4o"]
     assert axes.containers[0].lines[0].get_xdata().tolist() == [verdict.gain]
     counts = np.array(run.result["test"]["methods"]["weighted"]["confusion"])
-    texts = [int(text.get_text()) for text in lantern.plot_confusion(run).texts]
+    texts = [int(text.get_text()) for text in plot_confusion(run).texts]
     assert texts == pytest.approx((100 * counts / counts.sum(1, keepdims=True)).ravel(), abs=0.51)
     with pytest.raises(UserError, match="method='best'"):
-        lantern.plot_confusion(run, "best")
+        plot_confusion(run, "best")
     pyplot.close("all")
 
 

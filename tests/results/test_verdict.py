@@ -111,6 +111,11 @@ def test_the_setting_is_what_backbone_and_llm_do_not_say(name: str, setting: str
     assert str(found).startswith(f"LLM gpt-4o helps sdt{f' ({setting})' if setting else ''}: ")
 
 
+@pytest.mark.parametrize("name", ["sdt_small", "sdt_small + gpt-4o", "sdt_small gpt-4o"])
+def test_a_sweep_may_name_the_backbone_by_its_file(name: str) -> None:
+    assert str(of(difference(3, 1, 5, 0.01), 0.01, name=name)).startswith("LLM gpt-4o helps sdt_small: ")
+
+
 @pytest.mark.parametrize(("cost", "text"), [(0.0, ", free"), (1.345, ", $1.34 a seed"), (0.00123, ", $0.0012 a seed")])
 def test_the_price_keeps_its_digits(cost: float, text: str) -> None:
     assert str(of(difference(3, 1, 5, 0.01), 0.01, cost=cost)).endswith(text)
