@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.cli.command_line import CommandLine, read_command_line
 from experiments.cli.console import ConsoleReporter, command, screen
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lantern.config.schema import RunConfig
+    from lantern.pipeline.preflight import ReadyRun
 
 USAGE = """usage: python -m experiments.run [group=choice ...] [section.key=value ...]
        python -m experiments.run -m group=a,b seed=0,1,2        every combination, one after the other
@@ -87,13 +88,10 @@ def run_one(config: RunConfig) -> int:
 
     prepare(config.trainer.threads)
     from lantern.pipeline.preflight import preflight
-    from lantern.results.progress import record_done
 
     ready, console = preflight(config), screen()
-    # A finished run is only shown: neither torch nor Lightning is imported for it.
-    result = ready.finished() if config.tracking.name == "none" and config.trainer.processes == 1 else None
+    result = _finished(ready)
     if result is not None:
-        record_done(ready.folder)
         if result["llm"] is not None:
             result["llm"]["calls"] = 0
         console.print("finished before; nothing is trained or sent")
@@ -111,6 +109,18 @@ def run_one(config: RunConfig) -> int:
     print_run(console, result)
     _report(console, [ready.folder], ready.folder)
     return 0 if result["incomplete"] is None else INCOMPLETE
+
+
+def _finished(ready: ReadyRun) -> dict[str, Any] | None:
+    """The result of a run that has only to be shown: neither torch nor Lightning is imported for it."""
+    from lantern.results.progress import record_done
+
+    if ready.config.tracking.name != "none" or ready.config.trainer.processes > 1:
+        return None
+    result = ready.finished()
+    if result is not None:
+        record_done(ready.folder)
+    return result
 
 
 def _report(console: Console, runs: list[Path], folder: Path) -> None:
@@ -135,13 +145,14 @@ def run_sweep(line: CommandLine) -> int:
     from experiments.cli.launch import launcher
     from experiments.cli.sweeps import SweepView, results_of
     from lantern.pipeline.preflight import preflight_all
-    from lantern.pipeline.run import attempt
-    from lantern.pipeline.trainer import cluster
     from lantern.report.terminal import print_sweep
     from lantern.results.sweep import Trial, sweep_of
 
-    if any(config.trainer.processes > 1 for config in configs) and cluster() is not None:
-        raise UserError("-m: processes that train together do one run; start a command for each run of the sweep")
+    if any(config.trainer.processes > 1 for config in configs):
+        from lantern.pipeline.trainer import cluster
+
+        if cluster() is not None:
+            raise UserError("-m: processes that train together do one run; start a command for each run of the sweep")
     runs = {config.runs for config in configs}
     if len(runs) > 1:
         raise UserError(f"runs={','.join(sorted(runs))}: the runs of a sweep share one folder")
@@ -154,10 +165,13 @@ def run_sweep(line: CommandLine) -> int:
     for config in configs:
         config.tracking.group = config.tracking.group or sweep.name
     with SweepView(console, sweep):
-        if launch is not None:
+        left = [ready for ready in prepared if _finished(ready) is None]
+        if left and launch is not None:
             launch()
-        else:
-            for ready in prepared:
+        elif left:
+            from lantern.pipeline.run import attempt
+
+            for ready in left:
                 attempt(ready)
     results = results_of(sweep)
     if results:

@@ -169,7 +169,6 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
                 raise UserError(f"refine.batch=true cannot wait inside a training; refine.when={config.refine.when}")
         if check_backend:
             backend.check_ready()
-        backend.check_parameters()
     if check_backend:
         check_training(config)
         check_tracking(config)
@@ -190,6 +189,8 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
     name = f"{corpus.name}-{defaults.name}-{llm}-seed{config.seed}-{digest(identity)[:8]}"
     ready = ReadyRun(config, corpus, split, backend, Path(config.runs) / name)
     assert ready.vanilla_stages  # built now: refuses a wrong backbone or fold
+    if backend is not None and ready.finished() is None:
+        backend.check_parameters()  # last: it needs litellm's tables, which take seconds to read
     return ready
 
 
