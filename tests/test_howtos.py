@@ -134,5 +134,5 @@ def test_a_new_prompt(followed: Followed) -> None:
 
 def test_from_python(followed: Followed) -> None:
     lines = followed.printed(FROM_PYTHON).splitlines()
-    assert "gru + simulated refine.coverage=3" in lines[-2]
+    assert "LLM simulated helps gru (refine.coverage=3) cannot be decided yet" in lines[-2]
     assert re.fullmatch(r"\[\d \d\]", lines[-1])

@@ -57,6 +57,7 @@ def compose(overrides: list[str]) -> RunConfig:
             composed = hydra_compose("run", overrides=overrides)
         for key, value in _leaves(OmegaConf.to_container(composed, resolve=False)):
             check_value(key, value)
+            _check_secret(key, value)  # before any other check, whose message would show it
         config = OmegaConf.to_object(composed)
     except UserError:
         raise
@@ -75,13 +76,16 @@ def compose(overrides: list[str]) -> RunConfig:
     for key, value in _leaves(to_plain(config)):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}={value} is not a finite number")
-        literal = isinstance(value, str) and (redact(value) != value or _URL_SECRET.search(value))
-        named = _SECRET.search(key.rsplit(".", 1)[-1]) and not key.startswith("llm.headers.")
-        if value is not None and (named or (key.startswith("llm.") and literal)):
-            raise UserError(
-                f"{key} holds a literal secret; put it in an environment variable and name that in llm.api_key_env"
-            )
     return config
+
+
+def _check_secret(key: str, value: object) -> None:
+    literal = isinstance(value, str) and (redact(value) != value or _URL_SECRET.search(value))
+    named = _SECRET.search(key.rsplit(".", 1)[-1]) and not key.startswith("llm.headers.")
+    if value is not None and (named or (key.startswith("llm.") and literal)):
+        raise UserError(
+            f"{key} holds a literal secret; put it in an environment variable and name that in llm.api_key_env"
+        )
 
 
 def _free(override: str) -> str:

@@ -284,8 +284,8 @@ def _settings(config: dict[str, Any]) -> str | None:
             return None
         node: Any = left.pop()
         if isinstance(node, dict):
-            if not all(isinstance(key, str) for key in node):
-                return "a key is not a text"
+            if not all(isinstance(key, str | int) for key in node):
+                return "a key is neither a text nor a whole number"
             left += node.values()
         elif isinstance(node, list):
             left += node

@@ -58,7 +58,7 @@ class RunState:
     error: str | None = None
 
 
-STATES = ("waiting", "running", "done", "failed", "interrupted")
+STATES = ("waiting", "running", "done", "incomplete", "failed", "interrupted")
 _SHAPE = {
     "state": TEXT,
     **{name: Maybe(TEXT) for name in ("stage", "error")},

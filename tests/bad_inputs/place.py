@@ -140,6 +140,8 @@ class Place:
         """The arguments of a run whose stage folder has a damaged *file* (a pattern)."""
         (path,) = self.runs().glob(f"stages/train/*/{file}")
         damaged(path.parent, path.name, content, {})
+        for result in self.at.glob("runs/*/metrics.json"):
+            result.unlink()  # a finished run would be shown, and its stages left alone
         return tiny(self.at)
 
 

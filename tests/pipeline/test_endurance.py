@@ -54,7 +54,7 @@ def test_the_run_says_how_far_its_money_went(tmp_path: Path) -> None:
     llm = result["llm"]
     assert 0 < llm["cost"] <= 0.01
     assert llm["failures"] == {"budget": llm["fields"] - paid}
-    note = next(note for note in result["notes"] if "max_cost" in note)
+    note = next(note for note in result["notes"] if note.startswith("refine.max_cost"))
     assert note.startswith(f"refine.max_cost=0.01 stopped the LLM after {paid} of {llm['fields']} fields")
     with Ledger(tmp_path / "runs" / "ledger.sqlite") as ledger:
         assert ledger.stats().answers == paid

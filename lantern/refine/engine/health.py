@@ -77,7 +77,7 @@ class Health:
         self._trouble = f"{failure.kind}: {failure.message[:160]}"
         if wait >= BLIP:
             self._trouble += f"; it asks to wait {span(wait)}"
-        if silent + wait > self.patience:
+        if silent + wait >= self.patience:
             self.give_up(
                 failure.kind, f"no reply for {span(silent)}, llm.patience={self.patience:g} s ({self._trouble})"
             )

@@ -130,7 +130,14 @@ def refine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refine:
     monkeypatch.setattr("lantern.refine.engine.run.backoff", lambda attempt: 0.01)
 
     def run(server: Server, **llm: Any) -> Done:
-        given = {"api_base": server.url, "timeout": 20.0, "price_input": 1.0, "price_output": 2.0, **llm}
+        given = {
+            "api_base": server.url,
+            "timeout": 20.0,
+            "patience": 0.0,
+            "price_input": 1.0,
+            "price_output": 2.0,
+            **llm,
+        }
         config = LLMConfig(**{"name": "t", "model": "openai/m", "remote": False, **given})
         found = dialogues([2])
         prompt = Prompt(compose([]).prompt, LABELS, None, config.elicitation)

@@ -365,7 +365,7 @@ def test_lines_of_a_batch_may_hold_anything(tmp_path: Path) -> None:
         for odd in (b'{"custom_id": []}', b"[1]", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"custom_id": "other"}', b""):
             content = odd + b"\n" + content
 
-        async def call(function: Any, **arguments: Any) -> Any:
+        async def call(function: Any, most: int, **arguments: Any) -> Any:
             return SimpleNamespace(content=content)
 
         asking.client._call = call  # type: ignore[method-assign]

@@ -148,7 +148,7 @@ def test_second_ctrl_c_abandons(ledger: Ledger) -> None:
 def test_mixed_faults_end_well_and_hold_no_secret(
     ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    faults = ["429", "429_after", "500", "503", "html", "truncated", "empty_body", "no_choices", "null", "drop"]
+    faults = ["429", "429_after", "500", "503", "drop"]
     faults += ["reset", "echo_key", "leak", "refusal", "cut_off", "prose", "bad_numbers"]
     shares = {"right": 0.7, **dict.fromkeys(faults, 0.3 / len(faults))}
     with LLMServer(shares, retry_after=0.1) as server:

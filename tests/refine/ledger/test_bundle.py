@@ -299,7 +299,7 @@ BAD_ROWS = [
     (without("key"), "'key' is missing"),
     (without("reply"), "'reply' is missing"),
     ('{"key": "x", ' + line()[1:], "the key 'key' is there twice"),
-    (json.dumps({**FAILED, "kind": "bored"}), 'kind is "bored"; it must be one of refusal, cut_off'),
+    (json.dumps({**FAILED, "kind": "bored"}), 'kind is "bored"; it must be one of empty, refusal, cut_off'),
     (json.dumps({**FAILED, "kind": "timeout"}), "kind is"),
     (json.dumps({**FAILED, "kind": ["refusal"]}), "kind is"),
     (json.dumps({**FAILED, "status": "200"}), "status is"),
