@@ -137,7 +137,7 @@ class BatchClient:
             try:
                 return await asyncio.wait_for(function(**given), self.config.timeout)
             except Exception as error:  # noqa: BLE001  every provider has its own; failure_of sorts them
-                failed = timed(failure_of(error, self.backend.secrets()), self.config.timeout)
+                failed = timed(failure_of(error, self.backend.secrets(), bytes(sent.body)), self.config.timeout)
         # Not in the handler: a chained exception would keep the key in its frames.
         raise self.backend.given_up(sent) if sent.failure is not None else failed
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lantern.refine.backends.tokens import Tokenizer
-from lantern.refine.failures import kind_of
+from lantern.refine.failures import kind_of, message_in, worded
 from lantern.refine.types import Failure, Request, Usage, plain
 
 SHOWN = 20_000
@@ -106,7 +106,8 @@ def error_of(body: Any) -> Failure | None:
     code = _get(error, "code") if _get(error, "code") is not None else _get(error, "status")
     status = int(code) if isinstance(code, (int, str)) and str(code)[:4].isdecimal() else 0
     message = _get(error, "message")
-    text = message if isinstance(message, str) and message else json.dumps(error, default=str)[:2000]
+    text = worded(message) if isinstance(message, str) and message else message_in(error)
+    text = text or json.dumps(error, default=str)[:2000]
     known = status if 400 <= status < 600 else None
     return Failure(kind_of(400 if known is None else known, text), " ".join(plain(text).split())[:500], known or 200)
 
