@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from experiments.cli.command_line import read_command_line
-from experiments.cli.console import command, duration, screen
+from experiments.cli.console import begin, command, screen
 from lantern.errors import UserError
+from lantern.results.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +31,7 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0
+    begin()
     line = read_command_line(arguments)
     configs = line.configs
     if line.search is not None:
@@ -89,6 +91,10 @@ def _print(console: Console, name: str, settings: list[RefineConfig], plan: Plan
         soft_wrap=True,
     )
     console.print(f"  cost            {_cost(plan)}", soft_wrap=True)
+    if asking.room:
+        price = plan.price.output * asking.room * asking.calls / 1e6 if plan.price else 0
+        most = f", at most ${price:,.2f}" if price else ""
+        console.print(f"  not counted     thinking, up to {asking.room:,} tokens a call{most}", soft_wrap=True)
     how = "as measured" if asking.measured else "assumed"
     took = f"about {duration(asking.seconds)} at {asking.latency:.1f} s a call ({how})" if asking.latency else "none"
     console.print(f"  time            {took}")

@@ -215,7 +215,7 @@ class LiteLLMBackend(Backend):
 
     def _paid(self, text: str, found: completion.Completion, request: Request, latency: float) -> Reply:
         secrets = self.secrets()
-        usage = completion.usage_of(found.usage, request, text, self._tokenizer)
+        usage = completion.usage_of(found.usage, request, text + found.thoughts, self._tokenizer)
         logprobs = found.logprobs
         spelt = "".join(token["token"] for token in logprobs or ())
         if redact_exact(spelt, secrets) != spelt:
