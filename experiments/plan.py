@@ -41,24 +41,27 @@ def main(arguments: list[str]) -> int:
     if configs[0].study is not None:
         raise UserError("experiment=simulate asks no LLM; there is nothing to plan")
     prepare(configs[0].trainer.threads)
-    from lantern.pipeline.plan import models, plan
+    from lantern.pipeline.plan import models, plan, training_seconds
     from lantern.pipeline.preflight import preflight_all
 
     console = screen()
     ready = preflight_all(configs, check_backend=False)
     to_train, to_reuse = models(ready)
+    seconds = training_seconds(ready) if to_train else 0.0
+    took = "not known yet, nothing like it was trained here" if seconds is None else f"about {duration(seconds)}"
+    models_line = f"{to_train} to train, {to_reuse} to reuse" + (f"; training time {took}" if to_train else "")
     if len(ready) > 1:
         finished = sum(one.finished() is not None for one in ready)
         console.print(f"sweep of {len(ready)} runs, {finished} of them finished before", style="bold")
-        console.print(f"  vanilla models  {to_train} to train, {to_reuse} to reuse")
+        console.print(f"  vanilla models  {models_line}")
     backends: dict[str, list[int]] = {}
     for number, config in enumerate(configs):
         backends.setdefault(config.llm.name if config.refine.enabled else "no LLM", []).append(number)
     plans = []
     for name, numbers in backends.items():
         plans.append(plan([ready[n] for n in numbers]))
-        models_line = f"{to_train} to train, {to_reuse} to reuse" if len(ready) == 1 else None
-        _print(console, name, [configs[n].refine for n in numbers], plans[-1], models_line)
+        shown = models_line if len(ready) == 1 else None
+        _print(console, name, [configs[n].refine for n in numbers], plans[-1], shown)
     asking = [one.asking for one in plans if one.asking is not None]
     if len(asking) > 1:
         console.print("all LLMs together", style="bold")
