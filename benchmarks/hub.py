@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.cli.console import Parser, command, duration
+from experiments.cli.console import Parser, command
 from lantern.config.compose import compose
 from lantern.config.groups import CONFIG_DIR, choices
 from lantern.config.schema import RunConfig
@@ -31,6 +31,7 @@ from lantern.files import atomic
 from lantern.metrics.paired import mean_sd
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
+from lantern.results.progress import duration
 
 ROOT = CONFIG_DIR.parent
 HUB = CONFIG_DIR / "README.md"

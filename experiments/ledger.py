@@ -39,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     task("verify", _verify, "check every row; exit code 2 when something is damaged")
     repair = task("repair", _repair, "set damaged rows aside into a file; without --yes it only lists them")
     show = task("show", _show, "prompt, raw reply, tokens, time and cost of one question")
-    show.add_argument("key", help="of the question, or its first digits")
+    show.add_argument("key", nargs="?", help="of the question, or its first digits")
+    show.add_argument("--turn", metavar="DIALOGUE/UTTERANCE", help="instead of a key: all questions about an utterance")
+    show.add_argument("--run", type=Path, metavar="FOLDER", help="with --turn: the run that asked them, and its ledger")
     export = task("export", _export, "write a bundle: keys, numbers, probabilities, no word of a transcript")
     export.add_argument("bundle", type=Path, help="file to write")
     export.add_argument("--overwrite", action="store_true", help="replace a file that is there")
@@ -63,10 +65,16 @@ def main(arguments: list[str]) -> int:
     """Do one task on one ledger."""
     given = _parser().parse_args(arguments)
 
+    console = screen()
+    if given.task == "show" and (given.turn or given.run or not given.key):
+        if not (given.turn and given.run) or given.key:
+            raise UserError("show what? give a key, or --turn DIALOGUE/UTTERANCE together with --run FOLDER")
+        for line in _turn(given.turn, given.run):
+            console.print(line, soft_wrap=True)
+        return 0
     from lantern.refine.ledger.ledger import Ledger, store_of
     from lantern.refine.ledger.location import is_url
 
-    console = screen()
     place: Any = given.ledger
     if given.task == "import":
         place = Ledger(given.ledger)
@@ -177,6 +185,52 @@ def _show(ledger: Ledger, given: argparse.Namespace) -> Lines:
         yield f"repair turn {row['key']}"
         yield from _messages(further.messages[len(request.messages) :])
         yield from _reply(row)
+
+
+def _turn(turn: str, folder: Path) -> Lines:
+    """What the run in *folder* asked about one utterance, field by field, and what came back."""
+    from lantern.results.load import read_run
+    from lantern.results.texts import asked_by, texts_of
+    from lantern.tables import PredictionTable
+
+    run = read_run(folder)
+    corpus = (texts := texts_of(run, with_text=False)).corpus
+    if corpus is None:
+        raise UserError(f"--run={folder}: {texts.note}")
+    dialogue, _, utterance = turn.partition("/")
+    known = corpus.by_id.get(dialogue)
+    if known is None:
+        hint = did_you_mean(dialogue, list(corpus.by_id))
+        raise UserError(f"--turn={turn}: {corpus.name} has no dialogue {dialogue!r}.{hint}")
+    names = [said.id for said in known.utterances]
+    if utterance not in names:
+        hint = did_you_mean(utterance, names) or f" It has {', '.join(names[:3])}, …"
+        raise UserError(f"--turn={turn}: dialogue {dialogue} has no utterance {utterance!r}.{hint}")
+    for path in sorted(folder.glob("predictions.*.parquet")):
+        table = PredictionTable.load(path)
+        rows = [n for n in range(len(table)) if (table.dialogues[n], table.utterances[n]) == (dialogue, utterance)]
+        asked = asked_by(run, corpus, table) if rows and table.coverage else None
+        if isinstance(asked, str):
+            raise UserError(f"--run={folder}: {asked}")
+        if asked is None:
+            continue
+        fields = [(band, asked.fields[n]) for band, n in enumerate(asked.of[rows[0]]) if n >= 0]
+        if not any(attempts for _, attempts in fields):
+            raise UserError(f"--run={folder}: its ledger has no question about {turn}; it is not the one the run used")
+        yield f"{turn} in {table.split}, {len(fields)} receptive fields"
+        for band, attempts in fields:
+            yield f"band {band}" + ("" if attempts else ": no reply")
+            for attempt in attempts:
+                yield from (["repair turn"] if attempt.repair else [])
+                yield from _messages({"role": role, "content": text} for role, text in attempt.messages)
+                cost = "of unknown price" if attempt.cost is None else f"${attempt.cost:.6f}"
+                given, written = attempt.tokens
+                model = attempt.model or "an unnamed model"
+                yield f"reply of {model}: {given:,} tokens in, {written:,} out, {attempt.seconds:.2f} s, {cost}"
+                yield from (f"    {line}" for line in attempt.reply.split("\n"))
+                yield from ([f"failed as {attempt.failure}"] if attempt.failure else [])
+        return
+    raise UserError(f"--turn={turn}: the run asked nothing about this utterance")
 
 
 def _messages(messages: Any) -> Lines:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from experiments.cli.command_line import read_command_line
-from experiments.cli.console import command, duration, screen
+from experiments.cli.console import begin, command, screen
 from lantern.errors import UserError
+from lantern.results.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +31,7 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0
+    begin()
     line = read_command_line(arguments)
     configs = line.configs
     if line.search is not None:
@@ -39,24 +41,27 @@ def main(arguments: list[str]) -> int:
     if configs[0].study is not None:
         raise UserError("experiment=simulate asks no LLM; there is nothing to plan")
     prepare(configs[0].trainer.threads)
-    from lantern.pipeline.plan import models, plan
+    from lantern.pipeline.plan import models, plan, training_seconds
     from lantern.pipeline.preflight import preflight_all
 
     console = screen()
     ready = preflight_all(configs, check_backend=False)
     to_train, to_reuse = models(ready)
+    seconds = training_seconds(ready) if to_train else 0.0
+    took = "not known yet, nothing like it was trained here" if seconds is None else f"about {duration(seconds)}"
+    models_line = f"{to_train} to train, {to_reuse} to reuse" + (f"; training time {took}" if to_train else "")
     if len(ready) > 1:
         finished = sum(one.finished() is not None for one in ready)
         console.print(f"sweep of {len(ready)} runs, {finished} of them finished before", style="bold")
-        console.print(f"  vanilla models  {to_train} to train, {to_reuse} to reuse")
+        console.print(f"  vanilla models  {models_line}")
     backends: dict[str, list[int]] = {}
     for number, config in enumerate(configs):
         backends.setdefault(config.llm.name if config.refine.enabled else "no LLM", []).append(number)
     plans = []
     for name, numbers in backends.items():
         plans.append(plan([ready[n] for n in numbers]))
-        models_line = f"{to_train} to train, {to_reuse} to reuse" if len(ready) == 1 else None
-        _print(console, name, [configs[n].refine for n in numbers], plans[-1], models_line)
+        shown = models_line if len(ready) == 1 else None
+        _print(console, name, [configs[n].refine for n in numbers], plans[-1], shown)
     asking = [one.asking for one in plans if one.asking is not None]
     if len(asking) > 1:
         console.print("all LLMs together", style="bold")
@@ -89,6 +94,10 @@ def _print(console: Console, name: str, settings: list[RefineConfig], plan: Plan
         soft_wrap=True,
     )
     console.print(f"  cost            {_cost(plan)}", soft_wrap=True)
+    if asking.room:
+        price = plan.price.output * asking.room * asking.calls / 1e6 if plan.price else 0
+        most = f", at most ${price:,.2f}" if price else ""
+        console.print(f"  not counted     thinking, up to {asking.room:,} tokens a call{most}", soft_wrap=True)
     how = "as measured" if asking.measured else "assumed"
     took = f"about {duration(asking.seconds)} at {asking.latency:.1f} s a call ({how})" if asking.latency else "none"
     console.print(f"  time            {took}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.cli.command_line import CommandLine, read_command_line
-from experiments.cli.console import ConsoleReporter, command, screen
+from experiments.cli.console import ConsoleReporter, begin, command, screen
 from lantern.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def main(arguments: list[str]) -> int:
         from experiments.plan import main as plan
 
         return plan([a for a in arguments if a != "plan=true"])
+    if not {"--config", "--wandb-sweep"} & set(arguments):
+        begin()
     line = read_command_line(arguments, options=("--config", "--wandb-sweep"))
     if "--config" in arguments:
         from lantern.config.compose import dump

@@ -1,4 +1,4 @@
-"""What a person sees: stages, progress bars, one-line errors. Quiet where the output is not a terminal."""
+"""What a person sees: stages, progress bars, one-line errors. A log has a line for every tenth or half minute."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lantern.errors import UserError
 from lantern.report.sinks.escaping import printable
+from lantern.results.progress import Meter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -158,8 +159,16 @@ def screen(width: int = 120) -> Console:
     return Screen(width=None if os.isatty(1) else width, highlight=False, markup=False, emoji=False)
 
 
+def begin() -> None:
+    """Say that something happens, before the imports that take seconds."""
+    print("reading settings", flush=True)
+
+
 class ConsoleReporter:
-    """Draws the progress of one run; implements :class:`lantern.pipeline.train.Reporter`."""
+    """Shows the progress of one run; implements :class:`lantern.results.progress.Reporter`.
+
+    On a terminal as bars, elsewhere as a line for every tenth of a stage and every half minute.
+    """
 
     def __init__(self, console: Console) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -170,6 +179,7 @@ class ConsoleReporter:
         self._bars = Progress(*columns, TimeElapsedColumn(), console=console, transient=True) if self.live else None
         self._task: object = None
         self._last = self._notice = ""
+        self._meter = Meter()
 
     def __enter__(self) -> ConsoleReporter:
         if self._bars is not None:
@@ -186,7 +196,9 @@ class ConsoleReporter:
     def stage(self, title: str) -> None:
         """A new stage begins."""
         self._close()
+        self._meter = Meter()
         self.console.print(title, style="bold")
+        self.console.file.flush()
 
     def note(self, text: str) -> None:
         """One line about the current stage."""
@@ -195,25 +207,22 @@ class ConsoleReporter:
 
     def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         """An epoch ended."""
-        text = f"epoch {epoch}/{epochs}"
-        for key, short in (("train/loss", "loss"), ("val/accuracy", "dev acc"), ("val/weighted_f1", "dev wF1")):
-            if key in metrics:
-                text += f"  {short} {metrics[key]:.3f}"
-        self._show("train", epoch, epochs, text)
+        self._show("train", epoch, epochs, self._meter.training(epoch, epochs, metrics))
 
     def asking(self, progress: Progress) -> None:
         """The LLM stage moved on."""
         if progress.notice and progress.notice != self._notice:
             self.console.print(f"  {progress.notice}", highlight=False, markup=False, soft_wrap=True)
             self._notice = progress.notice
-        text = f"{progress.done}/{progress.total} fields, {progress.cached} from the ledger, {progress.failed} failed"
-        text += f", ${progress.cost:.2f}" if progress.cost else ""
-        text += f", about {duration(progress.eta)} left" if progress.eta else ""
-        self._show("ask", progress.done, progress.total, text)
+        self._show("ask", progress.done, progress.total, self._meter.asking(progress))
 
     def _show(self, description: str, done: int, total: int, text: str) -> None:
         self._last = text
         if self._bars is None:
+            if self._meter.due(done, total):
+                self.console.print(f"  {text}", soft_wrap=True)
+                self.console.file.flush()  # a log that is looked at while the run goes on
+                self._last = ""
             return
         if self._task is None:
             self._task = self._bars.add_task(description, total=total, text=text)
@@ -227,10 +236,3 @@ class ConsoleReporter:
         if self._last:
             self.console.print(f"  {self._last}")
         self._last = ""
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else (f"{minutes}m{rest:02d}s" if minutes else f"{rest}s")

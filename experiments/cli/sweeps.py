@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.cli.console import duration
 from lantern.errors import UserError
-from lantern.results.progress import RunState, read_state
+from lantern.results.progress import SILENCE, RunState, duration, read_state
 from lantern.results.sweep import Sweep, titles
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class SweepView:
         self.total = max(total, len(sweep.trials))
         self._fixed = [] if fixed is None else [fixed]
         self._before = {trial.folder: read_state(trial.folder) for trial in sweep.trials}
-        self._began = time.time()
+        self._began = self._said = time.time()
         self._ended: set[Path] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="sweep-view", daemon=True)
@@ -96,6 +95,18 @@ class SweepView:
                 self._show(sweep, number, state)
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
+        elif time.time() - self._said >= SILENCE:
+            self._said = time.time()
+            self._show_running(sweep)
+
+    def _show_running(self, sweep: Sweep) -> None:
+        """A line for each run under way, for a log."""
+        for number, state in enumerate(sweep.states()):
+            if state.state == "running":
+                done = f", {state.done}/{state.total}" if state.total else ""
+                left = f", about {duration(state.eta)} left" if state.eta else ""
+                head = f"{number + 1}/{self.total}  {self._titles(sweep)[number]}: "
+                self.console.print(f"{head}{state.stage}{done}{left}", soft_wrap=True)
 
     def _titles(self, sweep: Sweep) -> list[str]:
         return titles([*(trial.overrides for trial in sweep.trials), *self._fixed])

@@ -85,6 +85,18 @@ def models(runs: Sequence[ReadyRun]) -> tuple[int, int]:
     return len(stages) - done, done
 
 
+def training_seconds(runs: Sequence[ReadyRun]) -> float | None:
+    """How long the vanilla models that *runs* still need will take, one after the other, at most; None: not known."""
+    todo = {
+        str(ready.store.folder("train", stage.inputs)): ready.store.training_seconds(stage.inputs)
+        for ready in runs
+        for stage in ready.vanilla_stages
+        if not stage.done
+    }
+    known = [seconds for seconds in todo.values() if seconds is not None]
+    return sum(known) if len(known) == len(todo) else None
+
+
 def _requests(ready: ReadyRun, model: int) -> tuple[list[Request], bool]:
     """Every question of one run, whose vanilla models are the *model*-th of the plan, and whether all of them are the
     very ones that will be sent."""

@@ -28,7 +28,9 @@ from lantern.pipeline.refinement import Refinement
 from lantern.pipeline.store import StageFolder, modalities
 from lantern.pipeline.trainer import leave_group
 from lantern.refine.questions import RefineStats
+from lantern.report.sinks.escaping import printable
 from lantern.report.sinks.tracking import track
+from lantern.report.terminal import log_result
 from lantern.results.progress import LOCK, Reporter, read_state, record_done, record_failure, recorded
 from lantern.tables import PredictionTable
 
@@ -64,6 +66,7 @@ def run(ready: ReadyRun, reporter: Reporter | None = None, reuse: bool = False) 
                 recorder.outcome = "incomplete"
             for line in track(config, result, folder):
                 recorder.note(line)
+            log_result(result)
         return result
 
 
@@ -158,11 +161,16 @@ def record_test_read(runs: Path, run_name: str, config_hash: str) -> int:
     return append_line(runs / "test_reads.jsonl", entry, number="reads_before")
 
 
+class _Lines(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))  # what data hold cannot steer the terminal that shows the log
+
+
 @contextlib.contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """Send the log records of Lantern and Lightning to *path* only."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     names = ("lantern", "lightning.pytorch", "py.warnings")
     logging.captureWarnings(True)
     loggers = [logging.getLogger(name) for name in names]

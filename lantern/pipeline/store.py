@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,11 @@ from lantern.errors import UserError
 from lantern.files import append_line, digest, locked, write_json
 from lantern.models.registry import backbone_config
 from lantern.models.selection import SELECTION
+
+PACE = "seconds_per_epoch_and_dialogue"
+"""In the record of a training."""
+_LOOKED_AT = 200
+"""Stages, the last ones, among which a similar training is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,25 @@ class StageStore:
     def done(self, name: str, inputs: dict[str, Any]) -> bool:
         """Whether the stage has been done; takes no lock and makes nothing."""
         return (self.folder(name, inputs) / "done.json").is_file()
+
+    def training_seconds(self, inputs: dict[str, Any]) -> float | None:
+        """How long a training will take by the last one here of the same backbone and options; None without one."""
+        try:
+            lines = (self.root / "log.jsonl").read_text(encoding="utf-8").splitlines()[-_LOOKED_AT:]
+        except (OSError, UnicodeDecodeError):
+            return None
+        for line in reversed(lines):
+            try:
+                entry = json.loads(line)
+                done = json.loads((self.root / entry["stage"] / entry["id"] / "done.json").read_text(encoding="utf-8"))
+                before, pace = done["inputs"], float(done["record"][PACE])
+                same = all(before[key] == inputs[key] for key in ("backbone", "options", "modalities"))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            if same and 0 < pace < math.inf:
+                epochs = inputs["trainer"][1] or inputs["training"]["epochs"]
+                return pace * epochs * len(inputs["train"])
+        return None
 
     @contextmanager
     def open(

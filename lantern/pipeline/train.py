@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import re
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from lantern.files import atomic
 from lantern.models.module import MultiTaskModule
 from lantern.models.registry import backbone_config, init_backbone
 from lantern.models.selection import SELECTION
-from lantern.pipeline.store import StageFolder
+from lantern.pipeline.store import PACE, StageFolder
 from lantern.pipeline.trainer import build_trainer, running
 from lantern.results.progress import Reporter
 
@@ -104,21 +105,25 @@ def train(
         default_root_dir=folder.path,
     )
     last = folder.path / "last.ckpt"
+    before = 0
     if last.is_file():
         try:
-            torch.load(last, map_location="cpu", weights_only=True)
+            before = int(torch.load(last, map_location="cpu", weights_only=True)["epoch"]) + 1
         except Exception:  # noqa: BLE001  torch raises what it likes for a file that is not its own
             raise folder.damaged(last) from None
         log.info("training goes on from %s", last)
+    began = time.monotonic()
     with running(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    seconds = time.monotonic() - began
     if not best.is_file():
         raise UserError("trainer.extra: no epoch of the training was validated, so that none can be selected")
     state = torch.load(best, map_location="cpu", weights_only=True)
     _check_weights(state["state_dict"], defaults.lr)
     epoch, score = int(state["epoch"]), float(state["callbacks"][checkpoint.state_key]["best_model_score"])
     if trainer.is_global_zero:
-        folder.finish({"best_epoch": epoch, "best_score": score, "epochs": epochs})
+        pace = seconds / max(1, trainer.current_epoch - before) / max(1, len(data.ids["train"]))
+        folder.finish({"best_epoch": epoch, "best_score": score, "epochs": epochs, PACE: pace})
         last.unlink(missing_ok=True)
     return Vanilla(best, folder.path, epoch, score, reused=False)
 

@@ -36,6 +36,8 @@ class Estimate:
     """Dollars when no reply needs a repair turn; None when the price is not known."""
     cost_with_repairs: float | None
     """Dollars when every reply needs one."""
+    room: int
+    """Tokens that a reply may have beyond the prompt's own bound, for thinking; not in *output*."""
     seconds: float
     latency: float
     measured: bool
@@ -62,7 +64,7 @@ def estimate(
     compact = config.embedded is not None
     static: dict[str, int] = {}
     replies: dict[ReplyShape | None, int] = {}
-    given = output = cached = 0
+    given = output = cached = room = 0
     for request in todo:
         given += tokenizer.prompt(request.messages)
         start = request.messages[0]["content"]
@@ -73,6 +75,8 @@ def estimate(
         if request.shape not in replies:
             replies[request.shape] = tokenizer.text(request.shape.example(compact) if request.shape else "")
         output += replies[request.shape]
+        if request.shape is not None:
+            room = max(room, request.sampling.get("max_tokens", 0) - request.shape.max_tokens)
     cost = repaired = None
     if price is not None:
         cost = price.cost(Usage(given, cached, output))
@@ -88,6 +92,7 @@ def estimate(
         cached_input=cached,
         cost=cost,
         cost_with_repairs=repaired,
+        room=room,
         seconds=seconds,
         latency=latency or ASSUMED_LATENCY,
         measured=latency is not None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -55,7 +57,13 @@ _BY_STATUS: dict[int | None, FailureKind] = {
     408: FailureKind.TIMEOUT,
     429: FailureKind.RATE_LIMIT,
 }
-_PREFIX = re.compile(r"^(?:(?:litellm\.)?\w*(?:Error|Exception)(?::| -) |litellm\.\w+: |Timeout Error: )+")
+_PREFIX = re.compile(
+    r"^(?:(?:litellm\.)?\w*(?:Error|Exception)(?::| -| (?=\w*(?:Error|Exception)\b)) ?|litellm\.\w+: |Timeout Error: "
+    r"|Error code: \d+ - )+"
+)
+_BODY_TEXT = re.compile(r"""(?:b["'])?([\[{].*[\]}])["']?""", re.DOTALL)
+_WORDS = ("raw", "error", "errors", "message", "detail", "msg", "error_message", "error_description", "title")
+"""Where bodies of errors hold their message, the outermost first."""
 
 
 class BackendFailure(Exception):
@@ -101,8 +109,11 @@ def retry_after(headers: Mapping[str, Any] | None, now: float | None = None) -> 
         return None
 
 
-def failure_of(error: BaseException, secrets: Iterable[str] = ()) -> BackendFailure:
-    """The typed failure behind *error*, an exception of litellm, of its HTTP client or of ``asyncio.wait_for``."""
+def failure_of(error: BaseException, secrets: Iterable[str] = (), body: bytes = b"") -> BackendFailure:
+    """The typed failure behind *error*, an exception of litellm, of its HTTP client or of ``asyncio.wait_for``.
+
+    *body* is that of the response that it is about, where there was one: it says more than some exceptions do.
+    """
     name = type(error).__name__
     status = getattr(error, "status_code", None)
     status = status if isinstance(status, int) else None
@@ -115,14 +126,47 @@ def failure_of(error: BaseException, secrets: Iterable[str] = ()) -> BackendFail
         kind = FailureKind.REFUSAL
     else:
         kind = kind_of(status, text, name == "APIConnectionError" or isinstance(error, OSError))
-    message = " ".join(redact(str(error) or name, secrets).split())
-    message = _PREFIX.sub("", message.partition(" Traceback (most recent")[0])[:500]
+    message = " ".join(str(error).split()).partition(" Traceback (most recent")[0]
+    message = _in_text(body.decode("utf-8", "replace")) or worded(_PREFIX.sub("", message)) or name
+    message = redact(f" {message}", secrets).strip()[:500]
     wait = None
     if kind.transient:
         wait = retry_after(getattr(error, "litellm_response_headers", None))
         response = getattr(error, "response", None)
         wait = retry_after(getattr(response, "headers", None)) if wait is None else wait
     return BackendFailure(Failure(kind, message, status), wait)
+
+
+def worded(text: str) -> str:
+    """The message in *text* where that is the body of an error in JSON, or as Python prints it; else *text*."""
+    return _in_text(text) or text
+
+
+def _in_text(text: str) -> str:
+    body = _BODY_TEXT.fullmatch(text.strip())
+    if body is None:
+        return ""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return message_in(read(body[1]))
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    return ""
+
+
+def message_in(body: Any) -> str:
+    """The message of an error's *body*; empty where there is none."""
+    for _ in range(8):
+        if isinstance(body, list):
+            body = next(iter(body), None)
+        elif isinstance(body, dict):
+            named = {str(key).lower(): value for key, value in body.items() if value}
+            passed_on = named.get("metadata")  # OpenRouter's, with what the host behind it said
+            named["raw"] = passed_on.get("raw") if isinstance(passed_on, dict) else None
+            body = next((named[key] for key in _WORDS if named.get(key)), None)
+        else:
+            break
+    return " ".join(worded(body).split()) if isinstance(body, str) else ""
 
 
 def kind_of(status: int | None, text: str, broke_off: bool = False) -> FailureKind:

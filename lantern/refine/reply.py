@@ -31,6 +31,12 @@ _IDS = {"id", "utterance", "utterance_id", "utterance id", "number", "index", "n
 """Keys under which an object of a list says which utterance it is about."""
 _FIGURE = re.compile(r"\+?(\d{1,50}\.?\d{0,50}|\.\d{1,50}|\d{1,20}(?:\.\d{1,20})?[eE][+-]?\d{1,3})\s?(%?)", re.ASCII)
 _LETTER_LINE = re.compile(r"^[ \t]*(\d{1,6})[ \t]*[:.)\-][ \t]*\(?([A-Za-z])(?![A-Za-z])", re.MULTILINE)
+_THOUGHT = re.compile(
+    r"</(?:think|thinking|thought|thoughts|reasoning|seed:think)>|\[/THINK\]|◁/think▷"
+    r"|<\|channel\|>\s*final\s*<\|message\|>",
+    re.IGNORECASE,
+)
+"""Where thoughts end that a server has left in the text of a reply."""
 _REFUSAL = re.compile(
     r"\b(i\s*('m| am)\s*(sorry|unable|not able)|i\s*(can't|cannot|can not|won't|will not)\b|as an ai)", re.IGNORECASE
 )
@@ -84,10 +90,9 @@ def _by_json(reply: Reply, shape: ReplyShape) -> list[list[float]]:
 
 def _the_value(text: str) -> Any:
     """The one object, or list of objects, in *text*; said twice in the same words it is still one."""
-    thought, _, rest = text.rpartition("</think>")
     found: list[Any] = []
     try:
-        for value in values(rest if thought and rest.strip() else text):
+        for value in values(text[_answer_from(text) :]):
             if value and value not in found:
                 found.append(value)
             if len(found) > 1:
@@ -99,6 +104,12 @@ def _the_value(text: str) -> Any:
             raise _Unusable(FailureKind.REFUSAL, "the LLM declined")
         raise _Unusable(FailureKind.UNPARSABLE, "there is no JSON object in it")
     return found[0]
+
+
+def _answer_from(text: str) -> int:
+    """Where the answer begins in *text*: after the thoughts, unless nothing follows them."""
+    start = max((thought.end() for thought in _THOUGHT.finditer(text)), default=0)
+    return start if text[start:].strip() else 0
 
 
 def _by_number(value: Any, shape: ReplyShape) -> dict[str, Any]:
@@ -234,7 +245,7 @@ def _by_letters(reply: Reply, shape: ReplyShape) -> tuple[list[list[float]], lis
     text = "".join(str(token["token"]) for token in tokens)
     ends = list(itertools.accumulate(len(str(token["token"])) for token in tokens))
     places: dict[int, int] = {}
-    for line in _LETTER_LINE.finditer(text):
+    for line in _LETTER_LINE.finditer(text, _answer_from(text)):
         number = int(line[1])
         if number in places:
             raise _Unusable(FailureKind.UNPARSABLE, f"utterance {number} is answered twice")

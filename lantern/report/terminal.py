@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from lantern.results.verdict import Verdict, run_verdict
 if TYPE_CHECKING:
     from rich.console import Console
 
+log = logging.getLogger(__name__)
 METRICS = ("accuracy", "weighted_f1", "macro_f1", "nll", "ece")
 
 
@@ -81,6 +84,15 @@ def print_verdicts(console: Console, verdicts: Iterable[Verdict | None]) -> None
     """The answers, a sentence each."""
     console.print()
     print_lines(console, (str(one) for one in verdicts if one is not None), "bold")
+
+
+def log_result(result: dict[str, Any]) -> None:
+    """The same as :func:`print_run`, into the log."""
+    from rich.console import Console
+
+    text = io.StringIO()
+    print_run(Console(file=text, width=120, markup=False, emoji=False, highlight=False), result)
+    log.info("result\n%s", text.getvalue().rstrip())
 
 
 def print_run(console: Console, result: dict[str, Any]) -> None:

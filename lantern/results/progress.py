@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 FILE, LOCK = "progress.json", "lock"
 _SECONDS = 0.5
+SILENCE = 30.0
+"""Seconds after which a log gets a line about a stage that goes on."""
+HASTE = 1.0
+"""Seconds between two lines of a log about a stage, at least."""
+log = logging.getLogger(__name__)
 
 
 class Reporter(Protocol):
@@ -56,6 +62,57 @@ class RunState:
     started: float = 0.0
     updated: float = 0.0
     error: str | None = None
+
+
+class Meter:
+    """How far one stage is: what can be said of it, whether a log needs a line now, how long the rest takes."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+        self._tenth, self._said = 0, time.monotonic()
+
+    def due(self, done: int, total: int) -> bool:
+        """Whether another tenth of *total* is done since the last line, or that is half a minute old."""
+        tenth, now = 10 * done // total if total else 0, time.monotonic()
+        if now - self._said < (HASTE if tenth > self._tenth else SILENCE):
+            return False
+        self._tenth, self._said = tenth, now
+        return True
+
+    def left(self, done: int, total: int) -> float | None:
+        """Seconds to the end of the stage, at the pace since the first call; None while unknown.
+
+        What came before that, such as imports and the epochs of an earlier process, says nothing about the pace.
+        """
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (done, now)
+        before, began = self._first
+        return (now - began) / (done - before) * (total - done) if done > before else None
+
+    def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> str:
+        """One line about a training after *epoch* of *epochs*."""
+        text = f"epoch {epoch}/{epochs}"
+        for key, short in (("train/loss", "loss"), ("val/accuracy", "dev acc"), ("val/weighted_f1", "dev wF1")):
+            if key in metrics:
+                text += f"  {short} {metrics[key]:.3f}"
+        return text + _rest(self.left(epoch, epochs))
+
+    def asking(self, progress: Progress) -> str:
+        """One line about the fields that the LLM has refined."""
+        text = f"{progress.done}/{progress.total} fields, {progress.cached} from the ledger, {progress.failed} failed"
+        return text + (f", ${progress.cost:.2f}" if progress.cost else "") + _rest(progress.eta)
+
+
+def _rest(seconds: float | None) -> str:
+    return f", about {duration(seconds)} left" if seconds and seconds >= 0.5 else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else (f"{minutes}m{rest:02d}s" if minutes else f"{rest}s")
 
 
 STATES = ("waiting", "running", "done", "incomplete", "failed", "interrupted")
@@ -110,7 +167,7 @@ def recorded(folder: Path, reporter: Reporter | None) -> Iterator[Recorder]:
 
 
 class Recorder:
-    """A reporter that writes ``progress.json``, at most twice a second, and passes everything on."""
+    """A reporter that writes ``progress.json``, at most twice a second, logs what it says, and passes everything on."""
 
     def __init__(self, folder: Path, reporter: Reporter | None) -> None:
         self.folder, self.reporter = folder, reporter
@@ -119,9 +176,12 @@ class Recorder:
         self._state = RunState("running", started=time.time())
         self._before = (0, 0.0)
         self._current = (0, 0.0)
+        self._meter, self._last, self._notice = Meter(), "", ""
         self._put(soon=True)
 
     def stage(self, title: str) -> None:
+        self._log(title)
+        self._meter = Meter()
         self._before = (self._before[0] + self._current[0], self._before[1] + self._current[1])
         self._current = (0, 0.0)
         self._put(soon=True, stage=title, done=0, total=0, eta=None)
@@ -129,7 +189,8 @@ class Recorder:
             self.reporter.stage(title)
 
     def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
-        self._put(done=epoch, total=epochs)
+        self._put(done=epoch, total=epochs, eta=self._meter.left(epoch, epochs))
+        self._move(epoch, epochs, self._meter.training(epoch, epochs, metrics))
         if self.reporter is not None:
             self.reporter.training(epoch, epochs, metrics)
 
@@ -143,17 +204,34 @@ class Recorder:
             cost=cost + progress.cost,
             eta=progress.eta,
         )
+        if progress.notice and progress.notice != self._notice:
+            self._notice = progress.notice
+            log.info("  %s", progress.notice)
+        self._move(progress.done, progress.total, self._meter.asking(progress))
         if self.reporter is not None:
             self.reporter.asking(progress)
 
     def note(self, text: str) -> None:
         """One line about the current stage."""
+        self._log(f"  {text}")
         if self.reporter is not None:
             self.reporter.note(text)
 
     def end(self, state: str, error: str | None = None) -> None:
         """The run is over."""
         self._put(soon=True, state=state, error=error, eta=None)
+
+    def _log(self, text: str) -> None:
+        if self._last:
+            log.info("  %s", self._last)
+        self._last = ""
+        log.info("%s", text)
+
+    def _move(self, done: int, total: int, text: str) -> None:
+        self._last = text
+        if self._meter.due(done, total):
+            log.info("  %s", text)
+            self._last = ""
 
     def _put(self, soon: bool = False, **changes: object) -> None:
         now, last = time.time(), self._state.updated

@@ -55,7 +55,7 @@ class Place:
         with pytest.raises(SystemExit) as stop:
             command(importlib.import_module(f"experiments.{arguments[0]}").main)
         out, err = self.capsys.readouterr()
-        return stop.value.code, out, err
+        return stop.value.code, out.removeprefix("reading settings\n"), err
 
     def refused(self, arguments: list[Any], told: tuple[str, ...]) -> None:
         """The command is refused in one line before it prints or writes anything."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from lantern.errors import UserError
 from lantern.refine.backends import wire
-from lantern.refine.backends.listed import load_litellm
+from lantern.refine.backends.listed import bound_name, load_litellm
 from lantern.refine.backends.litellm_backend import LiteLLMBackend, timed
 from lantern.refine.failures import BackendFailure, failure_of
 from lantern.refine.types import Request, Stored
@@ -137,7 +137,7 @@ class BatchClient:
             try:
                 return await asyncio.wait_for(function(**given), self.config.timeout)
             except Exception as error:  # noqa: BLE001  every provider has its own; failure_of sorts them
-                failed = timed(failure_of(error, self.backend.secrets()), self.config.timeout)
+                failed = timed(failure_of(error, self.backend.secrets(), bytes(sent.body)), self.config.timeout)
         # Not in the handler: a chained exception would keep the key in its frames.
         raise self.backend.given_up(sent) if sent.failure is not None else failed
 
@@ -145,6 +145,8 @@ class BatchClient:
 def _body(request: Request) -> dict[str, Any]:
     sampling = dict(request.sampling)
     extra = sampling.pop("extra_body", {})
+    if "max_tokens" in sampling:
+        sampling[bound_name(request.provider, request.model)] = sampling.pop("max_tokens")
     body = {"model": request.model, "messages": [dict(m) for m in request.messages], **sampling, **extra}
     return body if request.response_format is None else {**body, "response_format": request.response_format}
 

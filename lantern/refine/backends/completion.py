@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lantern.refine.backends.tokens import Tokenizer
-from lantern.refine.failures import kind_of
+from lantern.refine.failures import kind_of, message_in, worded
 from lantern.refine.types import Failure, Request, Usage, plain
 
 SHOWN = 20_000
@@ -30,6 +30,8 @@ class Completion:
 
     text: str
     """Empty where there is none that could be read."""
+    thoughts: str
+    """What the model thought before; no part of the answer, but paid for."""
     finish: str | None
     usage: Any
     model: str | None
@@ -50,8 +52,10 @@ def read(body: Any) -> Completion:
         text, finish = refusal, "refusal"
     usage = _get(body, "usage")
     model = _get(body, "model")
+    thoughts = _thoughts(message)
     return Completion(
         text=plain(text),
+        thoughts="" if thoughts == text else plain(thoughts),
         finish=plain(finish)[:40] if isinstance(finish, str) else None,
         usage=usage,
         model=plain(model)[:200] if isinstance(model, str) and model else None,
@@ -92,7 +96,7 @@ def _assembled(events: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         choice = choices[0] if isinstance(choices, list) and choices else None
         delta = _get(choice, "delta") or _get(choice, "message")
         texts.append(_joined(_get(delta, "content")))
-        thoughts.append(_joined(_get(delta, "reasoning_content") or _get(delta, "reasoning")))
+        thoughts.append(_thoughts(delta))
         finish = _get(choice, "finish_reason") or finish
     message = {"content": "".join(texts), "reasoning_content": "".join(thoughts)}
     return {**whole, "choices": [{"message": message, "finish_reason": finish}]} if events else None
@@ -106,7 +110,8 @@ def error_of(body: Any) -> Failure | None:
     code = _get(error, "code") if _get(error, "code") is not None else _get(error, "status")
     status = int(code) if isinstance(code, (int, str)) and str(code)[:4].isdecimal() else 0
     message = _get(error, "message")
-    text = message if isinstance(message, str) and message else json.dumps(error, default=str)[:2000]
+    text = worded(message) if isinstance(message, str) and message else message_in(error)
+    text = text or json.dumps(error, default=str)[:2000]
     known = status if 400 <= status < 600 else None
     return Failure(kind_of(400 if known is None else known, text), " ".join(plain(text).split())[:500], known or 200)
 
@@ -120,7 +125,11 @@ def _text(message: Any) -> str:
     arguments = [_get(function, "arguments") for function in (*functions, _get(message, "function_call"))]
     said = [_joined(_get(message, "content")), *map(_joined, arguments)]
     text = "\n".join(part for part in said if part.strip())
-    return text or _joined(_get(message, "reasoning_content")) or _joined(_get(message, "reasoning"))
+    return text or _thoughts(message)
+
+
+def _thoughts(message: Any) -> str:
+    return _joined(_get(message, "reasoning_content")) or _joined(_get(message, "reasoning"))
 
 
 def _joined(content: Any) -> str:
@@ -164,7 +173,7 @@ def _get(owner: Any, name: str) -> Any:
 def usage_of(given: Any, request: Request, written: str, tokenizer: Tokenizer) -> Usage:
     """The tokens that a call took: as the provider says in *given* where that is possible, else counted.
 
-    *written* is the text that came.
+    *written* is the text that came, thoughts included.
     """
     sent = sum(len(message["content"].encode()) for message in request.messages) + len(str(request.response_format))
     most = request.sampling.get("max_tokens")

@@ -16,8 +16,13 @@ from lantern.settings import Amount, Count, OneOf, Positive, Within, check
 
 TOP_LOGPROBS = 20
 """Alternatives per token that a request wants: the most that OpenAI and llama.cpp give."""
-SAMPLING = ("temperature", "top_p", "max_tokens", "seed", "logprobs", "top_logprobs", "extra_body")
+SAMPLING = ("temperature", "top_p", "max_tokens", "reasoning_effort", "seed", "logprobs", "top_logprobs", "extra_body")
 """All that a request may send besides its messages and its response format."""
+
+
+THOUGHTS = 16_000
+"""Tokens that a reply may have besides its answer where ``llm.reasoning_effort`` has the model think first."""
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 
 @dataclass
@@ -45,7 +50,10 @@ class BackendConfig:
     temperature: Amount = 0.0
     top_p: Annotated[float, Within(above=0, most=1)] | None = None
     max_tokens: Count | None = None
-    """Bound on the reply. null: the prompt's own bound."""
+    """Bound on the reply, thinking included. null: the prompt's own bound, and 16,000 more where *reasoning_effort* is
+    set to anything but ``none``."""
+    reasoning_effort: Annotated[str, OneOf(*EFFORTS)] | None = None
+    """How long a reasoning model thinks before it answers. null: nothing is sent, the model does as it is used to."""
     seed: int | None = None
     elicitation: Annotated[str, OneOf("json", "logprobs")] = "json"
     """``json``: the LLM writes the probabilities. ``logprobs``: it writes one class per utterance as a letter, and the
@@ -138,10 +146,12 @@ def make_request(
     """
     provider, _, model = config.model.partition("/")
     by_letters = shape.elicitation == "logprobs"
+    thoughts = 0 if config.reasoning_effort in (None, "none") else THOUGHTS
     sampling: dict[str, Any] = {
         "temperature": config.temperature,
         "top_p": config.top_p,
-        "max_tokens": shape.max_tokens if config.max_tokens is None else config.max_tokens,
+        "max_tokens": shape.max_tokens + thoughts if config.max_tokens is None else config.max_tokens,
+        "reasoning_effort": config.reasoning_effort,
         "seed": None if config.seed is None else config.seed + replicate,
         "logprobs": True if by_letters else None,
         "top_logprobs": TOP_LOGPROBS if by_letters else None,

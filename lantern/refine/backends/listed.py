@@ -48,9 +48,21 @@ def _quiet() -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
+_VENDORS = {"openai": "openai", "anthropic": "anthropic", "google": "gemini", "mistralai": "mistral", "x-ai": "xai"}
+"""Whose models OpenRouter passes on at the price of their makers, the only ones to serve them; litellm's names."""
+
+
 def listed_price(config: BackendConfig) -> Price | None:
     """Price of *config*'s model in litellm's table; None where it lists none."""
     provider, _, model = (config.base_model or config.model).partition("/")
+    listed = _listed_price(provider, model)
+    vendor, _, name = model.partition("/")
+    if listed is None and provider == "openrouter" and vendor in _VENDORS:
+        return _listed_price(_VENDORS[vendor], name)
+    return listed
+
+
+def _listed_price(provider: str, model: str) -> Price | None:
     try:
         info = load_litellm().get_model_info(model=model, custom_llm_provider=provider)
     except Exception:  # noqa: BLE001  litellm raises a bare Exception for a model it does not list
@@ -78,16 +90,28 @@ def refused_parameters(config: BackendConfig) -> list[str]:
     wanted: dict[str, Any] = {name: value for name, value in request.sampling.items() if name != "extra_body"}
     if request.response_format is not None:
         wanted["response_format"] = request.response_format
-    refused = []
-    for name, value in wanted.items():
+
+    def refuses(sent: dict[str, Any]) -> bool:
         try:
-            get_optional_params(
-                model=model, custom_llm_provider=provider, base_model=config.base_model, **{name: value}
-            )
+            get_optional_params(model=model, custom_llm_provider=provider, base_model=config.base_model, **sent)
         except Exception as error:  # noqa: BLE001  others are for the call to meet
-            if type(error).__name__ == "UnsupportedParamsError":
-                refused.append(name)
+            return type(error).__name__ == "UnsupportedParamsError"
+        return False
+
+    refused = [name for name, value in wanted.items() if refuses({name: value})]
+    rest = {name: value for name, value in wanted.items() if name not in refused}
+    if refuses(rest):  # a temperature, where the model thinks
+        refused += [name for name in rest if not refuses({key: rest[key] for key in rest if key != name})][:1]
     return refused
+
+
+def bound_name(provider: str, model: str) -> str:
+    """How the provider calls ``max_tokens`` for this model: ``max_completion_tokens`` for those that think."""
+    load_litellm()
+    from litellm.utils import get_optional_params
+
+    named = get_optional_params(model=model, custom_llm_provider=provider, max_tokens=1)
+    return "max_completion_tokens" if "max_completion_tokens" in named else "max_tokens"
 
 
 def providers() -> list[str]:

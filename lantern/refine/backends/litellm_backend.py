@@ -18,7 +18,7 @@ from lantern.refine.backends.config import SAMPLING, BackendConfig
 from lantern.refine.backends.listed import listed_price, load_litellm
 from lantern.refine.backends.ready import variable
 from lantern.refine.backends.tokens import Tokenizer, tokenizer_of
-from lantern.refine.failures import BackendFailure, failure_of, kind_of, redact
+from lantern.refine.failures import BackendFailure, failure_of, kind_of, redact, worded
 from lantern.refine.types import NO_MESSAGE, Failure, Price, Reply, Request, Usage, plain
 
 WITHOUT_TEXT = ("content_filter", "refusal", "length", "max_tokens")
@@ -105,7 +105,7 @@ class LiteLLMBackend(Backend):
             try:
                 response = await asyncio.wait_for(litellm.acompletion(**arguments), timeout)
             except Exception as error:  # noqa: BLE001  every provider has its own; failure_of sorts them
-                failed = self._failed(error, secrets, timeout)
+                failed = self._failed(error, secrets, timeout, bytes(sent.body))
         # Raised outside of the handler: a chained exception would keep the key in its frames.
         if sent.failure is not None:
             raise self.given_up(sent, request)
@@ -141,7 +141,7 @@ class LiteLLMBackend(Backend):
     def failed_line(self, text: str, status: int | None) -> Failure:
         """What a line of a batch's error file means."""
         kind = FailureKind.SERVER_ERROR if status is None else kind_of(status, text)
-        return Failure(kind, " ".join(redact(text, self.secrets()).split())[:300], status)
+        return Failure(kind, " ".join(redact(worded(text), self.secrets()).split())[:300], status)
 
     def secrets(self) -> list[str]:
         """Values that must not be written anywhere."""
@@ -175,13 +175,13 @@ class LiteLLMBackend(Backend):
             arguments["api_base"] = base
         return arguments
 
-    def _failed(self, error: BaseException, secrets: list[str], timeout: float) -> Exception:
+    def _failed(self, error: BaseException, secrets: list[str], timeout: float, body: bytes) -> Exception:
         if isinstance(error, UserError):
             return error
         if type(error).__name__ == "UnsupportedParamsError":
             text = " ".join(redact(str(error), secrets).split())[:300]
             return UserError(f"llm={self.config.name}: {text}; leave them out with llm.drop_params=[...]")
-        return timed(failure_of(error, secrets), timeout)
+        return timed(failure_of(error, secrets, body), timeout)
 
     def reply(self, response: Any, raw: bytes, request: Request, latency: float = 0.0) -> Reply:
         """What came, to be stored and then judged: the text of *response*, else of the body *raw*, else the body.
@@ -215,7 +215,7 @@ class LiteLLMBackend(Backend):
 
     def _paid(self, text: str, found: completion.Completion, request: Request, latency: float) -> Reply:
         secrets = self.secrets()
-        usage = completion.usage_of(found.usage, request, text, self._tokenizer)
+        usage = completion.usage_of(found.usage, request, text + found.thoughts, self._tokenizer)
         logprobs = found.logprobs
         spelt = "".join(token["token"] for token in logprobs or ())
         if redact_exact(spelt, secrets) != spelt:
