@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +94,7 @@ def run_one(config: RunConfig) -> int:
     from lantern.pipeline.preflight import preflight
 
     ready, console = preflight(config), screen()
-    result = _finished(ready)
+    result = _finished(ready, partial(console.print, soft_wrap=True))
     if result is not None:
         if result["llm"] is not None:
             result["llm"]["calls"] = 0
@@ -113,15 +115,15 @@ def run_one(config: RunConfig) -> int:
     return 0 if result["incomplete"] is None else INCOMPLETE
 
 
-def _finished(ready: ReadyRun) -> dict[str, Any] | None:
-    """The result of a run that has only to be shown: neither torch nor Lightning is imported for it."""
+def _finished(ready: ReadyRun, note: Callable[[str], None]) -> dict[str, Any] | None:
+    """The result of a run that has only to be shown and tracked: neither torch nor Lightning is imported for it."""
+    from lantern.report.sinks.tracking import track
     from lantern.results.progress import record_done
 
-    if ready.config.tracking.name != "none" or ready.config.trainer.processes > 1:
-        return None
-    result = ready.finished()
+    result = ready.finished() if ready.config.trainer.processes == 1 else None
     if result is not None:
         record_done(ready.folder)
+        track(ready.config, result, ready.folder, note)
     return result
 
 
@@ -167,7 +169,7 @@ def run_sweep(line: CommandLine) -> int:
     for config in configs:
         config.tracking.group = config.tracking.group or sweep.name
     with SweepView(console, sweep):
-        left = [ready for ready in prepared if _finished(ready) is None]
+        left = [ready for ready in prepared if _finished(ready, lambda line: None) is None]
         if left and launch is not None:
             launch()
         elif left:
@@ -182,7 +184,7 @@ def run_sweep(line: CommandLine) -> int:
     if results and configs[0].tracking.name == "wandb":
         from lantern.report.sinks.wandb_sink import send_sweep
 
-        for text in send_sweep(configs[0], results, sweep.folder, sweep.name):
+        for text in send_sweep(configs[0], results, sweep.folder):
             console.print(f"  {text}", soft_wrap=True)
     console.print(f"  sweep: {sweep.folder}", soft_wrap=True)
     if len(results) < len(trials):

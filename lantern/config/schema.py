@@ -132,6 +132,8 @@ class TrackingConfig:
     """false: W&B writes to the run folder only; true: to its server, with your own login, where it answers."""
     group: str | None = None
     """W&B's group of the run, such as the name of a sweep. null: backbone and LLM."""
+    system: bool = False
+    """true: W&B also records the load of processor, memory and GPU."""
 
     def __post_init__(self) -> None:
         check(self, "tracking")

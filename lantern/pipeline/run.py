@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.loggers import Logger
+
 from lantern.config.compose import dump, to_plain
 from lantern.config.schema import split_backbone
 from lantern.corpora.card import CorpusCard
@@ -22,15 +24,15 @@ from lantern.models.selection import SELECTION
 from lantern.pipeline import train as stages
 from lantern.pipeline import vanilla
 from lantern.pipeline.evaluate import evaluate, incomplete
-from lantern.pipeline.loggers import fold_loggers, run_loggers
+from lantern.pipeline.loggers import fold_loggers, log_result, run_loggers
 from lantern.pipeline.preflight import ReadyRun, VanillaStage
 from lantern.pipeline.refinement import Refinement
 from lantern.pipeline.store import StageFolder, modalities
 from lantern.pipeline.trainer import leave_group
 from lantern.refine.questions import RefineStats
 from lantern.report.sinks.escaping import printable
-from lantern.report.sinks.tracking import track
-from lantern.report.terminal import log_result
+from lantern.report.sinks.tracking import track, tracked
+from lantern.report.terminal import log_result as log_table
 from lantern.results.progress import LOCK, Reporter, read_state, record_done, record_failure, recorded
 from lantern.tables import PredictionTable
 
@@ -52,21 +54,27 @@ def run(ready: ReadyRun, reporter: Reporter | None = None, reuse: bool = False) 
     with locked(folder / LOCK, waiting):
         finished = ready.finished() if reuse else None
         if finished is not None:
-            if not (folder / "wandb").is_dir():
-                track(config, finished, folder)
+            track(config, finished, folder, log.info if reporter is None else reporter.note)
             record_done(folder)
             return finished
-        with recorded(folder, reporter) as recorder, naming(folder), _logged(folder / "run.log"):
+        named = {"name": ready.corpus.name, "label_set": ready.corpus.label_set.name}
+        with (
+            recorded(folder, reporter) as recorder,
+            naming(folder),
+            _logged(folder / "run.log"),
+            tracked(config, named, folder, recorder.note) as live,
+        ):
             with atomic(folder / "config.yaml") as partial:
                 partial.write_text(dump(config), encoding="utf-8")
             CorpusCard.of(ready.corpus).save(folder / "corpus.json")
-            result = _run(ready, recorder)
+            loggers = run_loggers(config, ready.corpus, folder, live)
+            result = _run(ready, recorder, loggers)
             write_json(folder / "metrics.json", result)
             if result["incomplete"] is not None:
                 recorder.outcome = "incomplete"
-            for line in track(config, result, folder):
-                recorder.note(line)
-            log_result(result)
+            log_result(loggers, result)
+            track(config, result, folder, recorder.note, live)
+            log_table(result)
         return result
 
 
@@ -87,12 +95,12 @@ def attempt(ready: ReadyRun) -> None:
             record_failure(ready.folder, error)
 
 
-def _run(ready: ReadyRun, reporter: Reporter) -> dict[str, Any]:
+def _run(ready: ReadyRun, reporter: Reporter, loggers: list[Logger]) -> dict[str, Any]:
     config, folder = ready.config, ready.folder
     for line in protocol_lines(ready.protocol):
         reporter.note(line)
     with _refinement(ready, reporter) as llm:
-        models = [_vanilla(ready, stage, reporter, llm) for stage in ready.vanilla_stages]
+        models = [_vanilla(ready, stage, reporter, llm, loggers) for stage in ready.vanilla_stages]
         leave_group()
         stages.keep_checkpoint(models[0], folder)
         tables: dict[str, PredictionTable] = {}
@@ -128,7 +136,9 @@ def _data(ready: ReadyRun, split: Split) -> CorpusDataModule:
     )
 
 
-def _vanilla(ready: ReadyRun, stage: VanillaStage, reporter: Reporter, llm: Refinement | None) -> stages.Vanilla:
+def _vanilla(
+    ready: ReadyRun, stage: VanillaStage, reporter: Reporter, llm: Refinement | None, loggers: list[Logger]
+) -> stages.Vanilla:
     """Train the model of *stage*, wait for the process that trains it, or reuse it; *llm* may refine in training."""
     config, main = ready.config, stage is ready.vanilla_stages[0]
     reporter.stage(f"{stage.title}, seed {config.seed}")
@@ -138,8 +148,8 @@ def _vanilla(ready: ReadyRun, stage: VanillaStage, reporter: Reporter, llm: Refi
         callbacks = [llm.callback("dev", refined, config.refine.when, config.refine.every_n)]
     waiting = partial(reporter.note, "another process trains this model: waiting for it")
     with ready.store.open("train", stage.inputs, waiting) as place:
-        loggers = run_loggers(config, ready.corpus, ready.folder, reporter.note) if main else fold_loggers(place.path)
-        model = stages.train(config, ready.corpus, _data(ready, stage.split), place, reporter, loggers, callbacks)
+        curves = loggers if main else fold_loggers(place.path)
+        model = stages.train(config, ready.corpus, _data(ready, stage.split), place, reporter, curves, callbacks)
     state = "reused" if model.reused else "trained"
     reporter.note(f"{state}; best epoch {model.best_epoch + 1}, dev weighted F1 {model.best_score:.3f}")
     return model

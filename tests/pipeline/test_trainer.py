@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from experiments.run import main
 from lantern.config.compose import compose
 from lantern.errors import UserError
 from lantern.pipeline import loggers as loggers_module
+from lantern.pipeline import run as run_module
 from lantern.pipeline.loggers import check_loggers
 from lantern.pipeline.preflight import check_training
 from lantern.pipeline.store import training_identity
 from lantern.pipeline.trainer import build_trainer
+from lantern.results.summary import flat_summary
 
 Tiny = Callable[..., list[str]]
 
@@ -103,11 +106,37 @@ def test_a_run_with_callbacks_selects_another_model(callbacks: str, tiny: Tiny, 
     assert not list((tmp_path / "runs").rglob(".lr_find*"))
 
 
-def test_loggers_write_into_the_run_folder(tiny: Tiny, tmp_path: Path) -> None:
+def test_loggers_hold_the_curves_and_the_result_of_a_run(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     available = [name for name in ("tensorboard", "mlflow") if importlib.util.find_spec(name)]
     if not available:
         pytest.skip("neither TensorBoard nor MLflow is installed")
-    assert main(tiny("refine.enabled=false", "backbone.epochs=2", f"trainer.loggers=[{','.join(available)}]")) == 0
-    written = {p.relative_to(tmp_path / "runs").parts[1] for p in (tmp_path / "runs").glob("sample*/*/*")}
+    given = tiny("backbone.epochs=2", f"trainer.loggers=[{','.join(available)}]")
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "evaluate", None)
+        with pytest.raises(TypeError):
+            main(given)  # after the training
+    assert main(given) == 0
+    (folder,) = (tmp_path / "runs").glob("sample*")
+    written = {path.relative_to(folder).parts[0] for path in folder.glob("*/*")}
     assert {{"tensorboard": "tensorboard", "mlflow": "mlruns"}[name] for name in available} <= written
     assert "training" in written
+    result = json.loads((folder / "metrics.json").read_text())
+    wanted = {key: value for key, value in flat_summary(result).items() if value is not None}
+    assert {"test/vanilla/accuracy", "test/weighted/accuracy", "test/gain/accuracy"} <= set(wanted)
+    if "tensorboard" in available:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(folder / "tensorboard")).Reload()
+        assert len(events.Scalars("train/loss")) == 2
+        for key, value in wanted.items():
+            assert events.Scalars(key)[-1].value == pytest.approx(value, rel=1e-6)
+    if "mlflow" in available:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"file:{folder / 'mlruns'}")
+        (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+        assert run.info.status == "FINISHED"
+        assert {key: run.data.metrics[key] for key in wanted} == pytest.approx(wanted)
+        assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 2

@@ -27,6 +27,7 @@ from lantern.report.sinks.tracking import append_csv, wandb_sweep
 from lantern.report.sinks.wandb_sink import _mode, reachable
 from lantern.results.load import read_run
 from lantern.results.summary import FACTS, SUMMARY_KEYS, facts, flat_summary
+from tests.report.wandb_files import inspect
 from tests.results.made_runs import write_run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -172,9 +173,9 @@ def test_a_server_that_refuses_costs_no_result(tmp_path: Path, monkeypatch: pyte
     code = (
         "import sys; from pathlib import Path; from lantern.config.compose import compose;"
         "from lantern.results.load import read_run;"
-        "from lantern.report.sinks.wandb_sink import send_run; folder = Path(sys.argv[1]);"
+        "from lantern.report.sinks.tracking import track; folder = Path(sys.argv[1]);"
         "config = compose(['tracking=wandb', 'tracking.online=true']);"
-        "print(send_run(config, read_run(folder).result, folder))"
+        "track(config, read_run(folder).result, folder, print)"
     )
     environment = {**os.environ, "WANDB_BASE_URL": address, "WANDB_API_KEY": "k" * 40}
     done = subprocess.run(
@@ -185,18 +186,6 @@ def test_a_server_that_refuses_costs_no_result(tmp_path: Path, monkeypatch: pyte
     assert done.returncode == 0, done.stderr
     assert "written offline" in done.stdout
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
-
-
-def inspect(path: Path, *options: str) -> str:
-    """What W&B's own command reads from an offline run."""
-    program = Path(sys.executable).parent / "wandb"
-    done = subprocess.run(
-        [program, "leet", "inspect", "--json", *options, path], capture_output=True, text=True, check=False
-    )
-    if "No such command" in done.stderr:
-        pytest.skip("this wandb has no leet inspect")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_an_offline_sweep_is_read_back_by_wandbs_own_command(
@@ -211,8 +200,9 @@ def test_an_offline_sweep_is_read_back_by_wandbs_own_command(
     (whole,) = (tmp_path / "runs").glob("sweeps/*/wandb/offline-run-*/*.wandb")
     assert len(logs) == 2
     told = json.loads(inspect(logs[0], "--summary"))
-    tables = {f"tables/{kind}_{method}" for kind in ("confusion", "reliability") for method in ("vanilla", "weighted")}
-    assert {"tables/changed", "tables/weights_by_band"} | tables <= set(told["summary"])
+    assert {"tables/changed", "tables/weights_by_band"} <= set(told["summary"])
+    charts = {f"charts/{kind}_{method}_table" for kind in ("confusion", "f1") for method in ("vanilla", "weighted")}
+    assert charts | {"charts/reliability_table"} <= set(told["summary"])
     assert set(SUMMARY_KEYS) <= set(told["summary"])
     assert told["project"] == "lantern-sample-sample-6"
     assert told["tags"] == ["gru", "simulated", "scores"]

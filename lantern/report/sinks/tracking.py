@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +15,43 @@ from lantern.results.summary import FACTS, SUMMARY_KEYS, facts, flat_summary
 
 if TYPE_CHECKING:
     from lantern.config.schema import RunConfig
+    from lantern.report.sinks.wandb_sink import WandbRun
 
 
-def track(config: RunConfig, result: dict[str, Any], folder: Path) -> list[str]:
-    """Send *result* to the configured sink; returns notes for the user."""
+@contextlib.contextmanager
+def tracked(
+    config: RunConfig, corpus: Mapping[str, Any], folder: Path, note: Callable[[str], None]
+) -> Iterator[WandbRun | None]:
+    """W&B's run of the run *folder*, where the configuration wants one; left without a result it counts as failed.
+
+    *corpus* holds ``name`` and ``label_set``, *note* gets what the user should know.
+    """
+    if config.tracking.name != "wandb":
+        yield None
+        return
+    from lantern.report.sinks.wandb_sink import WandbRun
+
+    run = WandbRun(config, corpus, folder, note)
+    try:
+        yield run
+    finally:
+        run.end()
+
+
+def track(
+    config: RunConfig, result: dict[str, Any], folder: Path, note: Callable[[str], None], live: WandbRun | None = None
+) -> None:
+    """Send *result* to the configured sink, unless it is there: into the *live* run that :func:`tracked` has opened."""
     if config.tracking.name == "csv":
-        return [f"results of all runs: {append_csv(Path(config.runs), facts(config, result, folder), result)}"]
-    if config.tracking.name == "wandb":
-        from lantern.report.sinks.wandb_sink import send_run
+        note(f"results of all runs: {append_csv(Path(config.runs), facts(config, result, folder), result)}")
+    elif live is not None:
+        live.send(result)
+    elif config.tracking.name == "wandb":
+        from lantern.report.sinks.wandb_sink import is_sent
 
-        return send_run(config, result, folder)
-    return []
+        if not is_sent(config.tracking, folder):
+            with tracked(config, result["corpus"], folder, note) as run:
+                track(config, result, folder, note, run)
 
 
 def append_csv(runs: Path, what: dict[str, Any], result: dict[str, Any]) -> Path:
