@@ -32,7 +32,7 @@ from lantern.pipeline.trainer import leave_group
 from lantern.refine.questions import RefineStats
 from lantern.report.sinks.escaping import printable
 from lantern.report.sinks.tracking import track, tracked
-from lantern.report.terminal import log_result as log_table
+from lantern.report.terminal import log_table
 from lantern.results.progress import LOCK, Reporter, read_state, record_done, record_failure, recorded
 from lantern.tables import PredictionTable
 

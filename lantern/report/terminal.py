@@ -86,7 +86,7 @@ def print_verdicts(console: Console, verdicts: Iterable[Verdict | None]) -> None
     print_lines(console, (str(one) for one in verdicts if one is not None), "bold")
 
 
-def log_result(result: dict[str, Any]) -> None:
+def log_table(result: dict[str, Any]) -> None:
     """The same as :func:`print_run`, into the log."""
     from rich.console import Console
 
