@@ -39,7 +39,7 @@ def test_errors_that_are_each_others_cause_are_told_all_the_same(
 
 def test_experiment_files_override_groups() -> None:
     config = compose(["experiment=first_run"])
-    assert config.refine.limit_dialogues == 3
+    assert config.refine.limit_dialogues == 6
     assert config.backbone["hidden"] == 64
 
 

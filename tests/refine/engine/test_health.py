@@ -149,12 +149,12 @@ def test_an_outage_costs_no_question(
     ledger: Ledger, concurrency: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lantern.refine.engine.limits.backoff", lambda *_, **__: 0.05)
-    monkeypatch.setattr("lantern.refine.engine.health.BLIP", 0.3)
+    monkeypatch.setattr("lantern.refine.engine.health.BLIP", 0.0)
     seen: list[Progress] = []
-    backend = Fake(outage(10, 1.5, kind), concurrency=concurrency, retries=1)
+    backend = Fake(outage(10, 2.0, kind), concurrency=concurrency, retries=1)
     result = engine(backend, ledger, progress=seen.append).run(questions(backend, 60))
     assert all(isinstance(o[0], Answer) for o in result)
-    assert backend.asked.total() < 60 + 80, "one call at a time looks whether it is back"
+    assert backend.asked.total() < 60 + 100, "one call at a time looks whether it is back"
     assert any(f"no reply from fake/m ({kind}" in p.notice for p in seen)
     assert any("replies again" in p.notice for p in seen)
     assert ledger.stats().answers == 60
