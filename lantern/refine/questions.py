@@ -156,11 +156,13 @@ class Refiner:
             turns = turns_of(self.prompt.config, dialogue, table.vanilla[rows].tolist(), scores, self.seed)
             labels = [None if label < 0 else label for label in table.labels[rows].tolist()]
             causal = self.config.context == "causal"
-            for window in receptive_fields(len(dialogue), self.config.stride, self.config.coverage, causal):
+            windows = receptive_fields(len(dialogue), self.config.stride, self.config.coverage, causal)
+            for number, window in enumerate(windows):
                 shown = [replace(turns[i], target=i in window.targets) for i in range(window.start, window.stop)]
-                shape = self.prompt.shape(len(window.targets))
+                order = self.prompt.order(name, number, self.seed)
+                shape = self.prompt.shape(len(window.targets), order)
                 oracle = self._oracle(window, shown, [labels[i] for i in window.targets])
-                messages = self.prompt.messages(shown)
+                messages = self.prompt.messages(shown, order)
                 samples = [make_request(self.backend, messages, shape, k) for k in range(self.config.samples)]
                 requests = tuple(replace(sample, oracle=oracle) for sample in samples)
                 targets = tuple(rows.start + i for i in window.targets)
@@ -226,7 +228,7 @@ class Refiner:
         for number, question in enumerate(questions):
             samples = histories[number * self.config.samples : (number + 1) * self.config.samples]
             repaired = any(len(history) > 1 and isinstance(history[-1], Answer) for history in samples)
-            failure = _fill(fields, question, [history[-1] for history in samples], repaired)
+            failure = _fill(fields, question, table.classes, [history[-1] for history in samples], repaired)
             stats.repaired += repaired
             failures += [failure] if failure is not None else []
         lost = [failure for failure in failures if not failure.kind.content]
@@ -246,8 +248,10 @@ class Refiner:
         return replace(table, fields=fields, weights=None, merged=None), stats
 
 
-def _fill(fields: Fields, question: Question, samples: list[Outcome], repaired: bool) -> Failure | None:
-    """Put the mean of the usable *samples* into *fields*; the failure when there is none."""
+def _fill(
+    fields: Fields, question: Question, classes: tuple[str, ...], samples: list[Outcome], repaired: bool
+) -> Failure | None:
+    """Put the mean of the usable *samples* into *fields*, by *classes*; the failure when there is none."""
     field, rows = question.field, np.array(question.rows)
     bands = np.array([field.band(i) for i in field.targets])
     fields.lengths[rows, bands], fields.repaired[rows, bands] = len(field), repaired
@@ -258,7 +262,8 @@ def _fill(fields: Fields, question: Question, samples: list[Outcome], repaired: 
         assert isinstance(failure, Failure)
         fields.failures[rows, bands] = KINDS.index(failure.kind)
         return failure
-    drawn = np.array([answer.probabilities for answer in usable])
+    places = [question.shape.classes.index(name) for name in classes]
+    drawn = np.array([answer.probabilities for answer in usable])[..., places]
     mean = drawn.mean(axis=0)
     fields.failures[rows, bands], fields.probabilities[rows, bands] = ANSWERED, mean
     fields.raw_sums[rows, bands] = np.mean([answer.sums for answer in usable], axis=0)
