@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Calls = Annotated[int, Within(least=1, most=100)]
 """A number that multiplies the calls; more is a typing error, and an expensive one."""
+Lines = Annotated[int, Within(least=0, most=1000)]
+"""Lines of context in every prompt; each one is paid for once per field."""
 
 
 @dataclass
@@ -48,6 +50,10 @@ class RefineConfig:
     context: Annotated[str, OneOf("both", "causal")] = "both"
     """``both``: a field shows what comes before and after; ``causal``: every utterance is the last one of its fields,
     at ``coverage`` times as many calls as utterances."""
+    before: Lines = 0
+    """Utterances before each field that the prompt shows but does not ask about."""
+    after: Lines = 0
+    """The same after each field; 0 with ``context=causal``."""
     samples: Calls = 1
     """Replies per prompt, averaged (self-consistency); more than one needs ``llm.temperature`` above 0."""
     repair: bool = True
@@ -68,6 +74,11 @@ class RefineConfig:
 
     def __post_init__(self) -> None:
         check(self, "refine")
+        if self.context == "causal" and self.after:
+            raise UserError(
+                f"refine.after={self.after}: with refine.context=causal a field shows nothing that comes later; "
+                "set refine.after=0, or refine.context=both"
+            )
         if self.ledger is not None:
             check_location(self.ledger)
 
@@ -158,7 +169,8 @@ class Refiner:
             causal = self.config.context == "causal"
             windows = receptive_fields(len(dialogue), self.config.stride, self.config.coverage, causal)
             for number, window in enumerate(windows):
-                shown = [replace(turns[i], target=i in window.targets) for i in range(window.start, window.stop)]
+                visible = window.shown(len(dialogue), self.config.before, self.config.after)
+                shown = [replace(turns[i], target=i in window.targets) for i in visible]
                 order = self.prompt.order(name, number, self.seed)
                 shape = self.prompt.shape(len(window.targets), order)
                 oracle = self._oracle(window, shown, [labels[i] for i in window.targets])
@@ -178,7 +190,7 @@ class Refiner:
             self.prompt.labels.classes,
             labels,
             [field.band(i) for i in field.targets],
-            len(turns) / (field.stride * field.coverage),
+            len(turns) / (field.stride * field.coverage + self.config.before + self.config.after),
             [list(turn.probabilities or ()) for turn in turns if turn.target],
             self.seed,
         )
