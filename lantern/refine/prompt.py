@@ -221,6 +221,11 @@ class Prompt:
         """What a reply about *count* target utterances must look like; its classes are in *order*."""
         return ReplyShape(count, order or self.labels.classes, self.elicitation)
 
+    def blank(self, order: tuple[str, ...] | None = None) -> tuple[dict[str, str], ...]:
+        """The messages about one turn without words and with equal probabilities (Zhao et al. 2021, "content-free")."""
+        equal = [1 / len(self.labels)] * len(self.labels)
+        return self.messages([Turn(Utterance("", "A", ""), equal)], order)
+
     def messages(self, turns: Sequence[Turn], order: tuple[str, ...] | None = None) -> tuple[dict[str, str], ...]:
         """System and user message for the utterances of one field; the targets are numbered from 1.
 

@@ -37,7 +37,15 @@ Tiny = Callable[..., list[str]]
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-@pytest.mark.parametrize("more", [(), ("weighting.fit_on=oof",), ("refine.limit_dialogues=2", "refine.samples=2")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("weighting.fit_on=oof",),
+        ("refine.limit_dialogues=2", "refine.samples=2"),
+        ("refine.calibrate=true", "prompt.permute=true", "refine.before=2"),
+    ],
+)
 def test_a_plan_agrees_with_the_run(tiny: Tiny, tmp_path: Path, more: tuple[str, ...]) -> None:
     overrides = tiny("backbone.epochs=1", *more)
     before = plan([preflight(compose(overrides), check_backend=False)])

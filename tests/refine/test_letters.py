@@ -227,6 +227,60 @@ def test_an_llm_that_knows_the_class_is_understood_under_any_order(seed: int) ->
     np.testing.assert_allclose(refined.fields.probabilities, np.broadcast_to([*graded.values()], (9, 3, 6)), atol=1e-9)
 
 
+@pytest.mark.parametrize("permute", [True, False])
+@pytest.mark.parametrize("context", ["both", "causal"])
+def test_calibration_divides_out_what_the_llm_prefers_for_an_empty_turn(permute: bool, context: str) -> None:
+    refiner, table = permuted(dialogues([9, 3]), EMOTIONS, 0, stride=2, coverage=2, context=context, calibrate=True)
+    refiner.prompt = Prompt(dataclasses.replace(refiner.prompt.config, permute=permute), EMOTIONS, None, "logprobs")
+    known = dict(zip(EMOTIONS.classes, (0.02, 0.04, 0.08, 0.4, 0.16, 0.3)))
+    liked = dict(zip("ABCDEF", (0.05, 0.05, 0.1, 0.1, 0.1, 0.6)))
+
+    def answer(request: Request) -> Reply:
+        empty = ': "" [' in request.messages[1]["content"]
+        total = 1.0 if empty else 0.3
+        return lettered(request, lambda name, letter: liked[letter] * (1.0 if empty else known[name]) / total)
+
+    engine = ScriptedEngine(answer)
+    refined, stats = refiner.refine(table, engine)
+    assert stats.failed_fields == 0
+    assert refined.fields is not None
+    expected = np.broadcast_to([*known.values()], (12, 2, 6))
+    np.testing.assert_allclose(refined.fields.probabilities, expected, atol=1e-9)
+    blanks = [request for request in engine.asked if ': "" [' in request.messages[1]["content"]]
+    assert len(blanks) == len({request.shape.classes for request in engine.asked if request.shape})
+    assert (len(blanks) > 3) == permute
+    sent = {request.key for question in refiner.questions(table) for request in question.sent}
+    assert sent == {request.key for request in engine.asked}  # what a plan counts
+    assert stats.prompts == len(sent)
+    assert stats.calls == stats.fields + len(blanks)
+
+
+def test_without_the_answer_for_the_empty_turn_a_field_has_none() -> None:
+    refiner, table = permuted(dialogues([4]), LABELS, 0, calibrate=True)
+
+    def answer(request: Request) -> Stored:
+        if ': "" [' in request.messages[1]["content"] and request.shape and request.shape.classes == LABELS.classes:
+            return Failure(FailureKind.SERVER_ERROR, "boom", 500)
+        return lettered(request, lambda *_: 0.5)
+
+    refined, stats = refiner.refine(table, ScriptedEngine(answer))
+    assert stats.failures == {"server_error": stats.unanswered}
+    assert 0 < stats.unanswered < stats.fields
+    assert refined.fields is not None
+    assert refined.fields.mask.any(axis=1).all()
+
+
+def test_the_simulated_llm_prefers_nothing() -> None:
+    found = dialogues([7])
+    plain, calibrated = (
+        asking(found, calibrate=calibrate).refine(table_of(found), ScriptedEngine(simulate))[0].fields
+        for calibrate in (False, True)
+    )
+    assert plain is not None
+    assert calibrated is not None
+    np.testing.assert_allclose(calibrated.probabilities, plain.probabilities, atol=1e-9)
+
+
 @pytest.mark.parametrize("elicitation", ["json", "logprobs"])
 def test_the_simulated_llm_knows_as_much_under_any_order(elicitation: str) -> None:
     found = dialogues([60])
