@@ -94,7 +94,7 @@ class RefineStats:
 
     fields: int = 0
     prompts: int = 0
-    """Distinct prompts, each sample by itself: fields that read the same share one."""
+    """Distinct prompts of a table, each sample by itself: fields that read the same share one."""
     calls: int = 0
     """Calls sent to the backend now; the rest came from the ledger."""
     repaired: int = 0
