@@ -111,6 +111,6 @@ def _requests(ready: ReadyRun, model: int) -> tuple[list[Request], bool]:
             exact, table = False, vanilla.placeholder(ready, split)
             # Placeholders look alike where the predictions of other models will not.
             changes = {"model": f"{config.llm.model}#{model}"}
-        made = [request for question in refiner.questions(table) for request in question.requests]
+        made = [request for question in refiner.questions(table) for request in question.sent]
         requests += [replace(request, **changes) for request in made]
     return requests, exact

@@ -26,6 +26,11 @@ class Field:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def shown(self, length: int, before: int = 0, after: int = 0) -> range:
+        """Indices of what the prompt shows: the window, and so many utterances more on each side of it, as far as a
+        dialogue of *length* utterances has them."""
+        return range(max(self.start - before, 0), min(self.stop + after, length))
+
     def band(self, index: int) -> int:
         """0 when utterance *index* is in the newest stretch of the window, ``t - 1`` in the oldest.
 

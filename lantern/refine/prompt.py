@@ -47,6 +47,9 @@ class PromptConfig:
     """Show what was said. false is a control: the LLM then has speakers and predictions only."""
     names: Annotated[str, OneOf("given", "masked")] = "given"
     """``given``, or ``masked``: A, B, ... in the order in which they first speak."""
+    permute: bool = False
+    """List the classes, and so their letters, in another order in each of an utterance's fields: the LLM's preference
+    for a letter or a place then averages out over them. See :meth:`Prompt.order`."""
     system: str = ""
     """System part; ``{classes}``, ``{scores}`` and ``{reply}`` stand for the paragraphs below."""
     scores: str = ""
@@ -87,6 +90,7 @@ class PromptConfig:
         parts = [self.system, self.scores, self.priors_note, self.question, self.letters]
         parts += [self.priors, str(self.dimensions)]
         parts += ["words withheld"] * (not self.words) + ["names masked"] * (self.names == "masked")
+        parts += ["classes permuted"] * self.permute
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -173,38 +177,73 @@ class Prompt:
     ) -> None:
         self.config, self.labels, self.elicitation = config, labels, elicitation
         self._dimensions = config.dimensions and score_range is not None
-        low, high = score_range or (0.0, 0.0)
-        letters = self.shape(1).letters
+        self._score_range = score_range or (0.0, 0.0)
+        self._systems = {labels.classes: self._render(labels.classes)}
+
+    def _render(self, order: tuple[str, ...]) -> str:
+        """The system part, which lists the classes in *order*."""
+        config, labels = self.config, self.labels
+        letters = self.shape(1, order).letters
         marks = [f" ({letter})" for letter in letters] if letters else [""] * len(labels)
-        described = zip(labels.classes, marks, strict=True)
+        described = zip(order, marks, strict=True)
         classes = "\n".join(f"- {name}{mark}: {labels.definitions.get(name, name)}" for name, mark in described)
         references = [] if config.priors == "none" else [config.priors_note]
         if self._dimensions:
+            low, high = self._score_range
             references.append(config.scores.format(low=f"{low:g}", high=f"{high:g}"))
-        example = {"1": dict.fromkeys(labels.classes, round(1 / len(labels), 2))}
+        example = {"1": dict.fromkeys(order, round(1 / len(labels), 2))}
         reply = json.dumps(example, ensure_ascii=False)
         system = config.system
         if letters:
             paragraphs = system.split("\n\n")
             system = "\n\n".join(config.letters if "{reply}" in part else part for part in paragraphs)
             reply = f"1: {letters[0]}\n2: {letters[-1]}"
-        self._system = system.format(classes=classes, scores="\n".join(references).strip(), reply=reply).strip()
+        return system.format(classes=classes, scores="\n".join(references).strip(), reply=reply).strip()
 
-    def shape(self, count: int) -> ReplyShape:
-        """What a reply about *count* target utterances must look like."""
-        return ReplyShape(count, self.labels.classes, self.elicitation)
+    def order(self, dialogue: str, field: int, seed: int) -> tuple[str, ...]:
+        """The classes in the order in which the prompt about a *dialogue*'s field of that number lists them.
 
-    def messages(self, turns: Sequence[Turn]) -> tuple[dict[str, str], ...]:
-        """System and user message for the utterances of one field; the targets are numbered from 1."""
+        With ``prompt.permute``, *seed* shuffles them once, and every field turns that list on: ``C`` successive fields
+        hold each class once in each place, and two successive ones hold it about half a list apart. There are only
+        ``C`` orders, so that providers can cache the system part of each.
+        """
+        classes = self.labels.classes
+        if not self.config.permute:
+            return classes
+        count = len(classes)
+        start = int.from_bytes(hashlib.sha256(dialogue.encode()).digest()[:8])
+        turn = (start + field) % count
+        turned = turn // 2 + turn % 2 * -(-count // 2)
+        shuffled = np.random.default_rng(seed).permutation(count)
+        return tuple(classes[k] for k in np.roll(shuffled, -turned))
+
+    def shape(self, count: int, order: tuple[str, ...] | None = None) -> ReplyShape:
+        """What a reply about *count* target utterances must look like; its classes are in *order*."""
+        return ReplyShape(count, order or self.labels.classes, self.elicitation)
+
+    def blank(self, order: tuple[str, ...] | None = None) -> tuple[dict[str, str], ...]:
+        """The messages about one turn without words and with equal probabilities (Zhao et al. 2021, "content-free")."""
+        equal = [1 / len(self.labels)] * len(self.labels)
+        return self.messages([Turn(Utterance("", "A", ""), equal)], order)
+
+    def messages(self, turns: Sequence[Turn], order: tuple[str, ...] | None = None) -> tuple[dict[str, str], ...]:
+        """System and user message for the utterances of one field; the targets are numbered from 1.
+
+        The classes are listed in *order*, without one in that of the label set.
+        """
+        order = order or self.labels.classes
+        if order not in self._systems:
+            self._systems[order] = self._render(order)
         numbers = itertools.count(1)
+        marks = [f"{next(numbers)}." if turn.target else "-" for turn in turns]
         lines = [
-            f"{f'{next(numbers)}.' if t.target else '-'} {self._speaker(t)}: {quote(t.utterance.text)}{self._notes(t)}"
-            for t in turns
+            f"{mark} {self._speaker(turn)}: {quote(turn.utterance.text)}{self._notes(turn, order)}"
+            for mark, turn in zip(marks, turns, strict=True)
         ]
         dialogue = "\n".join(["<dialogue>", *lines, "</dialogue>"])
         question = self.config.question.format(count=sum(t.target for t in turns)).strip()
         return (
-            {"role": "system", "content": self._system},
+            {"role": "system", "content": self._systems[order]},
             {"role": "user", "content": f"{dialogue}\n{question}"},
         )
 
@@ -213,11 +252,11 @@ class Prompt:
         name = turn.utterance.speaker
         return name if name.replace(" ", "").isalnum() else quote(name)
 
-    def _notes(self, turn: Turn) -> str:
+    def _notes(self, turn: Turn, order: Sequence[str]) -> str:
         notes = []
         if self.config.priors != "none" and turn.probabilities is not None:
-            pairs = zip(self.labels.classes, turn.probabilities)
-            notes.append(", ".join(f"{name} {value:.2f}" for name, value in pairs))
+            values = dict(zip(self.labels.classes, turn.probabilities))
+            notes.append(", ".join(f"{name} {values[name]:.2f}" for name in order if name in values))
         if self._dimensions and turn.scores is not None:
             notes.append(", ".join(f"{name} {value:.1f}" for name, value in zip(DIMENSIONS, turn.scores)))
         return f" [{'; '.join(notes)}]" if notes else ""

@@ -19,3 +19,10 @@ class Question:
     shape: ReplyShape
     requests: tuple[Request, ...]
     """One per sample."""
+    blank: Request | None = None
+    """The same prompt about an empty turn, whose answer is divided out of the others; the same for many questions."""
+
+    @property
+    def sent(self) -> tuple[Request, ...]:
+        """All requests that the answer needs."""
+        return self.requests if self.blank is None else (*self.requests, self.blank)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 Calls = Annotated[int, Within(least=1, most=100)]
 """A number that multiplies the calls; more is a typing error, and an expensive one."""
+LEAST_PREFERENCE = 1e-3
+"""Smallest probability of an empty turn that is divided out: a zero there is rounded, not certain."""
+Lines = Annotated[int, Within(least=0, most=1000)]
+"""Lines of context in every prompt; each one is paid for once per field."""
 
 
 @dataclass
@@ -48,8 +52,15 @@ class RefineConfig:
     context: Annotated[str, OneOf("both", "causal")] = "both"
     """``both``: a field shows what comes before and after; ``causal``: every utterance is the last one of its fields,
     at ``coverage`` times as many calls as utterances."""
+    before: Lines = 0
+    """Utterances before each field that the prompt shows but does not ask about."""
+    after: Lines = 0
+    """The same after each field; 0 with ``context=causal``."""
     samples: Calls = 1
     """Replies per prompt, averaged (self-consistency); more than one needs ``llm.temperature`` above 0."""
+    calibrate: bool = False
+    """Divide what the LLM replies about an empty turn, one more call for each order of the classes, out of its replies:
+    what it prefers before it has read anything (contextual calibration, Zhao et al. 2021)."""
     repair: bool = True
     """When a reply cannot be used, show the LLM its error once and let it answer again."""
     batch: bool = False
@@ -68,6 +79,11 @@ class RefineConfig:
 
     def __post_init__(self) -> None:
         check(self, "refine")
+        if self.context == "causal" and self.after:
+            raise UserError(
+                f"refine.after={self.after}: with refine.context=causal a field shows nothing that comes later; "
+                "set refine.after=0, or refine.context=both"
+            )
         if self.ledger is not None:
             check_location(self.ledger)
 
@@ -78,7 +94,7 @@ class RefineStats:
 
     fields: int = 0
     prompts: int = 0
-    """Distinct prompts, each sample by itself: fields that read the same share one."""
+    """Distinct prompts of a table, each sample by itself: fields that read the same share one."""
     calls: int = 0
     """Calls sent to the backend now; the rest came from the ledger."""
     repaired: int = 0
@@ -156,16 +172,29 @@ class Refiner:
             turns = turns_of(self.prompt.config, dialogue, table.vanilla[rows].tolist(), scores, self.seed)
             labels = [None if label < 0 else label for label in table.labels[rows].tolist()]
             causal = self.config.context == "causal"
-            for window in receptive_fields(len(dialogue), self.config.stride, self.config.coverage, causal):
-                shown = [replace(turns[i], target=i in window.targets) for i in range(window.start, window.stop)]
-                shape = self.prompt.shape(len(window.targets))
+            windows = receptive_fields(len(dialogue), self.config.stride, self.config.coverage, causal)
+            for number, window in enumerate(windows):
+                visible = window.shown(len(dialogue), self.config.before, self.config.after)
+                shown = [replace(turns[i], target=i in window.targets) for i in visible]
+                order = self.prompt.order(name, number, self.seed)
+                shape = self.prompt.shape(len(window.targets), order)
                 oracle = self._oracle(window, shown, [labels[i] for i in window.targets])
-                messages = self.prompt.messages(shown)
+                messages = self.prompt.messages(shown, order)
                 samples = [make_request(self.backend, messages, shape, k) for k in range(self.config.samples)]
                 requests = tuple(replace(sample, oracle=oracle) for sample in samples)
                 targets = tuple(rows.start + i for i in window.targets)
-                questions.append(Question(window, targets, shape, requests))
+                questions.append(Question(window, targets, shape, requests, self._blank(order)))
         return questions
+
+    def _blank(self, order: tuple[str, ...]) -> Request | None:
+        """The request about an empty turn that calibrates the replies to a prompt of that *order*."""
+        if not self.config.calibrate:
+            return None
+        request = make_request(self.backend, self.prompt.blank(order), self.prompt.shape(1, order))
+        if self.simulated is None:
+            return request
+        silent, equal = replace(self.simulated, noise=0.0, failure_rate=0.0), [1 / len(order)] * len(order)
+        return replace(request, oracle=oracle(silent, self.prompt.labels.classes, [None], [0], 1.0, [equal], self.seed))
 
     def _oracle(self, field: Field, turns: list[Turn], labels: list[int | None]) -> dict[str, object] | None:
         """What the simulated LLM answers from; None for a real one."""
@@ -176,7 +205,7 @@ class Refiner:
             self.prompt.labels.classes,
             labels,
             [field.band(i) for i in field.targets],
-            len(turns) / (field.stride * field.coverage),
+            len(turns) / (field.stride * field.coverage + self.config.before + self.config.after),
             [list(turn.probabilities or ()) for turn in turns if turn.target],
             self.seed,
         )
@@ -217,6 +246,7 @@ class Refiner:
         questions = self.questions(table)
         before = engine.calls
         requests = [request for question in questions for request in question.requests]
+        requests += {question.blank.key: question.blank for question in questions if question.blank}.values()
         histories = engine.run(requests, self.repair)
         paid: dict[str, list[Outcome]] = {request.key: history for request, history in zip(requests, histories)}
         stats = RefineStats(fields=len(questions), prompts=len(paid), calls=engine.calls - before)
@@ -226,7 +256,8 @@ class Refiner:
         for number, question in enumerate(questions):
             samples = histories[number * self.config.samples : (number + 1) * self.config.samples]
             repaired = any(len(history) > 1 and isinstance(history[-1], Answer) for history in samples)
-            failure = _fill(fields, question, [history[-1] for history in samples], repaired)
+            blank = paid[question.blank.key][-1] if question.blank else None
+            failure = _fill(fields, question, table.classes, [history[-1] for history in samples], blank, repaired)
             stats.repaired += repaired
             failures += [failure] if failure is not None else []
         lost = [failure for failure in failures if not failure.kind.content]
@@ -246,19 +277,29 @@ class Refiner:
         return replace(table, fields=fields, weights=None, merged=None), stats
 
 
-def _fill(fields: Fields, question: Question, samples: list[Outcome], repaired: bool) -> Failure | None:
-    """Put the mean of the usable *samples* into *fields*; the failure when there is none."""
+def _fill(
+    fields: Fields,
+    question: Question,
+    classes: tuple[str, ...],
+    samples: list[Outcome],
+    blank: Outcome | None,
+    repaired: bool,
+) -> Failure | None:
+    """Put the mean of the usable *samples*, calibrated by *blank*, into *fields*; the failure when there is none."""
     field, rows = question.field, np.array(question.rows)
     bands = np.array([field.band(i) for i in field.targets])
     fields.lengths[rows, bands], fields.repaired[rows, bands] = len(field), repaired
     fields.positions[rows, bands] = np.array(field.targets) - field.start
     usable = [sample for sample in samples if isinstance(sample, Answer)]
-    if not usable:
-        failure = samples[0]
-        assert isinstance(failure, Failure)
+    failure = blank if isinstance(blank, Failure) else None if usable else samples[0]
+    if isinstance(failure, Failure):
         fields.failures[rows, bands] = KINDS.index(failure.kind)
         return failure
     drawn = np.array([answer.probabilities for answer in usable])
+    if isinstance(blank, Answer):
+        drawn = drawn / np.maximum(blank.probabilities[0], LEAST_PREFERENCE)
+        drawn = drawn / drawn.sum(axis=-1, keepdims=True)
+    drawn = drawn[..., [question.shape.classes.index(name) for name in classes]]  # from the prompt's order
     mean = drawn.mean(axis=0)
     fields.failures[rows, bands], fields.probabilities[rows, bands] = ANSWERED, mean
     fields.raw_sums[rows, bands] = np.mean([answer.sums for answer in usable], axis=0)

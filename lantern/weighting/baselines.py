@@ -9,21 +9,31 @@ from lantern.weighting.features import WeightingInputs, floored_log
 
 
 class TemperatureScaling(nn.Module):
-    """The vanilla prediction at one learned temperature (Guo et al. 2017); ignores the LLM."""
+    """The vanilla prediction at one learned temperature (Guo et al. 2017); ignores the LLM.
 
-    def __init__(self, *, scale: float = 1.0) -> None:
+    With *classes*, an offset for each of them is learned too (vector scaling).
+    """
+
+    def __init__(self, *, scale: float = 1.0, classes: int | None = None) -> None:
         super().__init__()
         self.scale = scale
+        self.offset = None if classes is None else nn.Parameter(torch.zeros(classes, dtype=torch.float64))
         self.log_temperature = nn.Parameter(torch.zeros((), dtype=torch.float64))
 
     def forward(self, inputs: WeightingInputs) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities ``[N, C]`` and weights ``[N, 1 + T]``, all on the vanilla source."""
-        logits = floored_log(inputs.vanilla, 1e-12) * (-self.log_temperature).exp()
+        logits = floored_log(inputs.vanilla, 1e-12)
+        if self.offset is not None:
+            logits = logits + self.offset
+        logits = logits * (-self.log_temperature).exp()
         return logits.log_softmax(-1), _only_vanilla(inputs)
 
     def penalty(self) -> Tensor:
         """Minus the log-density of the prior, up to a constant."""
-        return self.log_temperature.square() / (2 * self.scale**2)
+        total = self.log_temperature.square()
+        if self.offset is not None:
+            total = total + self.offset.square().sum()
+        return total / (2 * self.scale**2)
 
 
 class LogisticStacking(nn.Module):

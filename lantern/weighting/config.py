@@ -33,6 +33,9 @@ class WeightingConfig:
     unanchor: bool = True
     """A learned share of the vanilla prediction is divided out of the replies before they are merged, since the LLM saw
     it in the prompt and repeats part of it. The share starts at 0."""
+    offsets: bool = True
+    """A learned offset per class on the log-probabilities of the replies, shared by the bands (vector scaling, Guo et
+    al. 2017): it undoes an LLM's preference for a class. The offsets start at 0."""
     floor: Annotated[float, Within(above=0, most=0.05)] = 0.001
     """Smallest probability that is told apart from zero by the log pool, by stacking and by the attention's inputs;
     replies carry two or three decimals, so a zero in them is not evidence of impossibility."""
@@ -42,7 +45,7 @@ class WeightingConfig:
     bias_scale: Positive = 3.0
     """Standard deviation of the prior on the band biases; the prior mean is the plain mean of all sources."""
     temperature_scale: Positive = 1.0
-    """Standard deviation of the prior on log-temperatures and on the share of *unanchor*."""
+    """Standard deviation of the prior on log-temperatures, on the share of *unanchor* and on *offsets*."""
     stacking_scale: Positive = 0.1
     """Standard deviation of the prior on stacking coefficients; the prior mean is the vanilla prediction."""
     epochs: Count = 12

@@ -22,9 +22,10 @@ class AttentionWeighting(nn.Module):
     ``q`` from ``(log p₀, d)``, ``k`` from ``(log p_f, r_f, agreement with p₀)``; merged ``= Σ α p^(1/τ)`` with one
     learned temperature for the vanilla source and one for the LLM's. With *unanchor* a field enters the pool as
     ``p_f / p₀^a``, ``a`` learned: the vanilla prediction stands in the prompt, and the share of it that the LLM repeats
-    would otherwise be counted once per field. A new module gives every source that is there, the vanilla one included,
-    the same weight at temperature 1 and ``a = 0``: the plain mean. An utterance without a single reply keeps its
-    vanilla probabilities untouched.
+    would otherwise be counted once per field. With *offsets* it enters as ``p_f · exp(o)``, ``o`` a learned offset per
+    class that all bands share: it undoes an LLM's preference for a class. A new module gives every source that is
+    there, the vanilla one included, the same weight at temperature 1, ``a = 0`` and ``o = 0``: the plain mean. An
+    utterance without a single reply keeps its vanilla probabilities untouched.
 
     Args:
         classes: ``C``.
@@ -35,8 +36,9 @@ class AttentionWeighting(nn.Module):
         use_dimensions: whether ``d`` is part of the query.
         recalibrate: learned exponent on the linear pool.
         unanchor: learned share of the vanilla prediction that is divided out of the replies.
+        offsets: learned offset per class on the log-probabilities of the replies (vector scaling, Guo et al. 2017).
         floor: smallest probability told apart from zero.
-        scales: standard deviations of the priors on (query and key weights, biases, temperatures and anchor).
+        scales: standard deviations of the priors on (query and key weights, biases, temperatures, anchor and offsets).
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class AttentionWeighting(nn.Module):
         use_dimensions: bool = True,
         recalibrate: bool = True,
         unanchor: bool = True,
+        offsets: bool = True,
         floor: float = 1e-3,
         scales: tuple[float, float, float] = (0.15, 3.0, 1.0),
     ) -> None:
@@ -62,6 +65,7 @@ class AttentionWeighting(nn.Module):
         """Of the vanilla source and of the LLM's."""
         self.log_exponent = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=self.recalibrate)
         self.anchor = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=unanchor)
+        self.offset = nn.Parameter(torch.zeros(classes, dtype=torch.float64), requires_grad=offsets)
         if attend:
             inputs = classes + (DIMENSIONS if use_dimensions else 0)
             self.query = nn.Linear(inputs, hidden, dtype=torch.float64)
@@ -101,9 +105,8 @@ class AttentionWeighting(nn.Module):
         log_vanilla, log_refined = floored_log(inputs.vanilla, floor), floored_log(inputs.refined, floor)
         vanilla_inverse, refined_inverse = (-self.log_temperature).exp()
         repeated = self.anchor * floored_log(inputs.vanilla, self.floor).unsqueeze(1)
-        logs = torch.cat(
-            ((log_vanilla * vanilla_inverse).unsqueeze(1), (log_refined - repeated) * refined_inverse), dim=1
-        )
+        corrected = (log_refined + self.offset - repeated) * refined_inverse
+        logs = torch.cat(((log_vanilla * vanilla_inverse).unsqueeze(1), corrected), dim=1)
         if self.pool == "log":
             merged = torch.einsum("ns,nsc->nc", weights, logs).log_softmax(-1)
         else:
@@ -117,9 +120,8 @@ class AttentionWeighting(nn.Module):
         """Minus the log-density of the priors, up to a constant."""
         attention, bias, temperature = self.scales
         total = self.bias.square().sum() / (2 * bias**2)
-        total = total + (self.log_temperature.square().sum() + self.log_exponent.square() + self.anchor.square()) / (
-            2 * temperature**2
-        )
+        shape = self.log_temperature.square().sum() + self.log_exponent.square() + self.anchor.square()
+        total = total + (shape + self.offset.square().sum()) / (2 * temperature**2)
         if self.attend:
             weights = self.query.weight.square().sum() + self.key.weight.square().sum()
             total = total + (weights + (self.query.bias / _STRUCTURE).square().sum()) / (2 * attention**2)

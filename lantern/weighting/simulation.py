@@ -16,18 +16,28 @@ CLASSES = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
 class World:
     """Evidence of each source is ``x ~ N(skill · e_y, I)``; its posterior is ``softmax(skill · x)``.
 
-    A reply *states* ``softmax(gain · skill · x + anchor · log p₀)``. The noise of the fields is correlated (the
-    same LLM reads the same utterance), so the Bayes-optimal merge is ``softmax(log p₀ + Σ_f (R⁻¹ skill)_f x_f)`` over
-    the fields that are there, ``R`` being the noise covariance; without correlation, ``softmax(log p₀ + Σ skill · x)``.
+    A reply *states* ``softmax(gain · skill · x + anchor · log p₀ + favour · e_k)``, ``k`` being the class, or the class
+    at the letter, that the LLM favours. The noise of the fields is correlated (the same LLM reads the same utterance),
+    so the Bayes-optimal merge is ``softmax(log p₀ + Σ_f (R⁻¹ skill)_f x_f)`` over the fields that are there, ``R``
+    being the noise covariance; without correlation, ``softmax(log p₀ + Σ skill · x)``. It knows what the LLM favours.
     """
 
     vanilla: float = 1.8
+    tilt: float = 0.0
+    """Log-odds by which the vanilla model favours one class."""
     skills: tuple[float, ...] = (0.5, 1.0, 1.5)
     gain: float = 2.0
     anchor: float = 0.0
     """How much of the vanilla prediction, which the prompt shows, a reply repeats."""
+    favour: float = 0.0
+    """Log-odds by which a reply favours one class, whatever was said."""
+    rotating: bool = False
+    """The LLM favours a letter and the order of the classes moves on from field to field: the favoured class is another
+    one in each of an utterance's fields."""
     correlation: float = 0.0
     """Of the noise of two fields."""
+    decimals: int = 3
+    """Of the numbers in a reply; token probabilities have more."""
     missing: float = 0.05
     short: float = 1.0
     """Skill is multiplied by this in cut fields, and the LLM does not know."""
@@ -44,7 +54,7 @@ def draw(world: World, utterances: int, seed: int, *, length: int = 40) -> tuple
     c, t, n = len(CLASSES), len(world.skills), utterances
     y = rng.integers(c, size=n)
     x0 = rng.normal(size=(n, c)) + world.vanilla * np.eye(c)[y]
-    vanilla = softmax(world.vanilla * x0)
+    vanilla = softmax(world.vanilla * x0 + world.tilt * np.eye(c)[CLASSES.index("sad")])
     cut = rng.random((n, t)) < 0.25
     skill = np.array(world.skills)[None, :] * np.where(cut, world.short, 1.0)
     shared = np.sqrt(world.correlation) * rng.normal(size=(n, 1, c))
@@ -54,7 +64,11 @@ def draw(world: World, utterances: int, seed: int, *, length: int = 40) -> tuple
     optimal = world.vanilla * x0
     if world.kind == "skilled":
         stated = world.gain * np.array(world.skills)[:, None]
-        replies = softmax(stated * x + world.anchor * world.vanilla * x0[:, None])
+        liked = np.full((n, t), CLASSES.index("neutral"))
+        if world.rotating:
+            liked = (rng.integers(c, size=(n, 1)) + np.arange(t)) % c
+        favoured = world.favour * np.eye(c)[liked]
+        replies = softmax(stated * x + world.anchor * world.vanilla * x0[:, None] + favoured)
         covariance = np.full((t, t), world.correlation) + (1 - world.correlation) * np.eye(t)
         inverse = np.linalg.pinv(covariance * present[:, :, None] * present[:, None, :])
         optimal = optimal + (np.einsum("nij,nj->ni", inverse, skill * present)[..., None] * x).sum(1)
@@ -71,7 +85,7 @@ def draw(world: World, utterances: int, seed: int, *, length: int = 40) -> tuple
             "uniform": lambda: np.full((n, t, c), 1 / c),
             "onehot": lambda: np.eye(c)[rng.integers(c, size=(n, t))] * 0.94 + 0.01,
         }[world.kind]()
-    replies = np.round(replies, 3)
+    replies = np.round(replies, world.decimals)
     replies = replies / replies.sum(-1, keepdims=True)
     places = np.arange(n)
     refusal = KINDS.index(FailureKind.REFUSAL)

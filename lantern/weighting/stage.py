@@ -25,7 +25,7 @@ from lantern.weighting.training import fit, fitting, negative_log_likelihood, tr
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "weighting.ckpt"
-_SCHEMA = 2
+_SCHEMA = 3
 _LEARNED = {"attention": ("band", "attention"), "band": ("band",), "stacking": ("stacking",)}
 
 
@@ -95,9 +95,13 @@ class FittedWeighting:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # noqa: BLE001  torch raises what it likes for a file that is not its own
             raise UserError(f"{path} is not a weighting checkpoint ({type(error).__name__})") from None
-        if not isinstance(state, dict) or type(state.get("schema")) is not int or state["schema"] != _SCHEMA:
+        if not isinstance(state, dict) or type(state.get("schema")) is not int or state["schema"] not in (2, _SCHEMA):
             raise UserError(f"{path} is not a weighting checkpoint of schema {_SCHEMA}")
         try:
+            if state["schema"] == 2:  # from before the offsets
+                state["config"]["offsets"] = False
+                if "bias" in state["module"]:
+                    state["module"]["offset"] = torch.zeros(len(state["classes"]), dtype=torch.float64)
             config = WeightingConfig(**state["config"])
             classes, coverage, choice = tuple(state["classes"]), int(state["coverage"]), state["choice"]
             module = _build(choice, config, len(classes), coverage)
@@ -241,8 +245,8 @@ def compare_baselines(
 
 
 def _build(name: str, config: WeightingConfig, classes: int, coverage: int) -> nn.Module:
-    if name == "temperature":
-        return TemperatureScaling(scale=config.temperature_scale)
+    if name in ("temperature", "vector"):
+        return TemperatureScaling(scale=config.temperature_scale, classes=classes if name == "vector" else None)
     if name in ("attention", "band"):
         return AttentionWeighting(
             classes,
@@ -253,6 +257,7 @@ def _build(name: str, config: WeightingConfig, classes: int, coverage: int) -> n
             use_dimensions=config.use_dimensions,
             recalibrate=config.recalibrate,
             unanchor=config.unanchor,
+            offsets=config.offsets,
             floor=config.floor,
             scales=(config.attention_scale, config.bias_scale, config.temperature_scale),
         )
@@ -277,7 +282,11 @@ def _predict(module: nn.Module, inputs: WeightingInputs) -> Merge:
 def _choose(
     config: WeightingConfig, inputs: WeightingInputs, dialogues: np.ndarray, report: dict[str, Any]
 ) -> tuple[str, str]:
-    """The richest candidate whose held-out log-loss is low enough, and why; *dialogues* are their ids, ``[N]``."""
+    """The richest candidate whose held-out log-loss is low enough, and why; *dialogues* are their ids, ``[N]``.
+
+    With offsets, a merge must also be better than the vanilla prediction with offsets of its own: what those correct
+    without any reply is no gain from the LLM.
+    """
     if not len(inputs):
         return "vanilla", "no labelled utterance has a reply"
     if not config.guard:
@@ -286,7 +295,8 @@ def _choose(
     groups = len(names)
     if groups < 2:
         return "vanilla", "cross-validation needs at least two dialogues"
-    candidates = ("temperature", *_LEARNED[config.name])
+    alone = ("temperature", "vector") if config.offsets else ("temperature",)
+    candidates = (*alone, *_LEARNED[config.name])
     losses = {name: np.zeros(len(inputs)) for name in candidates}
     fold = np.random.default_rng(0).permutation(groups)[group] % min(config.folds, groups)
     for k in range(min(config.folds, groups)):
@@ -298,13 +308,14 @@ def _choose(
             with torch.no_grad():
                 losses[name][fold == k] = negative_log_likelihood(module(held)[0], held.labels).numpy()
     report["held_out"] = {name: float(loss.mean()) for name, loss in losses.items()}
-    best = "temperature"
+    best = candidates[0]
     for name in candidates[1:]:
         gain = np.bincount(group, losses[best] - losses[name], groups)
         error = float(np.sqrt(groups / (groups - 1) * np.square(gain - gain.mean()).sum()))
         if gain.sum() > config.margin * error:
             best = name
-    if best == "temperature":
-        reason = "no learned merge has a lower held-out log-loss than the vanilla prediction at its temperature"
+    if best in alone:
+        scaled = "temperature" if best == "temperature" else "temperature and class offsets"
+        reason = f"no learned merge has a lower held-out log-loss than the vanilla prediction at its {scaled}"
         return "vanilla", reason
     return best, "lowest held-out log-loss" if best == config.name else f"{config.name} does not improve on {best}"

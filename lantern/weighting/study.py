@@ -23,6 +23,9 @@ SKILLED: dict[str, World] = {
     "two bands, skills 0.7 and 1.6": World(skills=(0.7, 1.6)),
     "skills 1.5, worthless in cut fields": World(skills=(1.5, 1.5), short=0.0),
     "hard votes, right in 50, 65 and 80 %": World(kind="votes", skills=(0.5, 0.65, 0.8)),
+    "replies favour one class": World(gain=1.0, favour=4.0),
+    "letters, the LLM favours one, one order of classes": World(favour=8.0, decimals=6),
+    "letters, the LLM favours one, the order moves on": World(favour=2.0, rotating=True, decimals=6),
     "equal skills 1.0": World(skills=(1.0, 1.0, 1.0)),
 }
 """Worlds in which the LLM knows something, by what they are."""
@@ -30,6 +33,7 @@ USELESS: dict[str, World] = {
     "random vectors": World(kind="random"),
     "always the same class": World(kind="oneclass"),
     "uniform": World(kind="uniform"),
+    "uniform, the vanilla model favours a class": World(kind="uniform", tilt=1.5),
     "one random class, sure": World(kind="onehot"),
     "a sharpened copy of the vanilla prediction": World(kind="copy"),
 }

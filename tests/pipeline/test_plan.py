@@ -37,7 +37,15 @@ Tiny = Callable[..., list[str]]
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-@pytest.mark.parametrize("more", [(), ("weighting.fit_on=oof",), ("refine.limit_dialogues=2", "refine.samples=2")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("weighting.fit_on=oof",),
+        ("refine.limit_dialogues=2", "refine.samples=2"),
+        ("prompt.permute=true", "refine.before=2"),
+    ],
+)
 def test_a_plan_agrees_with_the_run(tiny: Tiny, tmp_path: Path, more: tuple[str, ...]) -> None:
     overrides = tiny("backbone.epochs=1", *more)
     before = plan([preflight(compose(overrides), check_backend=False)])
@@ -119,6 +127,16 @@ def test_after_an_interruption_only_the_rest_is_planned(tiny: Tiny) -> None:
     assert (found.to_reuse, found.exact) == (1, False), "the test split has not been predicted"
     llm = run(preflight(compose(overrides)), Recorder())["llm"]
     assert 0 < found.asking.calls == llm["calls"] < found.asking.prompts == llm["prompts"]
+
+
+def test_a_plan_counts_the_calls_about_an_empty_turn(tiny: Tiny) -> None:
+    overrides = tiny("backbone.epochs=1", "refine.calibrate=true", "prompt.permute=true")
+    ready = preflight(compose(overrides))
+    plain, found = (plan([preflight(compose([*overrides, *more]))]) for more in (["refine.calibrate=false"], []))
+    assert plain.asking is not None
+    assert found.asking is not None
+    assert found.asking.calls == plain.asking.calls + len(ready.corpus.label_set)
+    assert run(ready, Recorder())["llm"]["calls"] == found.asking.calls
 
 
 def test_the_embedded_models_json_is_foreseen(tmp_path: Path) -> None:

@@ -52,3 +52,15 @@ def test_causal_fields_end_at_the_utterance_and_hold_it_once_per_band() -> None:
                 assert field.start == max(0, field.stop - (field.band(target) + 1) * stride)
                 bands.setdefault(target, []).append(field.band(target))
             assert bands == {i: list(range(coverage)) for i in range(length)}
+
+
+def test_context_lines_stay_inside_the_dialogue() -> None:
+    first, *_, last = receptive_fields(10, stride=2, coverage=2)
+    assert [*first.shown(10, before=3, after=4)] == [0, 1, 2, 3, 4, 5]
+    assert [*last.shown(10, before=3, after=4)] == [5, 6, 7, 8, 9]
+    for length, causal, before, after in itertools.product((1, 7, 10), (False, True), (0, 2, 50), (0, 1, 50)):
+        for field in receptive_fields(length, 2, 2, causal):
+            shown = field.shown(length, before, after)
+            assert set(shown) == set(range(field.start - before, field.stop + after)) & set(range(length))
+            assert set(field.targets) <= set(shown)
+            assert field.shown(length) == range(field.start, field.stop)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lantern.config.compose import compose
-from lantern.corpora.types import LabelSet
+from lantern.corpora.types import Dialogue, LabelSet
 from lantern.errors import FailureKind, UserError
 from lantern.refine.backends.config import BackendConfig
 from lantern.refine.backends.embedded import bind
@@ -21,6 +23,7 @@ from lantern.refine.questions import RefineConfig, Refiner
 from lantern.refine.reply import parse
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Answer, Failure, Outcome, Reply, Request, Stored
+from lantern.tables import PredictionTable, Row
 from tests.refine.test_prompt import turn
 from tests.refine.test_questions import LABELS, ScriptedEngine, dialogues, table_of
 
@@ -143,11 +146,12 @@ def test_elicitations_have_names() -> None:
         BackendConfig(name="c", model="openai/x", elicitation="logprob")
 
 
-def asking(found: Any, elicitation: str = "json", **settings: Any) -> Refiner:
+def asking(found: Any, elicitation: str = "json", permute: bool = False, seed: int = 0, **settings: Any) -> Refiner:
     config = compose(["llm=simulated"])
-    refine = RefineConfig(stride=2, coverage=2, **settings)
+    refine = RefineConfig(**{"stride": 2, "coverage": 2, **settings})
     backend = dataclasses.replace(config.llm, elicitation=elicitation)
-    return Refiner(found, Prompt(config.prompt, LABELS, None, elicitation), refine, backend, SimulatedConfig())
+    prompt = Prompt(dataclasses.replace(config.prompt, permute=permute), LABELS, None, elicitation)
+    return Refiner(found, prompt, refine, backend, SimulatedConfig(), seed)
 
 
 def test_letters_go_through_the_refiner() -> None:
@@ -162,6 +166,159 @@ def test_letters_go_through_the_refiner() -> None:
     _, stats = asking(found, "logprobs").refine(table, engine)
     assert set(stats.failures) == {"no_logprobs"}
     assert stats.calls == stats.fields  # asking again would bring the same
+
+
+EMOTIONS = LabelSet("six", ("happy", "sad", "neutral", "angry", "excited", "frustrated"))
+
+
+def lettered(request: Request, likely: Callable[[str, str], float]) -> Reply:
+    """A reply by letters in which each class's token has the probability that *likely* gives its name and letter.
+
+    It reads the classes and their letters from the system message, as an LLM does.
+    """
+    assert request.shape is not None
+    listed = re.findall(r"^- (\w+) \((\w)\): ", request.messages[0]["content"], re.MULTILINE)
+    assert tuple(name for name, _ in listed) == request.shape.classes
+    top = {letter: likely(name, letter) for name, letter in listed}
+    best = max(top, key=lambda letter: top[letter])
+    return reply(*(t for n in request.shape.numbers for t in (token(f"{n}: "), token(best, **top), token("\n"))))
+
+
+def permuted(found: dict[str, Dialogue], labels: LabelSet, seed: int, **settings: Any) -> tuple[Refiner, Any]:
+    config = compose(["llm=vllm", "llm.elicitation=logprobs", "prompt.permute=true"])
+    prompt = Prompt(config.prompt, labels, None, "logprobs")
+    refiner = Refiner(found, prompt, RefineConfig(**settings), config.llm, seed=seed)
+    vanilla = [1 / len(labels)] * len(labels)
+    rows = [
+        Row(d.id, u.id, i, u.speaker, i % len(labels), None, vanilla)
+        for d in found.values()
+        for i, u in enumerate(d.utterances)
+    ]
+    return refiner, PredictionTable.from_rows(labels.classes, rows, "dev")
+
+
+@pytest.mark.parametrize("context", ["both", "causal"])
+@pytest.mark.parametrize("count", [2, 3, 5, 6])
+def test_a_preference_for_a_letter_averages_out_over_all_orders(count: int, context: str) -> None:
+    labels = LabelSet("some", EMOTIONS.classes[:count])
+    found = dialogues([7, 1, 4])
+    refiner, table = permuted(found, labels, seed=3, stride=1, coverage=count, context=context)
+    last = "ABCDEF"[count - 1]
+    engine = ScriptedEngine(lambda request: lettered(request, lambda _, letter: 0.5 if letter == last else 0.02))
+    refined, stats = refiner.refine(table, engine)
+    assert stats.failed_fields == 0
+    assert refined.fields is not None
+    logs = np.log(refined.fields.probabilities)
+    assert np.ptp(logs) > 2
+    # The replies say nothing but a letter: together they say nothing at all.
+    assert np.ptp(logs.sum(axis=1), axis=1) == pytest.approx(0)
+    assert refined.uniform_mean() == pytest.approx(1 / count)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_an_llm_that_knows_the_class_is_understood_under_any_order(seed: int) -> None:
+    refiner, table = permuted(dialogues([9]), EMOTIONS, seed, stride=2, coverage=3)
+    graded = dict(zip(EMOTIONS.classes, (0.02, 0.04, 0.08, 0.4, 0.16, 0.3)))
+    engine = ScriptedEngine(lambda request: lettered(request, lambda name, _: graded[name]))
+    refined, _ = refiner.refine(table, engine)
+    assert refined.fields is not None
+    orders = {request.shape.classes for request in engine.asked if request.shape}
+    assert len(orders) == len(EMOTIONS)
+    np.testing.assert_allclose(refined.fields.probabilities, np.broadcast_to([*graded.values()], (9, 3, 6)), atol=1e-9)
+
+
+@pytest.mark.parametrize("permute", [True, False])
+@pytest.mark.parametrize("context", ["both", "causal"])
+def test_calibration_divides_out_what_the_llm_prefers_for_an_empty_turn(permute: bool, context: str) -> None:
+    refiner, table = permuted(dialogues([9, 3]), EMOTIONS, 0, stride=2, coverage=2, context=context, calibrate=True)
+    refiner.prompt = Prompt(dataclasses.replace(refiner.prompt.config, permute=permute), EMOTIONS, None, "logprobs")
+    known = dict(zip(EMOTIONS.classes, (0.02, 0.04, 0.08, 0.4, 0.16, 0.3)))
+    liked = dict(zip("ABCDEF", (0.05, 0.05, 0.1, 0.1, 0.1, 0.6)))
+
+    def answer(request: Request) -> Reply:
+        empty = ': "" [' in request.messages[1]["content"]
+        total = 1.0 if empty else 0.3
+        return lettered(request, lambda name, letter: liked[letter] * (1.0 if empty else known[name]) / total)
+
+    engine = ScriptedEngine(answer)
+    refined, stats = refiner.refine(table, engine)
+    assert stats.failed_fields == 0
+    assert refined.fields is not None
+    expected = np.broadcast_to([*known.values()], (12, 2, 6))
+    np.testing.assert_allclose(refined.fields.probabilities, expected, atol=1e-9)
+    blanks = [request for request in engine.asked if ': "" [' in request.messages[1]["content"]]
+    assert len(blanks) == len({request.shape.classes for request in engine.asked if request.shape})
+    assert (len(blanks) > 3) == permute
+    sent = {request.key for question in refiner.questions(table) for request in question.sent}
+    assert sent == {request.key for request in engine.asked}  # what a plan counts
+    assert stats.prompts == len(sent)
+    assert stats.calls == stats.fields + len(blanks)
+
+
+def test_without_the_answer_for_the_empty_turn_a_field_has_none() -> None:
+    refiner, table = permuted(dialogues([4]), LABELS, 0, calibrate=True)
+
+    def answer(request: Request) -> Stored:
+        if ': "" [' in request.messages[1]["content"] and request.shape and request.shape.classes == LABELS.classes:
+            return Failure(FailureKind.SERVER_ERROR, "boom", 500)
+        return lettered(request, lambda *_: 0.5)
+
+    refined, stats = refiner.refine(table, ScriptedEngine(answer))
+    assert stats.failures == {"server_error": stats.unanswered}
+    assert 0 < stats.unanswered < stats.fields
+    assert refined.fields is not None
+    assert refined.fields.mask.any(axis=1).all()
+
+
+def test_the_simulated_llm_prefers_nothing() -> None:
+    found = dialogues([7])
+    plain, calibrated = (
+        asking(found, calibrate=calibrate).refine(table_of(found), ScriptedEngine(simulate))[0].fields
+        for calibrate in (False, True)
+    )
+    assert plain is not None
+    assert calibrated is not None
+    np.testing.assert_allclose(calibrated.probabilities, plain.probabilities, atol=1e-9)
+
+
+@pytest.mark.parametrize("elicitation", ["json", "logprobs"])
+def test_the_simulated_llm_knows_as_much_under_any_order(elicitation: str) -> None:
+    found = dialogues([60])
+    means = []
+    for permute in (False, True):
+        table, stats = asking(found, elicitation, permute).refine(table_of(found), ScriptedEngine(simulate))
+        assert stats.failed_fields == 0
+        assert table.fields is not None
+        gold = np.take_along_axis(table.fields.probabilities, table.labels[:, None, None], axis=2)
+        means.append(float(gold.mean()))
+    assert means == pytest.approx([0.7, 0.7], abs=0.08)
+
+
+def test_orders_are_the_same_in_every_run_and_few_enough_to_be_cached() -> None:
+    prompt = Prompt(compose(["prompt.permute=true"]).prompt, EMOTIONS, None, "logprobs")
+    orders = {prompt.order(f"d{k}", field, seed=5) for k in range(20) for field in range(20)}
+    assert len(orders) == len(EMOTIONS)
+    assert all(sorted(order) == sorted(EMOTIONS.classes) for order in orders)
+    assert {prompt.order(f"d{k}", 0, seed=5) for k in range(20)} == orders
+    assert prompt.order("d0", 0, seed=5) == prompt.order("d0", 0, seed=5) != prompt.order("d0", 1, seed=5)
+    assert len({prompt.order("d0", 0, seed) for seed in range(20)}) > 10
+    # Two successive fields hold a class about half a list apart, but where a round of orders ends.
+    moves = []
+    for field in range(len(EMOTIONS)):
+        first, second = prompt.order("d0", field, 0), prompt.order("d0", field + 1, 0)
+        moves.append(max(abs(abs(first.index(name) - second.index(name)) - 3) for name in first))
+    assert sorted(moves)[:-1] == [0, 0, 0, 1, 1]
+    same = Prompt(compose([]).prompt, EMOTIONS, None, "logprobs")
+    assert same.order("d0", 1, seed=5) == EMOTIONS.classes
+    assert same.config.digest != prompt.config.digest
+
+
+def test_the_predictions_in_a_prompt_are_listed_in_its_order() -> None:
+    prompt = Prompt(compose(["prompt.permute=true"]).prompt, LABELS, None)
+    system, user = prompt.messages([turn("a")], ("sad", "happy"))
+    assert "[sad 0.75, happy 0.25]" in user["content"]
+    assert system["content"].index("- sad") < system["content"].index("- happy")
+    assert prompt.messages([turn("a")], LABELS.classes) == prompt.messages([turn("a")])
 
 
 def test_samples_are_averaged_and_their_spread_is_kept() -> None:

@@ -270,3 +270,52 @@ def test_simulated_failures_are_cut_off() -> None:
     failure = parse(simulate(request), request.shape)
     assert isinstance(failure, Failure)
     assert failure.kind == "cut_off"
+
+
+def shown_of(request: Request) -> list[str]:
+    """Number and words of every line of the dialogue in a prompt."""
+    lines = request.messages[1]["content"].partition("</dialogue>")[0].splitlines()[1:]
+    return [f"{line.split()[0]} {json.loads(line.partition(': ')[2].partition(' [')[0])}" for line in lines]
+
+
+def test_context_lines_are_shown_and_not_asked_about() -> None:
+    found = dialogues([9])
+    plain, table = refiner(found).questions(table_of(found)), table_of(found)
+    wide = refiner(found, before=3, after=1)
+    questions = wide.questions(table)
+    assert [q.rows for q in questions] == [q.rows for q in plain]
+    assert [q.shape for q in questions] == [q.shape for q in plain]
+    field = questions[2]
+    assert (field.field.start, field.field.stop) == (2, 6)
+    numbers = ["-", "-", "1.", "2.", "3.", "4.", "-"]
+    assert shown_of(field.requests[0]) == [f"{number} line 0 {i}" for i, number in enumerate(numbers)]
+    assert field.requests[0].messages[1]["content"].endswith(plain[2].requests[0].messages[1]["content"][-40:])
+    engine = ScriptedEngine(good)
+    refined, stats = wide.refine(table, engine)
+    assert stats.failed_fields == 0
+    assert refined.fields is not None
+    first = refiner(found).refine(table, ScriptedEngine(good))[0].fields
+    assert first is not None
+    for name in ("probabilities", "lengths", "positions"):  # a field is as long as before
+        np.testing.assert_array_equal(getattr(refined.fields, name), getattr(first, name))
+
+
+def test_context_lines_of_a_causal_field_come_before_it() -> None:
+    found = dialogues([6])
+    questions = refiner(found, context="causal", before=2).questions(table_of(found))
+    for question in questions:
+        (row,) = question.rows
+        lines = shown_of(question.requests[0])
+        assert lines[-1] == f"1. line 0 {row}"
+        assert lines[:-1] == [f"- line 0 {i}" for i in range(max(0, question.field.start - 2), row)]
+    with pytest.raises(UserError, match=r"refine\.after=2: with refine\.context=causal .* refine\.after=0"):
+        RefineConfig(context="causal", after=2)
+    with pytest.raises(UserError, match=r"refine\.before=-1"):
+        RefineConfig(before=-1)
+
+
+def test_the_simulated_llm_sees_the_share_of_the_context_that_is_there() -> None:
+    found = dialogues([12])
+    questions = refiner(found, SimulatedConfig(), before=3, after=1).questions(table_of(found))
+    shares = [(question.requests[0].oracle or {})["context"] for question in questions]
+    assert shares == [pytest.approx(lines / 8, abs=1e-6) for lines in (3, 5, 7, 8, 8, 7, 5)]

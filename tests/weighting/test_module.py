@@ -82,7 +82,7 @@ def by_hand(module: AttentionWeighting, inputs: WeightingInputs, row: int) -> tu
     least = 1e-12 if module.pool == "linear" else floor
     logs = [np.log(np.maximum(vanilla, least)) / warm]
     repeated = p["anchor"] * np.log(np.maximum(vanilla, floor))
-    logs += [(np.log(np.maximum(vector, least)) - repeated) / warm_llm for vector in sources[1:]]
+    logs += [(np.log(np.maximum(vector, least)) + p["offset"] - repeated) / warm_llm for vector in sources[1:]]
     if module.pool == "log":
         merged = softmax(sum(a * log for a, log in zip(alpha, logs)))
     else:
@@ -111,10 +111,11 @@ def test_the_merge_is_what_its_documentation_says(pool: str, inputs: WeightingIn
 def test_the_penalty_is_the_density_of_the_priors(pool: str, flag: bool) -> None:
     scales = (0.5, 3.0, 2.0)
     torch.manual_seed(0)
-    module = AttentionWeighting(6, 3, pool=pool, recalibrate=flag, unanchor=flag, scales=scales)
+    module = AttentionWeighting(6, 3, pool=pool, recalibrate=flag, unanchor=flag, offsets=flag, scales=scales)
     # Only what is used is learned, and the others stay where they are.
     assert module.log_exponent.requires_grad == (flag and pool == "linear")
     assert module.anchor.requires_grad == flag
+    assert module.offset.requires_grad == flag
     attention, bias, temperature = scales
     with torch.no_grad():
         for parameter in module.parameters():
@@ -137,16 +138,21 @@ def test_the_prior_counts_once_however_many_utterances_there_are(inputs: Weighti
 
 
 def test_baselines_are_what_their_documentation_says(inputs: WeightingInputs) -> None:
-    cold = TemperatureScaling()
+    cold, vector = TemperatureScaling(), TemperatureScaling(scale=2.0, classes=len(CLASSES))
     stacking = LogisticStacking(len(CLASSES), 3)
     torch.manual_seed(1)
     with torch.no_grad():
         cold.log_temperature.fill_(0.7)
-        for parameter in stacking.parameters():
+        for parameter in (*stacking.parameters(), *vector.parameters()):
             parameter.copy_(torch.randn_like(parameter) * 0.5)
     sharpened = inputs.vanilla.numpy() ** np.exp(-0.7)
     expected = sharpened / sharpened.sum(1, keepdims=True)
     np.testing.assert_allclose(cold(inputs)[0].exp().detach().numpy(), expected, atol=1e-9)
+    scaled = {name: value.detach().numpy() for name, value in vector.named_parameters()}
+    logits = (np.log(inputs.vanilla.numpy()) + scaled["offset"]) / np.exp(scaled["log_temperature"])
+    np.testing.assert_allclose(vector(inputs)[0].exp().detach().numpy(), softmax(logits), atol=1e-9)
+    squares = sum(np.square(value).sum() for value in scaled.values())
+    assert float(vector.penalty().detach()) == pytest.approx(squares / (2 * 2.0**2))
     p = {name: value.detach().numpy() for name, value in stacking.named_parameters()}
     shuffled = permuted(inputs, torch.tensor([1, 2, 0]))
     shuffled.refined[~shuffled.mask] = torch.eye(6, dtype=torch.float64)[0]  # which is not to be looked at

@@ -93,6 +93,33 @@ def test_useless_llm_costs_next_to_nothing_on_200_utterances(kind: str) -> None:
     assert np.mean(lost) <= 0.2
 
 
+@pytest.mark.parametrize("name", ["band", "attention"])
+@pytest.mark.parametrize("world", [World(gain=1.0, favour=4.0), World(favour=8.0, decimals=6)])
+def test_offsets_undo_a_preference_for_a_class(name: str, world: World) -> None:
+    fit, (target, bayes) = draw(world, 1000, seed=4)[0], draw(world, 4000, seed=5)
+    vanilla, best = accuracy(target.vanilla, target), accuracy(bayes, target)
+
+    def share(offsets: bool) -> tuple[FittedWeighting, float]:
+        fitted = fit_weighting(WeightingConfig(name=name, offsets=offsets), fit)
+        return fitted, (accuracy(fitted.predict(target).probabilities, target) - vanilla) / (best - vanilla)
+
+    assert share(False)[1] < 0.5
+    fitted, reached = share(True)
+    assert reached > 0.95
+    learned = fitted.module.get_parameter("offset").detach()
+    others = learned[[k for k in range(len(CLASSES)) if CLASSES[k] != "neutral"]]
+    assert (others - learned[CLASSES.index("neutral")]).numpy() == pytest.approx(world.favour, rel=0.25)
+
+
+def test_what_offsets_correct_in_the_vanilla_model_is_no_gain_from_the_llm() -> None:
+    fit = draw(World(kind="uniform", tilt=1.5), 1000, seed=0)[0]
+    fitted = fit_weighting(WeightingConfig(), fit)
+    held_out = fitted.report["held_out"]
+    assert held_out["band"] < held_out["temperature"] - 0.05
+    assert fitted.choice == "vanilla"
+    assert "class offsets" in fitted.report["reason"]
+
+
 def test_attention_learns_that_cut_fields_are_worthless() -> None:
     world = World(skills=(1.5, 1.5), short=0.0)
     fit, target = draw(world, 1500, seed=0)[0], draw(world, 3000, seed=1)[0]
@@ -160,6 +187,20 @@ def test_checkpoint_errors(tmp_path: Path) -> None:
         FittedWeighting.load(tmp_path / "other")
 
 
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_a_checkpoint_from_before_the_offsets_gives_the_same_predictions(
+    name: str, tables: tuple[PredictionTable, PredictionTable], tmp_path: Path
+) -> None:
+    before = fit_weighting(WeightingConfig(name=name, hidden=8, guard=False, offsets=False), tables[0])
+    state = before.state() | {"schema": 2}
+    del state["config"]["offsets"]
+    state["module"].pop("offset", None)
+    torch.save(state, tmp_path / CHECKPOINT)
+    after = FittedWeighting.load(tmp_path / CHECKPOINT)
+    assert after.config == before.config
+    assert np.array_equal(before.predict(tables[1]).probabilities, after.predict(tables[1]).probabilities)
+
+
 def test_degenerate_fit_tables() -> None:
     table, _ = draw(World(), 60, seed=0)
     blind = replace(unlabelled(table), split="dev")
@@ -210,7 +251,7 @@ class Fixed(torch.nn.Module):
 def test_the_guard_wants_a_gain_of_so_many_standard_errors_over_dialogues(
     gains: tuple[float, ...], margin: float, choice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "_build", lambda name, *_: Fixed(better=name != "temperature"))
+    monkeypatch.setattr(stage, "_build", lambda name, *_: Fixed(better=name not in ("temperature", "vector")))
     for way in ("fit", "train"):
         monkeypatch.setattr(stage, way, lambda module, *_: module)
     table, _ = draw(World(missing=0.0), 12, seed=0, length=3)
@@ -218,7 +259,7 @@ def test_the_guard_wants_a_gain_of_so_many_standard_errors_over_dialogues(
     fitted = fit_weighting(WeightingConfig(name="band", margin=margin, folds=3), table)
     assert fitted.choice == choice
     held_out = fitted.report["held_out"]
-    assert held_out == pytest.approx({"temperature": 1.0, "band": 1 - sum(gains) / 12})
+    assert held_out == pytest.approx({"temperature": 1.0, "vector": 1.0, "band": 1 - sum(gains) / 12})
 
 
 def test_no_dialogue_is_held_out_from_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,9 +281,9 @@ def test_no_dialogue_is_held_out_from_itself(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(stage, "_build", lambda *_: Watched(better=False))
     monkeypatch.setattr(stage, "fit", train)
     fit_weighting(WeightingConfig(name="band", folds=4), table)
-    assert len(held) == 2 * 4
+    assert len(held) == 3 * 4
     assert all(not inside & outside for inside, outside in held)
-    assert sum(len(outside) for _, outside in held) == 2 * len(marks)
+    assert sum(len(outside) for _, outside in held) == 3 * len(marks)
 
 
 def test_a_diverged_fit_falls_back_to_vanilla(
@@ -386,7 +427,7 @@ def test_config_is_a_structured_config() -> None:
     assert OmegaConf.to_object(config) == WeightingConfig(pool="log", hidden=4)
 
 
-@pytest.mark.parametrize("name", ["temperature", "band", "attention", "stacking"])
+@pytest.mark.parametrize("name", ["temperature", "vector", "band", "attention", "stacking"])
 def test_the_fits_of_a_cross_validation_equal_those_of_a_trainer(
     name: str, tables: tuple[PredictionTable, PredictionTable]
 ) -> None:

@@ -90,7 +90,8 @@ def simulate(request: Request) -> Reply:
     cut = rng.random() < given["failure_rate"]
     logprobs = None
     if request.sampling.get("logprobs"):
-        text, logprobs = _letters(probabilities)
+        order = classes if request.shape is None else request.shape.classes
+        text, logprobs = _letters(probabilities[:, [classes.index(name) for name in order]])
     usage = Usage(input=sum(len(m["content"]) for m in request.messages) // 4, output=len(text) // 4)
     return Reply(
         text=text[: len(text) // 2] if cut else text,
