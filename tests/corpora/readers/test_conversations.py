@@ -107,7 +107,7 @@ def test_two_dashes_are_never_one_turn() -> None:
 
 def test_what_is_left_out_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     read_transcript(EXAMPLES / "chat-placeholders.txt")
-    assert "skipped 3 lines that nobody said: 3 placeholder or deleted" in caplog.text
+    assert "skipped 3 lines that are no speech: 3 placeholder or deleted" in caplog.text
 
 
 @pytest.mark.parametrize(

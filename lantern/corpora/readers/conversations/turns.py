@@ -25,7 +25,7 @@ class LeftOut:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
-        return f"{self.counts.total()} lines that nobody said: {kinds}"
+        return f"{self.counts.total()} lines that are no speech: {kinds}"
 
 
 @dataclass(frozen=True, slots=True)
