@@ -29,7 +29,7 @@ SETTINGS = [
     # groups and keys
     ("backbone=corekt", ("backbone=corekt", "Did you mean 'corect'")),
     ("llm=Simulated", ("llm=Simulated", "Did you mean 'simulated'")),
-    ("llm=gpt-5000", ("llm=gpt-5000", "Valid: claude, gemini")),
+    ("llm=gpt-5000", ("llm=gpt-5000", "Did you mean 'gpt-5'", "Valid: azure, bedrock")),
     ("backbone=null", ("backbone=null: no such backbone", "Valid: corect")),
     ("trainer=null", ("trainer=null: no such trainer", "Valid: cpu,")),
     ("experiment=frist_run", ("Did you mean 'first_run'",)),
