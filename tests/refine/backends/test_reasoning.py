@@ -91,7 +91,7 @@ def test_folders_keep_their_names_unless_it_is_set() -> None:
         overrides = ["llm=vllm", "corpus.dialogues=15", "backbone=gru", *more]
         return preflight(compose(overrides), check_backend=False).folder.name
 
-    assert name() == name("llm.reasoning_effort=null") == "sample-gru-vllm-seed0-73b5fd2e"
+    assert name() == name("llm.reasoning_effort=null") == "sample-gru-vllm-seed0-88f1b94b"
     assert name("llm.reasoning_effort=low") not in (name(), name("llm.reasoning_effort=high"))
 
 
