@@ -18,7 +18,7 @@ import tempfile
 import traceback
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +100,17 @@ def _paths(node: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [at, *(path for key, value in inside for path in _paths(value, (*at, key)))] if at or inside else []
 
 
-def mutated(content: Any, rng: random.Random) -> tuple[Any, str]:
-    """*content* with one value replaced, or one key or item gone."""
+def mutated(content: Any, rng: random.Random, values: Sequence[Any] = VALUES, gone: float = 0.25) -> tuple[Any, str]:
+    """*content* with one value replaced by one of *values*, or, with probability *gone*, one key or item gone."""
     path = rng.choice([path for path in _paths(content) if path])
     node = content
     for key in path[:-1]:
         node = node[key]
-    if rng.random() < 0.25:
+    if rng.random() < gone:
         del node[path[-1]]
         return content, f"{path} gone"
-    node[path[-1]] = value = rng.choice(VALUES)
-    return content, f"{path} = {value!r}"
+    node[path[-1]] = value = rng.choice(values)
+    return content, f"{path} = {value.layout if isinstance(value, torch.Tensor) else repr(value)}"
 
 
 def _bytes(content: bytes, rng: random.Random) -> tuple[bytes, str]:
@@ -131,15 +131,7 @@ def _tree(content: Any, rng: random.Random) -> tuple[Any, str]:
         *(torch.tensor(float("nan")), torch.ones(2, 2).to_sparse(), torch.ones(2, device="meta")),
         *(torch.ones(2, dtype=torch.complex64), torch.zeros(3, dtype=torch.int64), torch.ones(1).expand(10**6, 10**6)),
     )
-    path = rng.choice([path for path in _paths(content) if path])
-    node = content
-    for key in path[:-1]:
-        node = node[key]
-    if rng.random() < 0.2:
-        del node[path[-1]]
-        return content, f"{path} gone"
-    node[path[-1]] = value = rng.choice((*tensors, *VALUES))
-    return content, f"{path} = {value if not isinstance(value, torch.Tensor) else value.layout}"
+    return mutated(content, rng, (*tensors, *VALUES), gone=0.2)
 
 
 def damage(path: Path, rng: random.Random) -> str:

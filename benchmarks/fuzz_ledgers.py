@@ -14,7 +14,6 @@ import contextlib
 import json
 import logging
 import random
-import resource
 import sqlite3
 import tempfile
 import time
@@ -24,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fuzzing import summary
 from lantern.errors import FailureKind, UserError
 from lantern.refine.ledger.bundle import export_bundle, import_bundle
 from lantern.refine.ledger.ledger import Ledger
@@ -242,9 +242,7 @@ def main() -> int:
             if error is not None:
                 print(f"--seed {seed} --files 1 ({outcome})")
                 traceback.print_exception(error)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{dict(counts)}, {time.perf_counter() - start:.0f} s, peak memory {peak:.0f} MB")
-    return int(bool(counts["wrong"]))
+    return summary(counts, start)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import json
 import logging
 import pickle
 import random
-import resource
 import shutil
 import tempfile
 import time
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.fuzzing import summary
 from lantern.corpora.folder import Corpus
 from lantern.corpora.readers.conversations import read_transcript
 from lantern.corpora.readers.custom import import_custom
@@ -324,9 +324,7 @@ def main() -> int:
             if wrong:
                 print(f"--what {given.what} --seed {seed} --files 1 ({name})")
                 traceback.print_exception(error)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{dict(counts)}, {time.perf_counter() - start:.0f} s, peak memory {peak:.0f} MB")
-    return int(bool(counts["wrong"]))
+    return summary(counts, start)
 
 
 if __name__ == "__main__":

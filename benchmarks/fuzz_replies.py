@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import random
-import resource
 import tempfile
 import threading
 import time
@@ -27,12 +26,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from benchmarks.fuzzing import summary
 from lantern.config.compose import compose
 from lantern.config.schema import LLMConfig
 from lantern.corpora.types import LabelSet
 from lantern.refine.backends.config import make_request
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
-from lantern.refine.engine import limits, run
+from lantern.refine.engine import health, limits, run
 from lantern.refine.engine.engine import Engine
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.ledger.schema import ANSWERS, FAILURES
@@ -269,6 +269,8 @@ def fuzz(folder: Path, replies: int, seed: int, over_http: int = 500) -> tuple[C
             counts["calls"] += engine.calls
             if not 0 <= engine.cost < math.inf:
                 problems.append(f"the run cost {engine.cost}")
+            if engine.health.fatal is not None:
+                problems.append(f"not all replies were read: {engine.health.fatal.message}")
         rows, least = _rows(ledger)
         counts["rows"] = rows
         if rows != counts["calls"]:
@@ -301,15 +303,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first reply; default: %(default)s")
     given = parser.parse_args()
     limits.backoff = run.backoff = lambda *_, **__: 0.0
-    run.STRIKES = 10**9  # replies that are no completions do not end the run here
+    run.STRIKES = health.USELESS = 10**9  # replies that cannot be used do not end the run here
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         counts, problems = fuzz(Path(folder), given.replies, given.seed)
     for problem in problems[:20]:
         print(problem)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{dict(counts)}, {len(problems)} wrong, {time.perf_counter() - start:.0f} s, peak memory {peak:.0f} MB")
-    return int(bool(problems))
+    counts["wrong"] = len(problems)
+    return summary(counts, start)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ def test_mutated_replies_are_probabilities_or_typed_failures_and_all_are_stored(
 ) -> None:
     for name in ("run", "limits"):
         monkeypatch.setattr(f"lantern.refine.engine.{name}.backoff", lambda *_, **__: 0.0)
-    monkeypatch.setattr("lantern.refine.engine.run.STRIKES", 10**9)
+    for name in ("run.STRIKES", "health.USELESS"):
+        monkeypatch.setattr(f"lantern.refine.engine.{name}", 10**9)
     counts, problems = fuzz(tmp_path, replies=600, seed=0, over_http=30)
     assert problems == []
     assert counts["rows"] == counts["calls"] > 600
