@@ -126,7 +126,7 @@ def _share(count: int, total: int) -> str:
 
 
 def _line(console: Console, text: str, style: str | None = None) -> None:
-    console.print(f"  {text}", style=style, highlight=False, markup=False)
+    console.print(f"  {text}", style=style)
 
 
 if __name__ == "__main__":

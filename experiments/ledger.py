@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--ledger={given.ledger}: {made}")
     try:
         for line in given.work(place, given):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     finally:
         if isinstance(place, Ledger):
             place.close()

@@ -62,7 +62,7 @@ class FailureKind(StrEnum):
         "check llm.model and what llm.structured, llm.drop_params and llm.extra_body send",
     )
     CONTEXT_LENGTH = "context_length", "", "lower refine.stride or refine.coverage, or take another LLM"
-    USELESS = "useless", "fatal", ""
+    USELESS = "useless", "fatal"
     """Too many replies in a row could not be used: nothing more was sent."""
     BUDGET = "budget", "", "raise refine.max_cost"
     CANCELLED = "cancelled"

@@ -212,7 +212,7 @@ class ConsoleReporter:
     def asking(self, progress: Progress) -> None:
         """The LLM stage moved on."""
         if progress.notice and progress.notice != self._notice:
-            self.console.print(f"  {progress.notice}", highlight=False, markup=False, soft_wrap=True)
+            self.console.print(f"  {progress.notice}", soft_wrap=True)
             self._notice = progress.notice
         self._show("ask", progress.done, progress.total, self._meter.asking(progress))
 

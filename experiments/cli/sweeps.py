@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lantern.errors import UserError
 from lantern.results.progress import SILENCE, RunState, duration, read_state
+from lantern.results.summary import incomplete_line
 from lantern.results.sweep import Sweep, titles
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class SweepView:
         described = "" if result is None else f"{self.describe(result)}; "
         self.console.print(f"{head}{described}{spent}", soft_wrap=True)
         if result is not None and result["incomplete"] is not None:
-            self.console.print(f"  {result['notes'][0]}", style="yellow", soft_wrap=True)
+            self.console.print(f"  {incomplete_line(result['incomplete'])}", style="yellow", soft_wrap=True)
 
     def _table(self) -> Group:
         sweep, states = self.sweep, self.sweep.states()

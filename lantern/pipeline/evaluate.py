@@ -17,6 +17,7 @@ from lantern.metrics.slices import slice_report
 from lantern.pipeline.preflight import ReadyRun
 from lantern.refine.questions import RefineStats
 from lantern.results.scores import methods, split_result
+from lantern.results.summary import incomplete_line
 from lantern.tables import PredictionTable
 from lantern.weighting.stage import apply_weighting, compare_baselines, fit_weighting
 
@@ -101,14 +102,6 @@ def incomplete(test: RefineStats, least: float) -> dict[str, Any] | None:
     if answered >= least * test.fields:
         return None
     return {"answered": answered, "fields": test.fields, "reason": test.reason}
-
-
-def incomplete_line(lacking: dict[str, Any]) -> str:
-    """What a reader must know of an incomplete run."""
-    return (
-        f"incomplete: the LLM replied to {lacking['answered']} of {lacking['fields']} test fields "
-        f"({lacking['reason']}); all replies are kept, and the same command completes the run"
-    )
 
 
 def notes(config: RunConfig, corpus: Corpus, stats: RefineStats) -> list[str]:

@@ -62,3 +62,11 @@ def flat_summary(result: dict[str, Any]) -> dict[str, float | None]:
     merged = (test["llm"] or {}).get("merged") or {}
     flat |= {f"test/flips/{name}": merged.get(name) for name in ("helpful", "harmful", "copy_rate")}
     return flat
+
+
+def incomplete_line(lacking: dict[str, Any]) -> str:
+    """What a reader must know of an incomplete run."""
+    return (
+        f"incomplete: the LLM replied to {lacking['answered']} of {lacking['fields']} test fields "
+        f"({lacking['reason']}); all replies are kept, and the same command completes the run"
+    )

@@ -319,6 +319,5 @@ class BatchEngine(BaseEngine):
             self.progress(self._now)
 
     def _say(self, notice: str) -> None:
-        log.warning("%s", notice)
         if self.progress is not None and self._now is not None:
             self.progress(replace(self._now, notice=notice))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -17,8 +16,6 @@ from lantern.refine.engine.limits import START, Budget, Gate, Pacer
 from lantern.refine.engine.loop import background_loop
 from lantern.refine.engine.run import GRACE, EngineRun
 from lantern.refine.types import Outcome, Progress, Request
-
-log = logging.getLogger(__name__)
 
 
 class Engine(BaseEngine):
@@ -56,14 +53,10 @@ class Engine(BaseEngine):
             raise RuntimeError("Engine.run was called from a parser, a follow-up or a backend")
         future = asyncio.run_coroutine_threadsafe(run.main(), loop)
         last: Progress | None = None
-        notice = ""
         try:
             while True:
                 done, _ = concurrent.futures.wait([future], timeout=0.2)
                 now = run.snapshot()
-                if now.notice and now.notice != notice:
-                    log.warning(now.notice)
-                    notice = now.notice
                 if self.progress is not None and now != last:
                     self.progress(now)
                     last = now
@@ -101,7 +94,7 @@ class Engine(BaseEngine):
                     START if config.remote else config.concurrency,
                     Pacer(per_minute) if per_minute else None,
                     Pacer(tokens) if tokens else None,
-                    trial=config.concurrency if self.health.proved else TRIAL,
+                    trial=None if self.health.proved else TRIAL,
                 )
                 self._limits = os.getpid(), gate, Budget(self.max_cost, price)
             return self._limits[1:]
