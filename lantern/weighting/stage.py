@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -279,6 +279,32 @@ def _predict(module: nn.Module, inputs: WeightingInputs) -> Merge:
     return Merge(probabilities, None if weights is None else weights.numpy())
 
 
+def held_out_losses(
+    config: WeightingConfig, inputs: WeightingInputs, group: np.ndarray, candidates: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Log-loss ``[N]`` of every labelled utterance in *inputs* under each candidate fitted without its group.
+
+    Args:
+        config: how the candidates are regularised, and ``folds``.
+        inputs: labelled utterances.
+        group: number of the dialogue of each utterance, from 0, ``[N]``; at least two.
+        candidates: ``temperature`` or ``vector`` (the vanilla prediction alone, rescaled), ``band``, ``attention``,
+            ``stacking``.
+    """
+    losses = {name: np.zeros(len(inputs)) for name in candidates}
+    groups = int(group.max()) + 1
+    fold = np.random.default_rng(0).permutation(groups)[group] % min(config.folds, groups)
+    for k in range(min(config.folds, groups)):
+        inside, outside = torch.from_numpy(fold != k), torch.from_numpy(fold == k)
+        for name in candidates:
+            module = _build(name, config, inputs.vanilla.shape[1], inputs.mask.shape[1])
+            fit(module, inputs.select(inside), config)
+            held = inputs.select(outside)
+            with torch.no_grad():
+                losses[name][fold == k] = negative_log_likelihood(module(held)[0], held.labels).numpy()
+    return losses
+
+
 def _choose(
     config: WeightingConfig, inputs: WeightingInputs, dialogues: np.ndarray, report: dict[str, Any]
 ) -> tuple[str, str]:
@@ -297,16 +323,7 @@ def _choose(
         return "vanilla", "cross-validation needs at least two dialogues"
     alone = ("temperature", "vector") if config.offsets else ("temperature",)
     candidates = (*alone, *_LEARNED[config.name])
-    losses = {name: np.zeros(len(inputs)) for name in candidates}
-    fold = np.random.default_rng(0).permutation(groups)[group] % min(config.folds, groups)
-    for k in range(min(config.folds, groups)):
-        inside, outside = torch.from_numpy(fold != k), torch.from_numpy(fold == k)
-        for name in candidates:
-            module = _build(name, config, inputs.vanilla.shape[1], inputs.mask.shape[1])
-            fit(module, inputs.select(inside), config)
-            held = inputs.select(outside)
-            with torch.no_grad():
-                losses[name][fold == k] = negative_log_likelihood(module(held)[0], held.labels).numpy()
+    losses = held_out_losses(config, inputs, group, candidates)
     report["held_out"] = {name: float(loss.mean()) for name, loss in losses.items()}
     best = candidates[0]
     for name in candidates[1:]:

@@ -167,13 +167,23 @@ class BatchEngine(BaseEngine):
     def _submit(self, requests: list[Request]) -> None:
         name = f"lantern-{uuid.uuid4().hex[:16]}"
         self.ledger.keep_batch(name, self.backend.config.model, requests)
-        try:
-            # Not repeated: whether a submission that failed arrived is for _adopt to find out.
-            identity = self._wait(self.client.submit(requests, name))
-        except BackendFailure as failed:
-            if not failed.failure.kind.transient:
-                self.ledger.forget_batch(name)
-            raise self._error(failed) from None
+        sent = False
+
+        async def arrive() -> str:
+            """The batch's id; sent again only where the provider does not have it from an attempt that failed."""
+            nonlocal sent
+            arrived = await self.client.find(name) if sent else None
+            if arrived is not None:
+                return arrived
+            sent = True
+            try:
+                return await self.client.submit(requests, name)
+            except BackendFailure as failed:
+                if not failed.failure.kind.transient:
+                    self.ledger.forget_batch(name)
+                raise
+
+        identity = self._patient(arrive)
         self.ledger.name_batch(name, identity)
         self.calls += len(requests)
         log.info("batch %s submitted with %d requests", identity, len(requests))
@@ -286,7 +296,7 @@ class BatchEngine(BaseEngine):
         return run_coroutine_threadsafe(work, background_loop()).result()
 
     def _patient(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The result of a call that changes nothing, repeated while it may still succeed."""
+        """The result of a call that may be repeated, repeated while it may still succeed."""
         began, told = time.monotonic(), 0.0
         for attempt in range(1, ATTEMPTS + 1):
             try:

@@ -174,7 +174,7 @@ def test_a_refused_batch_is_told_and_forgotten(path: str) -> None:
             asking.run([question(asking.backend.config, 0)])
 
 
-@pytest.mark.parametrize("error", [RuntimeError("killed"), BackendFailure(Failure(FailureKind.TIMEOUT, "killed"))])
+@pytest.mark.parametrize("error", [RuntimeError("killed"), BackendFailure(Failure(FailureKind.AUTH, "killed"))])
 def test_a_submission_of_unknown_outcome_is_found_not_repeated(path: str, error: Exception) -> None:
     with LLMServer() as server:
         asking = engine(server, path)
@@ -183,6 +183,12 @@ def test_a_submission_of_unknown_outcome_is_found_not_repeated(path: str, error:
 
         async def lost(*arguments: Any) -> str:
             await original(*arguments)
+            if isinstance(error, BackendFailure):  # what can be repeated is; then the key is revoked
+                asking.client.find = revoked  # type: ignore[method-assign]
+                raise BackendFailure(Failure(FailureKind.TIMEOUT, "hung up"))
+            raise error
+
+        async def revoked(name: str) -> str | None:
             raise error
 
         asking.client.submit = lost  # type: ignore[method-assign]
@@ -192,6 +198,32 @@ def test_a_submission_of_unknown_outcome_is_found_not_repeated(path: str, error:
         found = engine(server, path).run(requests)
         assert all(isinstance(history[0], Answer) for history in found)
         assert len(server.batches.batches) == 1
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_an_outage_at_the_submission_is_waited_out(path: str, arrived: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lantern.refine.engine.batch.backoff", lambda attempt: 0.001)
+    with LLMServer() as server:
+        asking = engine(server, path)
+        submit, find, down = asking.client.submit, asking.client.find, Failure(FailureKind.CONNECTION, "down")
+        looks = []
+
+        async def failing(*arguments: Any) -> str:
+            if arrived:
+                await submit(*arguments)
+            asking.client.submit = submit  # type: ignore[method-assign]
+            raise BackendFailure(down)
+
+        async def finding(name: str) -> str | None:
+            looks.append(name)
+            if len(looks) < 5:
+                raise BackendFailure(down)
+            return await find(name)
+
+        asking.client.submit, asking.client.find = failing, finding  # type: ignore[method-assign]
+        found = asking.run([question(asking.backend.config, n) for n in range(3)])
+        assert all(isinstance(history[0], Answer) for history in found)
+        assert (len(looks), len(server.batches.batches), asking.calls) == (5, 1, 3)
 
 
 @pytest.mark.parametrize(("kind", "looks"), [("auth", 1), ("quota", 1), ("server_error", ATTEMPTS)])
@@ -216,7 +248,8 @@ def test_a_look_that_fails_is_repeated_while_it_may_succeed(
         assert (again.calls, len(server.batches.batches)) == (0, 1)
 
 
-def test_a_submission_that_never_arrived_is_made_again(path: str) -> None:
+def test_a_submission_that_never_arrived_is_made_again(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lantern.refine.engine.batch.ATTEMPTS", 1)
     with LLMServer() as server:
         asking = engine(server, path)
         server.lose_batches = True
