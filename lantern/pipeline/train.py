@@ -55,6 +55,28 @@ class _EpochReport(pl.Callback):
         self.reporter.training(trainer.current_epoch + 1, self.epochs, metrics)
 
 
+class _RandomState(pl.Callback):
+    """Makes a resumed training draw what it would have drawn: dropout continues where the checkpoint was saved."""
+
+    def __init__(self) -> None:
+        self._state: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._state = state_dict
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._state:
+            torch.set_rng_state(self._state["cpu"])
+            # A data loader draws a seed of its own: in a resumed training before this, in an undisturbed one after it.
+            torch.empty((), dtype=torch.int64).random_()
+            if len(self._state["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(self._state["cuda"])
+        self._state = {}
+
+
 def train(
     config: RunConfig,
     corpus: Corpus,
@@ -87,10 +109,12 @@ def train(
         filename="best",
         monitor=SELECTION.monitor,
         mode=SELECTION.mode,
-        save_last=True,
         enable_version_counter=False,
     )
-    watched: list[pl.Callback] = [checkpoint, *callbacks]
+    latest = ModelCheckpoint(folder.path, filename="last", every_n_epochs=1, enable_version_counter=False)
+    watched: list[pl.Callback] = [checkpoint, latest, *callbacks]
+    if config.trainer.processes == 1:  # several have a state each, and a checkpoint holds one
+        watched.append(_RandomState())
     if reporter is not None and config.trainer.processes == 1:  # a terminal does not travel to other processes
         watched.append(_EpochReport(reporter, epochs))
     if config.trainer.patience is not None:

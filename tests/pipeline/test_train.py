@@ -245,6 +245,30 @@ def test_the_epoch_with_the_highest_dev_score_is_taken(base: ReadyRun, tmp_path:
     assert trained(base, tmp_path / "c", backbone__epochs=6, seed=1)[1] != scores
 
 
+@pytest.mark.parametrize("killed_in", [2, 5])
+def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
+    base: ReadyRun, tmp_path: Path, killed_in: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"backbone__epochs": 7, "backbone__dropout": 0.5, "trainer__patience": 5}
+    whole, scores = trained(base, tmp_path / "whole", **options)
+
+    def kill(self: Epochs, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        self.scores.append(metrics[SELECTION.monitor])
+        if epoch == killed_in:
+            raise SystemError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Epochs, "training", kill)
+        with pytest.raises(SystemError, match="killed"):
+            trained(base, tmp_path / "killed", **options)
+    resumed, rest = trained(base, tmp_path / "killed", **options)
+    assert rest == scores[-len(rest) :]
+    assert len(rest) <= 8 - killed_in  # at most the epoch in which it was killed is repeated
+    assert (resumed.best_epoch, resumed.best_score) == (whole.best_epoch, whole.best_score)
+    states = [torch.load(model.checkpoint, weights_only=True)["state_dict"] for model in (whole, resumed)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
 def test_patience_counts_epochs_without_a_better_dev_score(base: ReadyRun, tmp_path: Path) -> None:
     _, scores = trained(base, tmp_path / "a", backbone__epochs=25, trainer__patience=2)
     last_better = max(n for n, score in enumerate(scores) if score > max([*scores[:n], -1.0]))

@@ -92,12 +92,12 @@ def weights(runs: Path) -> list[dict[str, torch.Tensor]]:
     [
         "[{name:swa,swa_lrs:0.02,swa_epoch_start:2}]",
         "[{name:ema,decay:0.5},lr_monitor]",
-        "[{name:lr_finder,num_training_steps:8}]",
+        "[{name:lr_finder,num_training_steps:30}]",
         "[{name:accumulation,scheduling:{0:2}}]",
     ],
 )
 def test_a_run_with_callbacks_selects_another_model(callbacks: str, tiny: Tiny, tmp_path: Path) -> None:
-    plain = tiny("refine.enabled=false", "backbone.lr=0.01", "backbone.epochs=6")
+    plain = tiny("refine.enabled=false", "backbone.lr=0.01", "backbone.epochs=6", "backbone.batch_size=1")
     assert main(plain) == 0
     assert main([*plain, f"trainer.callbacks={callbacks}"]) == 0
     first, second = weights(tmp_path / "runs")
