@@ -76,7 +76,7 @@ def measure(folder: Path, backbone: str, threads: int, fit_on: str, most_calls: 
     from lantern.config.compose import compose
     from lantern.corpora.data import CorpusDataModule
     from lantern.corpora.protocols.overlaps import training_texts
-    from lantern.metrics.slices import slice_report
+    from lantern.metrics.slices import slice_parts, slice_report
     from lantern.pipeline import train as stages
     from lantern.pipeline import vanilla
     from lantern.pipeline.preflight import preflight, read_corpus
@@ -162,7 +162,7 @@ def measure(folder: Path, backbone: str, threads: int, fit_on: str, most_calls: 
         result = split_result(test, merged, 0)
         notes.append(f"{len(test):,} rows, {result['dialogues']:,} dialogues, {len(merged)} methods")
     with stage("slices of test") as notes:
-        slices = slice_report(test, merged, corpus.by_id, training_texts(corpus, split), 0)
+        slices = slice_report(test, merged, slice_parts(test, corpus.by_id, training_texts(corpus, split)))
         notes.append(f"{sum(len(one['parts']) for one in slices)} parts")
     del corpus, ready, merged, baselines
     path = folder / "predictions.test.parquet"

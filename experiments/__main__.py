@@ -12,6 +12,7 @@ COMMANDS = {
     "plan": ("plan", "what a run or a sweep would train, send and cost"),
     "status": ("status", "progress of a sweep"),
     "compare": ("compare", "finished runs side by side, as tables and a report"),
+    "replay": ("replay", "published results computed again from their bundle"),
     "predict": ("predict", "emotions in a conversation of your own, by a finished run"),
     "import": ("import_corpus", "turn a raw corpus into a corpus folder"),
     "inspect": ("inspect_corpus", "look into a corpus folder"),

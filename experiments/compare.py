@@ -25,6 +25,13 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="write table.csv, table.tex, table.md and report.html there"
     )
     parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="write a page of results there, and beside it all that experiments.replay needs to compute them again "
+        "without the corpus and the LLM; refused where the corpus's licence forbids passing it on",
+    )
+    parser.add_argument(
         "--with-text",
         action="store_true",
         help="the report shows the turns' text even where the corpus's licence forbids passing it on",
@@ -38,8 +45,9 @@ def main(arguments: list[str]) -> int:
     from lantern.environment import prepare
     from lantern.files import check_place
 
-    if given.out is not None:
-        check_place("--out", given.out, folder=True)
+    for option, place in {"--out": given.out, "--bundle": given.bundle}.items():
+        if place is not None:
+            check_place(option, place, folder=True)
     prepare(1)  # the matrices are small: a second BLAS thread costs more than it brings
 
     from lantern.results.comparison import compare_runs
@@ -50,13 +58,14 @@ def main(arguments: list[str]) -> int:
     for line in found.skipped:
         console.print(f"  {line}", style="yellow", soft_wrap=True)
     tables = compare_runs(found.runs)
-    _print(console, tables)
+    print_tables(console, tables)
     if given.out is not None:
-        _write(console, tables, found.skipped, given.out, given.with_text)
-    return 0
+        write_files(console, tables, found.skipped, given.out, given.with_text)
+    return 0 if given.bundle is None else _publish(console, tables, given.bundle)
 
 
-def _print(console: Console, tables: list[Comparison]) -> None:
+def print_tables(console: Console, tables: list[Comparison]) -> None:
+    """Every table with its verdicts, and what its columns mean."""
     from lantern.report.terminal import print_lines, print_table, print_verdicts
     from lantern.report.text_tables import LEGEND, PAPER, heading
     from lantern.results.columns import Place, cells, heads
@@ -71,7 +80,8 @@ def _print(console: Console, tables: list[Comparison]) -> None:
     console.print(f"  {LEGEND}", style="dim")
 
 
-def _write(console: Console, tables: list[Comparison], skipped: list[str], out: Path, with_text: bool) -> None:
+def write_files(console: Console, tables: list[Comparison], skipped: list[str], out: Path, with_text: bool) -> None:
+    """The tables in all formats and the report, into the folder *out*."""
     from lantern.files import atomic
     from lantern.report.html import report_html
     from lantern.report.text_tables import to_csv, to_latex, to_markdown
@@ -84,6 +94,24 @@ def _write(console: Console, tables: list[Comparison], skipped: list[str], out: 
     for note in notes:
         console.print(f"  {note}", style="yellow", soft_wrap=True)
     console.print(f"  written to {out}: {', '.join([*texts, 'report.html'])}", soft_wrap=True)
+
+
+def _publish(console: Console, tables: list[Comparison], folder: Path) -> int:
+    """Make the bundle, and replay it once: what is published can be replayed."""
+    import tempfile
+
+    from lantern.pipeline.replay.bundle import read_bundle
+    from lantern.pipeline.replay.make import make_bundle
+    from lantern.pipeline.replay.replay import checked, replay
+
+    make_bundle(tables, folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    console.print(f"  published in {folder}, {size / 2**20:.1f} MB; replaying it", soft_wrap=True)
+    bundle = read_bundle(folder)
+    with tempfile.TemporaryDirectory() as place:
+        result = checked(bundle, replay(bundle, Path(place) / "runs"))
+    console.print(f"  {result}", style="yellow" if result.differing else "", soft_wrap=True)
+    return 1 if result.differing else 0
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import os
 import platform
 import warnings
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 
 def prepare(threads: int | None = None) -> None:
@@ -53,3 +55,23 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue  # a checkout that is not installed has no version of its own
     return found
+
+
+def machine(gpu: bool = False) -> dict[str, Any]:
+    """The machine that this process runs on, as a result records it; with *gpu* the accelerator, too."""
+    found: dict[str, Any] = {"system": platform.platform(terse=True), "processor": _processor(), "cores": cores()}
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
+    if gpu:
+        import torch
+
+        found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import lantern
-from experiments import example_api
+from experiments.examples import api as example_api
 from lantern.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -80,21 +80,17 @@ MOST_PARTS = 12
 """A slice with more parts (260 speakers of a series) is left out: it would be noise."""
 
 
-def slice_report(
-    table: PredictionTable,
-    probabilities: Mapping[str, np.ndarray],
-    dialogues: Mapping[str, Dialogue],
-    training_texts: Collection[str],
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Accuracy and weighted F1 by slice, plain JSON values; slices with fewer than two parts are left out.
+def slice_parts(
+    table: PredictionTable, dialogues: Mapping[str, Dialogue], training_texts: Collection[str]
+) -> dict[str, np.ndarray]:
+    """The part of every slice that each utterance of *table* belongs to, str ``[N]``; empty where to none.
+
+    Slices with fewer than two parts on labelled utterances, or too many, are left out.
 
     Args:
         table: one split.
-        probabilities: ``vanilla`` and, where there is one, ``weighted``, each ``[N, C]``.
         dialogues: those of the table, by id.
         training_texts: :func:`normalised` texts of the training dialogues, for the slice of text twins.
-        seed: of the resampling.
     """
 
     def twin(dialogue: Dialogue, index: int) -> str | None:
@@ -103,15 +99,31 @@ def slice_report(
             return None
         return "also said in training" if text in training_texts else "new"
 
-    report = []
+    found = {}
     for name, category in {**SLICES, "text": twin}.items():
         places = zip(table.dialogues, table.indices.tolist(), strict=True)
-        named = np.array([category(dialogues[dialogue], index) or "" for dialogue, index in places])
-        known = (named != "") & table.labelled
-        parts = in_order(set(named[known].tolist()))
-        if 2 <= len(parts) <= MOST_PARTS:
-            cells = [_part(table, probabilities, known & (named == part), part, seed) for part in parts]
-            report.append({"slice": name, "parts": cells})
+        named = np.array([category(dialogues[dialogue], index) or "" for dialogue, index in places], dtype=object)
+        if 2 <= len(set(named[table.labelled]) - {""}) <= MOST_PARTS:
+            found[name] = named
+    return found
+
+
+def slice_report(
+    table: PredictionTable, probabilities: Mapping[str, np.ndarray], parts: Mapping[str, np.ndarray], seed: int = 0
+) -> list[dict[str, Any]]:
+    """Accuracy and weighted F1 by slice, plain JSON values.
+
+    Args:
+        table: one split.
+        probabilities: ``vanilla`` and, where there is one, ``weighted``, each ``[N, C]``.
+        parts: what :func:`slice_parts` gives.
+        seed: of the resampling.
+    """
+    report = []
+    for name, named in parts.items():
+        present = in_order(set(named[table.labelled]) - {""})
+        cells = [_part(table, probabilities, table.labelled & (named == part), part, seed) for part in present]
+        report.append({"slice": name, "parts": cells})
     return report
 
 

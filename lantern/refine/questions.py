@@ -108,13 +108,15 @@ class RefineStats:
     input_tokens: int = 0
     cached_input_tokens: int = 0
     output_tokens: int = 0
+    seconds: float = 0.0
+    """From question to reply, summed over every reply behind this result, whenever it was asked for."""
     cost: float | None = 0.0
     """Dollars for every reply behind this result, whenever it was bought; None when a price is unknown."""
 
     def add(self, other: RefineStats) -> None:
         """Sum *other* into this."""
         counts = ("fields", "prompts", "calls", "repaired", "failed_fields", "unanswered")
-        for name in (*counts, "input_tokens", "cached_input_tokens", "output_tokens"):
+        for name in (*counts, "input_tokens", "cached_input_tokens", "output_tokens", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.reason = self.reason or other.reason
         self.failures = dict(sorted((Counter(self.failures) + Counter(other.failures)).items()))
@@ -127,6 +129,7 @@ class RefineStats:
             self.input_tokens += reply.usage.input
             self.cached_input_tokens += reply.usage.cached_input
             self.output_tokens += reply.usage.output
+            self.seconds += reply.latency
             costs.append(reply.cost)
         known = [cost for cost in costs if cost is not None]
         self.cost = sum(known) if len(known) == len(costs) else None

@@ -11,10 +11,10 @@ from lantern.results.comparison import Comparison
 from lantern.results.load import Run
 
 
-def provenance(comparison: Comparison) -> Markup:
-    """Corpus, split, prompts, models, versions, notes; then a row per run."""
+def facts(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """Corpus, split, prompts, models, machines, versions, notes: the different values of each over the runs."""
     runs = comparison.runs
-    facts = [
+    return [
         (
             "corpus",
             _values(runs, lambda r: f"{r['corpus']['name']}, fingerprint {str(r['corpus'].get('fingerprint'))[:16]}"),
@@ -24,12 +24,17 @@ def provenance(comparison: Comparison) -> Markup:
         ("weighting fitted on", _values(runs, lambda r: (r.get("weighting") or {}).get("fit_on"))),
         ("prompt", _values(runs, lambda r: _prompt(r) if r.get("llm") else None)),
         ("LLM", _values(runs, lambda r: _llm(r["llm"]) if r.get("llm") else None)),
+        ("machine", _values(runs, lambda r: _machine(r["machine"]) if r.get("machine") else "not recorded")),
         ("versions", _values(runs, lambda r: ", ".join(f"{k} {v}" for k, v in (r.get("versions") or {}).items()))),
         ("notes", _values(runs, lambda r: r.get("notes") or [])),
     ]
+
+
+def provenance(comparison: Comparison) -> Markup:
+    """The facts, then a row per run."""
     rows = [_row(run) for run in comparison.folders]
     heads = ["run folder", "seed", "date", "best epoch", "calls", "tokens in / out", "cost $", "test reads before"]
-    return macros().provenance(facts, heads, rows)
+    return macros().provenance(facts(comparison), heads, rows)
 
 
 def _values(runs: list[Run], read: Any) -> list[str]:
@@ -69,6 +74,13 @@ def _prompt(result: dict[str, Any]) -> str:
 
 def _llm(llm: dict[str, Any]) -> str:
     return f"{llm['name']}: {llm.get('model', '?')}"
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    parts = [str(machine.get("processor", "?")), f"{machine.get('cores', '?')} cores"]
+    parts += [f"{machine['memory_gb']} GB"] if "memory_gb" in machine else []
+    parts += [str(machine["gpu"])] if machine.get("gpu") else []
+    return ", ".join([*parts, str(machine.get("system", "?"))])
 
 
 def _row(run: Run) -> list[str]:

@@ -33,16 +33,16 @@ def to_csv(tables: Sequence[Comparison]) -> str:
     return escaping.to_csv(rows, list(rows[0]))
 
 
-def to_markdown(tables: Sequence[Comparison]) -> str:
-    """GitHub tables, one per comparison, and the legend."""
+def to_markdown(tables: Sequence[Comparison], place: Place = Place.TEXT) -> str:
+    """GitHub tables, one per comparison, with the columns of *place*, and the legend."""
     parts = []
     for table in tables:
         parts.append(f"### {markdown(heading(table))}\n")
         parts += [f"**{PAPER}**\n"] if table.paper_style else []
-        rows = [[markdown(cell) for cell in cells(line, Place.TEXT)] for line in table.lines]
+        rows = [[markdown(cell) for cell in cells(line, place)] for line in table.lines]
         parts += [*(f"- **{markdown(str(one))}**" for one in table.verdicts), ""] if table.verdicts else []
-        parts.append("| " + " | ".join(heads(Place.TEXT)) + " |")
-        parts.append("|:--" + "|--:" * (len(heads(Place.TEXT)) - 1) + "|")
+        parts.append("| " + " | ".join(heads(place)) + " |")
+        parts.append("|:--" + "|--:" * (len(heads(place)) - 1) + "|")
         parts += ["| " + " | ".join(row) + " |" for row in rows]
         parts += ["", *(f"- {markdown(note)}" for note in table.notes)]
         parts += [""] if table.notes else []

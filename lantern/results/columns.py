@@ -32,12 +32,14 @@ class Place(Flag):
     """Markdown and HTML."""
     PAPER = auto()
     """LaTeX."""
+    PAGE = auto()
+    """The page of published results."""
     DATA = auto()
     """CSV and W&B, with full precision."""
 
 
-EVERYWHERE = Place.SWEEP | Place.COMPARE | Place.TEXT | Place.PAPER | Place.DATA
-READ = Place.COMPARE | Place.TEXT | Place.PAPER
+READ = Place.COMPARE | Place.TEXT | Place.PAPER | Place.PAGE
+EVERYWHERE = READ | Place.SWEEP | Place.DATA
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _spread(
 
 
 def _method(method: str, metric: str) -> Column:
-    shown = {"accuracy": EVERYWHERE, "weighted_f1": Place.TEXT | Place.PAPER | Place.DATA}
+    shown = {"accuracy": EVERYWHERE, "weighted_f1": Place.TEXT | Place.PAPER | Place.PAGE | Place.DATA}
     return _spread(
         f"{method}_{metric}",
         f"{method} {SHORT.get(metric, metric)}",
@@ -138,7 +140,7 @@ def _gain(metric: str) -> list[Column]:
     interval = Column(
         f"difference_{metric}",
         "95 % interval" if first else f"{short} interval",
-        EVERYWHERE if first else Place.DATA,
+        EVERYWHERE if first else Place.PAGE | Place.DATA,
         lambda line: line.difference(metric),
         lambda one: f"[{100 * one.low:+.1f}, {100 * one.high:+.1f}]",
         "where the gain would lie with other test dialogues: bootstrap over dialogues",
@@ -155,6 +157,22 @@ def _best_band(line: Line) -> dict[str, Any] | None:
         bands = [reports[m.key]["accuracy"] for m in line.methods if m.band is not None and m.key in reports]
         best += [max(bands)] if bands else []
     return mean_sd(best) if best else None
+
+
+def _flips(line: Line) -> tuple[float, float] | None:
+    """Utterances that the merge put right and wrong, means over the seeds; None for runs without one."""
+    effects = [result["test"].get("llm") or {} for result in line.group.results]
+    merges = [effect.get("merged") for effect in effects]
+    known = [(one["helpful"], one["harmful"]) for one in merges if one]
+    if not known or len(known) < len(merges):
+        return None
+    helped, harmed = (mean_sd(counts)["mean"] for counts in zip(*known, strict=True))
+    return helped, harmed
+
+
+def _seconds(line: Line) -> float | None:
+    known = [(result.get("llm") or {}).get("seconds") for result in line.group.results]
+    return None if None in known else mean_sd([float(one) for one in known if one is not None])["mean"]
 
 
 def _folds(method: str, metric: str) -> Column:
@@ -192,6 +210,24 @@ COLUMNS: list[Column] = [
     Column("cost", "cost $", READ | Place.DATA, lambda line: line.cost, money, "dollars for the replies of one seed"),
     Column(
         "cost_per_point", "$ per point", READ | Place.DATA, lambda line: line.cost_per_point, money, "cost by Δ acc"
+    ),
+    Column(
+        "flips",
+        "helped / harmed",
+        Place.PAGE | Place.DATA,
+        _flips,
+        lambda flips: f"{flips[0]:g} / {flips[1]:g}",
+        "test utterances that the merge puts right and wrong, means over seeds",
+        ("_helped", "_harmed"),
+        lambda flips: flips,
+    ),
+    Column(
+        "reply_seconds",
+        "LLM seconds",
+        Place.PAGE | Place.DATA,
+        _seconds,
+        lambda seconds: f"{seconds:,.0f}",
+        "seconds from question to reply, summed over all replies of one seed, whenever they were asked for",
     ),
     Column("prompts", "prompts", Place.DATA, lambda line: line.llm_sum("prompts")),
     Column("failed_fields", "failed fields", Place.DATA, lambda line: line.llm_sum("failed_fields")),

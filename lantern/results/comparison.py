@@ -14,7 +14,7 @@ from lantern.results.columns import Place, as_html, cells, data, heads
 from lantern.results.folds import fold_notes, fold_of, pool_folds
 from lantern.results.groups import Group, corrected
 from lantern.results.load import Run
-from lantern.results.verdict import Verdict, caveats, verdict
+from lantern.results.verdict import Verdict, caveats, possible_share, verdict
 from lantern.tables.columns import frame
 
 
@@ -116,6 +116,7 @@ class Line:
             gain=self.gain,
             dialogues=len(set(scored.dialogues[scored.labels >= 0].tolist())),
             cost=self.cost,
+            share=possible_share(self.group.results),
             name=self.name,
         )
 

@@ -173,8 +173,9 @@ def _llm(parts: list[dict[str, Any] | None]) -> dict[str, Any] | None:
     if "output_tokens" in found:
         found["output_tokens"] = sum(part["output_tokens"] for part in known)
     found["failures"] = dict(sorted(sum((Counter(part.get("failures")) for part in known), Counter[str]()).items()))
-    costs = [part.get("cost") for part in known]
-    found["cost"] = None if None in costs else sum(costs)
+    for key in ("cost", "seconds"):
+        values = [part.get(key) for part in known]
+        found[key] = None if None in values else sum(values)
     return found
 
 

@@ -108,6 +108,7 @@ _SHAPE = {
     "backbone": TEXT,
     "time": Maybe(TEXT),
     "versions": Maybe(Each(TEXT)),
+    "machine": Maybe({}),
     "corpus": {"name": TEXT, "label_set": TEXT, "fingerprint": Maybe(TEXT)},
     "protocol": {
         "name": TEXT,
@@ -125,6 +126,7 @@ _SHAPE = {
             **dict.fromkeys(("fields", "prompts", "calls", "repaired", "failed_fields"), Maybe(COUNT)),
             **dict.fromkeys(("input_tokens", "cached_input_tokens", "output_tokens"), Maybe(COUNT)),
             "failures": Maybe(Each(COUNT)),
+            "seconds": Maybe(NUMBER),
             "cost": Maybe(NUMBER),
         }
     ),
@@ -143,6 +145,7 @@ _SHAPE = {
         "dimensions": Maybe(Each({"ccc": Maybe(NUMBER)})),
         "llm": Maybe({"merged": Maybe(_EFFECT), "lengths": Maybe([{"length": COUNT, **_EFFECT}])}),
         "slices": Maybe([_SLICE]),
+        "possible": Maybe({"accuracy": NUMBER}),
     },
     "vanilla": Maybe({"best_epoch": Maybe(COUNT)}),
     "notes": Maybe([TEXT]),

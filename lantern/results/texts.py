@@ -43,7 +43,7 @@ def texts_of(run: Run, with_text: bool) -> Texts:
         with_text: also where the licence forbids passing the text on.
     """
     try:
-        corpus = _corpus(run)
+        corpus = corpus_of(run)
     except UserError as error:
         return Texts({}, f"turns are shown by their ids, without text: {error}")
     if corpus.redistribution == "forbidden" and not with_text:
@@ -54,7 +54,12 @@ def texts_of(run: Run, with_text: bool) -> Texts:
     return Texts({u.id: u.text for u in corpus.utterances}, corpus=corpus)
 
 
-def _corpus(run: Run) -> Corpus:
+def corpus_of(run: Run) -> Corpus:
+    """The corpus that *run*'s configuration names, as it is now.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
     wanted = run.config["corpus"]
     limit = wanted.get("limit_dialogues")
     if wanted.get("path") is not None:

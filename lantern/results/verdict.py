@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import NormalDist
+from statistics import NormalDist, mean
 from typing import Any
 
 from lantern.metrics.methods import WEIGHTED
@@ -59,15 +59,21 @@ class Verdict:
     """Dollars a seed; None where a price is not known."""
     dialogues: int
     """Test dialogues with a label."""
+    share: float | None
+    """Gain over that of the best possible merge of the LLM's replies; None where that is not known, or nothing is
+    gained."""
     further: int | None
     """More labelled test utterances that would decide an open question with 80 % power; None where it is decided, or
     the dialogues are too few to say."""
 
     @property
     def numbers(self) -> str:
-        """Gain, interval, p-value and price, as far as they are known."""
+        """Gain, interval, share of the possible gain, p-value and price, as far as they are known."""
         interval = "" if self.low is None or self.high is None else f" [{self.low:+.1f}, {self.high:+.1f}]"
         parts = [f"{self.gain:+.1f} points{interval}"]
+        if self.share is not None:
+            share = f"{100 * self.share:.0f} % of what" if self.share < 0.995 else "all that"
+            parts.append(f"{share} this LLM makes possible")
         if self.decision in (Decision.HELPS, Decision.HARMS) and self.p_value is not None:
             family = f" after Holm over {self.family} {self.family_of}" if self.family > 1 else ""
             parts.append(f"p = {self.p_value:.2g}{family}")
@@ -112,6 +118,7 @@ def verdict(
     gain: float,
     dialogues: int,
     cost: float | None = None,
+    share: float | None = None,
     name: str = "",
     family_of: str = "settings",
 ) -> Verdict:
@@ -123,6 +130,7 @@ def verdict(
         p_value: of it, corrected over *family* comparisons.
         gain: in points; shown where there is no difference.
         dialogues: with a label in the test split.
+        share: what :func:`possible_share` gives.
         name: of the setting in its table; backbone and LLM are taken out of it. It may name the backbone more
             precisely, by its file (``sdt_small``).
     """
@@ -143,6 +151,7 @@ def verdict(
         family_of=family_of,
         cost=cost,
         dialogues=dialogues if one is None else one.dialogues,
+        share=share,
         further=further,
     )
 
@@ -191,8 +200,24 @@ def run_verdict(result: Mapping[str, Any]) -> Verdict | None:
         gain=100 * gain,
         dialogues=test.get("dialogues", 1),
         cost=llm.get("cost"),
+        share=possible_share([result]),
         family_of="merges",
     )
+
+
+def possible_share(results: Sequence[Mapping[str, Any]]) -> float | None:
+    """Accuracy gained over what the best possible merge gains, of the means over *results*, a seed each.
+
+    None where the best merge is not known, which it is of a simulated LLM only, where it gains less than
+    :data:`WORTHWHILE`, and where nothing is gained.
+    """
+    tests = [result["test"] for result in results]
+    if not all(test.get("possible") and WEIGHTED in test["methods"] for test in tests):
+        return None
+    vanilla = mean(test["methods"]["vanilla"]["accuracy"] for test in tests)
+    possible = mean(test["possible"]["accuracy"] for test in tests) - vanilla
+    gain = mean(test["methods"][WEIGHTED]["accuracy"] for test in tests) - vanilla
+    return gain / possible if possible >= WORTHWHILE and gain > 0 else None
 
 
 def caveats(results: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lantern.corpora.types import Dialogue, Utterance
-from lantern.metrics.slices import SLICES, by_context, in_order, normalised, slice_report
+from lantern.metrics.slices import SLICES, by_context, in_order, normalised, slice_parts, slice_report
 from lantern.tables import FieldReply, PredictionTable, Row
 
 
@@ -37,12 +39,21 @@ def table(dialogues: dict[str, Dialogue]) -> PredictionTable:
     return PredictionTable.from_rows(("a", "b"), rows)
 
 
+def report_of(
+    split: PredictionTable,
+    probabilities: Mapping[str, np.ndarray],
+    dialogues: dict[str, Dialogue],
+    training_texts: Collection[str],
+) -> list[dict[str, Any]]:
+    return slice_report(split, probabilities, slice_parts(split, dialogues, training_texts))
+
+
 def test_slices_by_hand() -> None:
     dialogues = corpus()
     split = table(dialogues)
     improvised = np.array(["impro" in name for name in split.dialogues])
     better = np.where(improvised[:, None], np.eye(2)[split.labels], split.vanilla)
-    report = slice_report(split, {"vanilla": split.vanilla, "weighted": better}, dialogues, {normalised("YES yes")})
+    report = report_of(split, {"vanilla": split.vanilla, "weighted": better}, dialogues, {normalised("YES yes")})
     parts = {s["slice"]: {p["part"]: p for p in s["parts"]} for s in report}
     assert set(parts) == {"scripted or improvised", "speaker", "sex", "position in the dialogue", "text"}
     kinds = parts["scripted or improvised"]
@@ -62,13 +73,13 @@ def test_unlabelled_rows_and_crowds_of_speakers_are_left_out() -> None:
     dialogues = corpus()
     split = table(dialogues)
     split = replace(split, labels=np.where(np.arange(len(split)) % 3, -1, split.labels))
-    report = slice_report(split, {"vanilla": split.vanilla}, dialogues, ())
+    report = report_of(split, {"vanilla": split.vanilla}, dialogues, ())
     assert {p["labelled"] for s in report if s["slice"] == "sex" for p in s["parts"]} == {24, 12}
     many = {
         d.id: Dialogue(d.id, tuple(Utterance(u.id, u.id, u.text, u.label) for u in d.utterances))
         for d in dialogues.values()
     }
-    assert "speaker" not in {s["slice"] for s in slice_report(split, {"vanilla": split.vanilla}, many, ())}
+    assert "speaker" not in {s["slice"] for s in report_of(split, {"vanilla": split.vanilla}, many, ())}
 
 
 def test_agreement_is_the_share_of_external_votes_for_the_commonest_category() -> None:
@@ -83,7 +94,7 @@ def test_agreement_is_the_share_of_external_votes_for_the_commonest_category() -
     said = tuple(Utterance(f"d_{i}", "F", "word", label=0, extra={"votes": v}) for i, v in enumerate(votes))
     dialogues = {"d": Dialogue("d", said)}
     split = table(dialogues)
-    report = slice_report(split, {"vanilla": split.vanilla}, dialogues, ())
+    report = report_of(split, {"vanilla": split.vanilla}, dialogues, ())
     (found,) = (s for s in report if s["slice"] == "annotators who agree")
     assert {p["part"]: p["labelled"] for p in found["parts"]} == {
         "all annotators": 2,
@@ -96,7 +107,7 @@ def test_turns_without_words_are_nobodys_twins() -> None:
     said = tuple(Utterance(f"d_{i}", "F", text, label=0) for i, text in enumerate(("...", "Yes!", "no")))
     dialogues = {"d": Dialogue("d", said)}
     split = table(dialogues)
-    report = slice_report(split, {"vanilla": split.vanilla}, dialogues, {"", "yes"})
+    report = report_of(split, {"vanilla": split.vanilla}, dialogues, {"", "yes"})
     (found,) = (s for s in report if s["slice"] == "text")
     assert {p["part"]: p["labelled"] for p in found["parts"]} == {"also said in training": 1, "new": 1}
 
@@ -117,7 +128,7 @@ def test_parts_come_in_their_natural_order() -> None:
     assert in_order(["M", "F"]) == ["F", "M"]
     dialogues = corpus()
     split = table(dialogues)
-    report = slice_report(split, {"vanilla": split.vanilla}, dialogues, set())
+    report = report_of(split, {"vanilla": split.vanilla}, dialogues, set())
     (positions,) = [one["parts"] for one in report if one["slice"] == "position in the dialogue"]
     assert [one["part"] for one in positions] == ["first third", "middle third", "last third"]
 

@@ -17,7 +17,7 @@ from lantern.results.comparison import compare_runs
 from lantern.results.load import find_runs, read_run
 from tests.results.made_runs import write_run
 
-NOTEBOOK = Path(__file__).resolve().parent.parent.parent / "experiments" / "example_notebook.ipynb"
+NOTEBOOK = Path(__file__).resolve().parent.parent.parent / "experiments" / "examples" / "notebook.ipynb"
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 

@@ -13,7 +13,15 @@ import pytest
 from lantern.metrics.paired import Difference
 from lantern.results.comparison import compare_runs
 from lantern.results.load import find_runs, read_run
-from lantern.results.verdict import Decision, Verdict, caveats, further_utterances, run_verdict, verdict
+from lantern.results.verdict import (
+    Decision,
+    Verdict,
+    caveats,
+    further_utterances,
+    possible_share,
+    run_verdict,
+    verdict,
+)
 from tests.results.made_runs import write_run
 
 
@@ -163,3 +171,26 @@ def test_caveats_name_what_weakens_the_numbers(tmp_path: Path) -> None:
     assert "gpt-4o, seed 0: 30 % of the receptive fields failed" in caveats([lost])
     whole = {**result, "notes": [], "test": {**result["test"], "dialogues": 200}}
     assert caveats([{**whole, "llm": {**result["llm"], "failed_fields": 0}}]) == []
+
+
+def with_possible(result: dict[str, Any], accuracy: float | None) -> dict[str, Any]:
+    possible = None if accuracy is None else {"accuracy": accuracy, "weighted_f1": 0.0}
+    return {**result, "test": {**result["test"], "possible": possible}}
+
+
+def test_the_share_of_the_possible_gain_is_said_where_it_is_known(tmp_path: Path) -> None:
+    results = [read_run(write_run(tmp_path, "sdt", "simulated", seed)).result for seed in (0, 1)]
+    pairs = [[result["test"]["methods"][name]["accuracy"] for name in ("vanilla", "weighted")] for result in results]
+    base, reached = (float(np.mean(column)) for column in zip(*pairs, strict=True))
+    assert reached > base
+    best = base + 2 * (reached - base)
+    known = [with_possible(result, best) for result in results]
+    assert possible_share(known) == pytest.approx(0.5)
+    assert possible_share(results) is None
+    assert possible_share([known[0], with_possible(results[1], None)]) is None
+    assert possible_share([with_possible(result, base + 0.005) for result in results]) is None
+    said = str(run_verdict(known[0]))
+    share = (pairs[0][1] - pairs[0][0]) / (best - pairs[0][0])
+    assert f"], {100 * share:.0f} % of what this LLM makes possible, " in said
+    assert "possible" not in str(run_verdict(results[0]))
+    assert ", all that this LLM makes possible, " in str(of(difference(3.2, 1.1, 5.0, 0.004), share=1.02))

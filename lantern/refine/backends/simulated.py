@@ -13,6 +13,7 @@ from lantern.refine.backends.base import Backend
 from lantern.refine.shape import letters
 from lantern.refine.types import Reply, Request, Usage
 from lantern.settings import Amount, Finite, Within, check
+from lantern.tables import PredictionTable
 
 
 @dataclass
@@ -101,6 +102,42 @@ def simulate(request: Request) -> Reply:
         model="simulated",
         logprobs=None if cut else logprobs,
     )
+
+
+def evidence(config: SimulatedConfig, table: PredictionTable, before: int = 0, after: int = 0) -> np.ndarray | None:
+    """What the replies in *table* say of every class, to whoever knows how they were drawn.
+
+    That is their log-likelihood ``[N, C]``, up to a number for each row. Added to the logarithm of a prediction that
+    was made without them, it is Bayes' rule.
+
+    A reply holds the logits ``x = skill · e_y + noise · ε`` up to a constant, so ``log p(x | c)`` is ``skill / noise² ·
+    x_c`` up to another.
+
+    Args:
+        config: how they were drawn.
+        table: refined; the rows of a dialogue are all its turns.
+        before, after: lines of context around each field.
+
+    Returns:
+        None where it is not known: without noise, or for replies that copy what the prompt shows.
+    """
+    fields = table.fields
+    if fields is None or config.noise == 0 or config.trust != 0:
+        return None
+    turns = np.empty(len(table), dtype=int)
+    for rows in table.by_dialogue.values():
+        turns[rows] = rows.stop - rows.start
+    start = table.indices[:, None] - fields.positions
+    left = turns[:, None] - start - fields.lengths
+    shown = fields.lengths + np.minimum(before, start) + np.minimum(after, left)
+    context = (shown / (fields.width + before + after)) ** config.context_exponent
+    skill = config.skill * context * config.band_decay ** np.arange(table.coverage)
+    logits = np.log(np.where(fields.probabilities > 0, fields.probabilities, _ROUNDED))
+    return ((skill * fields.mask / config.noise**2)[..., None] * logits).sum(axis=1)
+
+
+_ROUNDED = 5e-5
+"""In place of a zero: a reply has four decimals."""
 
 
 def _letters(probabilities: np.ndarray) -> tuple[str, list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Lantern from Python, end to end in half a minute: ``python -m experiments.example_api``. No key, no network."""
+"""Lantern from Python, end to end in half a minute: ``python -m experiments.examples.api``. No key, no network."""
 
 from __future__ import annotations
 
