@@ -111,6 +111,9 @@ def _publish(console: Console, tables: list[Comparison], folder: Path) -> int:
     with tempfile.TemporaryDirectory() as place:
         result = checked(bundle, replay(bundle, Path(place) / "runs"))
     console.print(f"  {result}", style="yellow" if result.differing else "", soft_wrap=True)
+    if result.differing:
+        advice = "delete the metrics.json of these runs and repeat their commands, which trains and sends nothing again"
+        console.print(f"  another version of Lantern evaluated them: {advice}", style="yellow", soft_wrap=True)
     return 1 if result.differing else 0
 
 

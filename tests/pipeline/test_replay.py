@@ -26,6 +26,7 @@ from lantern.errors import UserError
 from lantern.files import read_json
 from lantern.pipeline.replay import bundle as bundles
 from lantern.pipeline.replay.make import settings
+from lantern.report.sinks.escaping import markdown
 from lantern.tables import columns
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,6 +219,33 @@ def test_the_page_shows_the_table_and_keeps_what_was_written_around_it(
         compare([str(published.runs), "--bundle", str(copy)])
     assert page.read_text(encoding="utf-8") == "# Something else\n"
     assert bundles.read_bundle(copy).runs
+
+
+PUBLISHED = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/bundle.json"))
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda folder: folder.name)
+def test_what_this_repository_publishes_is_whole(folder: Path) -> None:
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    for table in bundles.read_bundle(folder).tables:
+        for row in table["rows"]:
+            assert f"| {' | '.join(map(markdown, row['cells'].values()))} |" in page
+
+
+def test_runs_of_another_version_are_published_with_a_warning(
+    published: Published, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    for folder in published.runs.glob("sample-*seed0*"):
+        shutil.copytree(folder, runs / folder.name)
+    (older,) = runs.glob("sample-gru-simulated*")
+    result = read_json(older / "metrics.json")
+    result["test"]["methods"]["vanilla"]["accuracy"] += 0.05
+    (older / "metrics.json").write_text(json.dumps(result), encoding="utf-8")
+    assert compare([str(runs), "--bundle", str(tmp_path / "out")]) == 1
+    *_, differs, advice = capsys.readouterr().out.strip().splitlines()
+    assert "column 'vanilla acc'" in differs
+    assert advice.startswith("  another version of Lantern evaluated them: delete the metrics.json")
 
 
 def test_replayed_runs_take_no_other_runs_place(published: Published) -> None:

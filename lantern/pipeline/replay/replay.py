@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import multiprocessing
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from lantern.config.compose import read_config
+from lantern.environment import cores
 from lantern.errors import UserError
 from lantern.files import NUMBER, OrNull, misfit, read_json, write_json
 from lantern.pipeline.evaluate import measure
@@ -21,11 +25,14 @@ from lantern.tables import PredictionTable, columns
 MARK = "replayed.json"
 """In a folder of replayed runs: such a folder may be written again, another one not."""
 
+RUNS_EACH = 4
+"""Runs that a process does at least: its start takes seconds."""
+
 
 def replay(bundle: Bundle, out: Path, progress: Callable[[str], None] | None = None) -> list[Comparison]:
     """Write a run folder into *out* for every run of *bundle*, and return their tables.
 
-    *progress* is called with a line for every run.
+    *progress* is called with a line for every run. Many runs are shared among the cores of this process.
 
     Raises:
         UserError: *out* holds something else, or a run of the bundle cannot be read by this Lantern.
@@ -33,12 +40,17 @@ def replay(bundle: Bundle, out: Path, progress: Callable[[str], None] | None = N
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARK).is_file())):
         raise UserError(f"--out={out} holds something else than replayed runs; name another folder")
     write_json(out / MARK, {"bundle": bundle.digest})
-    logging.getLogger("lantern.weighting").setLevel(logging.ERROR)  # the results say what the guard chose
-    for number, source in enumerate(bundle.runs, 1):
-        if progress is not None:
-            progress(f"{number}/{len(bundle.runs)}  {source.name}")
-        _replay_run(source, out / source.name)
-    return compare_runs(find_runs([out / source.name for source in bundle.runs]).runs)
+    folders = [out / source.name for source in bundle.runs]
+    workers = min(cores(), len(folders) // RUNS_EACH)
+    with contextlib.ExitStack() as stack:
+        done: Iterable[None] = map(_replay_run, bundle.runs, folders)
+        if workers > 1:
+            pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+            done = stack.enter_context(pool).map(_replay_run, bundle.runs, folders)
+        for number, (source, _) in enumerate(zip(bundle.runs, done, strict=True), 1):
+            if progress is not None:
+                progress(f"{number}/{len(folders)}  {source.name}")
+    return compare_runs(find_runs(folders).runs)
 
 
 def checked(bundle: Bundle, tables: list[Comparison]) -> Check:
@@ -51,6 +63,7 @@ def checked(bundle: Bundle, tables: list[Comparison]) -> Check:
 
 
 def _replay_run(source: Path, folder: Path) -> None:
+    logging.getLogger("lantern.weighting").setLevel(logging.ERROR)  # the results say what the guard chose
     facts: dict[str, Any] = read_json(source / "facts.json")
     wrong = misfit(facts, {"score_range": OrNull([NUMBER]), "corpus": {}, "protocol": {}})
     if wrong is not None:
