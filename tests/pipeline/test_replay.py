@@ -26,7 +26,10 @@ from lantern.errors import UserError
 from lantern.files import read_json
 from lantern.pipeline.replay import bundle as bundles
 from lantern.pipeline.replay.make import settings
+from lantern.pipeline.replay.page import commands_of
 from lantern.report.sinks.escaping import markdown
+from lantern.results.load import Run
+from lantern.results.sweep import Trial, sweep_of
 from lantern.tables import columns
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,6 +146,23 @@ def test_settings_name_no_folder_and_no_server() -> None:
         assert kept in text
 
 
+def test_commands_are_those_of_the_sweeps_without_paths(tmp_path: Path) -> None:
+    runs = [Run(tmp_path / name, {}, {}) for name in ("a", "b", "c")]
+    pairs = [("seed=0", "a"), ("seed=1", "b")]
+    fixed = ["llm=smollm2", "llm.embedded=/models/q.gguf", "runs=/somewhere", "backbone=gru"]
+    sweep_of(tmp_path, [Trial((seed, *fixed), tmp_path / name) for seed, name in pairs]).save()
+    assert commands_of(runs) == [
+        "python -m experiments.run -m llm=smollm2 backbone=gru llm.embedded=q.gguf seed=0,1",
+    ]
+    shutil.rmtree(tmp_path / "sweeps")
+    sweep_of(tmp_path, [Trial(("seed=0", "llm=a"), tmp_path / "a"), Trial(("seed=1", "llm=b"), tmp_path / "b")]).save()
+    assert commands_of(runs) == [
+        "python -m experiments.run seed=0 llm=a",
+        "python -m experiments.run seed=1 llm=b",
+    ]
+    assert commands_of(runs[2:]) == []
+
+
 def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
@@ -154,9 +174,9 @@ def _edit(path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("runs/*seed0*/test.parquet", _cut, "test.parquet is damaged or was changed"),
-        ("runs/*seed1*/facts.json", _edit, "facts.json is damaged or was changed"),
-        ("runs/*seed0*/config.yaml", Path.unlink, "config.yaml is missing"),
+        ("replay/*seed0*/test.parquet", _cut, "test.parquet is damaged or was changed"),
+        ("replay/*seed1*/facts.json", _edit, "facts.json is damaged or was changed"),
+        ("replay/*seed0*/config.yaml", Path.unlink, "config.yaml is missing"),
         ("bundle.json", _cut, "bundle.json cannot be read"),
         ("bundle.json", _edit, "bundle.json|a bundle of schema 2"),
         ("bundle.json", Path.unlink, "holds no bundle of results"),
@@ -246,6 +266,16 @@ def test_runs_of_another_version_are_published_with_a_warning(
     *_, differs, advice = capsys.readouterr().out.strip().splitlines()
     assert "column 'vanilla acc'" in differs
     assert advice.startswith("  another version of Lantern evaluated them: delete the metrics.json")
+
+
+def test_git_takes_every_file_of_a_bundle_as_it_is(published: Published) -> None:
+    files = [path.relative_to(published.folder) for path in published.folder.rglob("*") if path.is_file()]
+    places = [f"docs/results/sample/{file.as_posix()}" for file in files]
+    for command, expected in (("check-ignore --no-index", ""), ("check-attr text", "text: unset")):
+        done = subprocess.run(["git", *command.split(), "--", *places], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode > 1:
+            pytest.skip("not a checkout of git")
+        assert all(line.endswith(expected) and expected for line in done.stdout.splitlines()), done.stdout
 
 
 def test_replayed_runs_take_no_other_runs_place(published: Published) -> None:

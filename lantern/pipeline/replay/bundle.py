@@ -2,13 +2,13 @@
 
 ::
 
-    bundle.json                  the published tables, names of the runs, SHA-256 of every other file
-    runs/<run>/config.yaml       settings, without paths and servers of the machine
-    runs/<run>/facts.json        what a result says besides numbers that follow from the tables
-    runs/<run>/test.parquet      predictions table: ids, gold labels, vanilla predictions, the LLM's answers
-    runs/<run>/oof.parquet       the same of the utterances that the weighting is fitted on, or dev.parquet
-    runs/<run>/slices.parquet    the part of every slice that each test utterance belongs to
-    runs/<run>/training.csv      learning curve of the vanilla model
+    bundle.json                    the published tables, names of the runs, SHA-256 of every other file
+    replay/<run>/config.yaml       settings, without paths and servers of the machine
+    replay/<run>/facts.json        what a result says besides numbers that follow from the tables
+    replay/<run>/test.parquet      predictions table: ids, gold labels, vanilla predictions, the LLM's answers
+    replay/<run>/oof.parquet       the same of the utterances that the weighting is fitted on, or dev.parquet
+    replay/<run>/slices.parquet    the part of every slice that each test utterance belongs to
+    replay/<run>/training.csv      learning curve of the vanilla model
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from lantern.errors import UserError
@@ -27,7 +27,7 @@ from lantern.report.text_tables import heading
 from lantern.results.columns import Place, cells, data, heads
 from lantern.results.comparison import Comparison
 
-FILE, RUNS = "bundle.json", "runs"
+FILE, RUNS = "bundle.json", "replay"  # git ignores what is called runs
 SCHEMA = 1
 CLOSE = 1e-6
 """Relative difference below which numbers are those of another processor or library version."""
@@ -123,6 +123,19 @@ def _check_table(found: Check, old: dict[str, Any], new: dict[str, Any]) -> None
 
 def _line(row: str, column: str, old: Any, new: Any) -> str:
     return f"row {row!r}, column {column!r}: published {old}, replayed {new}"
+
+
+def portable(value: Any) -> Any:
+    """*value* with the bare name of a file or folder in place of its absolute path."""
+    if isinstance(value, Mapping):
+        return {key: portable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [portable(one) for one in value]
+    if isinstance(value, str) and "\n" not in value:
+        for kind in (PurePosixPath, PureWindowsPath):
+            if kind(value).is_absolute():
+                return kind(value).name
+    return value
 
 
 def seal(folder: Path, runs: Sequence[str], tables: list[dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from lantern.corpora.protocols.splits import resolve_split
 from lantern.errors import UserError
 from lantern.files import atomic, write_json
 from lantern.metrics.slices import slice_parts
-from lantern.pipeline.replay.bundle import FILE, RUNS, published, seal
+from lantern.pipeline.replay.bundle import FILE, RUNS, portable, published, seal
 from lantern.pipeline.replay.page import PAGE, page_of
 from lantern.results.comparison import Comparison
 from lantern.results.folds import run_table
@@ -145,16 +145,3 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
         if section in found:
             found[section] = {**found[section], **gone}
     return found
-
-
-def portable(value: Any) -> Any:
-    """*value* with the bare name of a file or folder in place of its absolute path."""
-    if isinstance(value, Mapping):
-        return {key: portable(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [portable(one) for one in value]
-    if isinstance(value, str) and "\n" not in value:
-        for kind in (PurePosixPath, PureWindowsPath):
-            if kind(value).is_absolute():
-                return kind(value).name
-    return value

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lantern.config.groups import GROUPS
 from lantern.errors import UserError
+from lantern.pipeline.replay.bundle import portable
 from lantern.report.provenance import facts
 from lantern.report.sinks.escaping import markdown
 from lantern.report.text_tables import to_markdown
@@ -56,9 +57,9 @@ def _generated(tables: Sequence[Comparison], folder: Path) -> str:
     if commands:
         parts += ["## Commands\n", "```bash", *commands, "```\n"]
     parts += [
-        "Every setting of each run is in `runs/<run>/config.yaml`.\n",
+        "Every setting of each run is in `replay/<run>/config.yaml`.\n",
         "## Replay\n",
-        "The files in `runs/` hold the vanilla predictions and the LLM's answers, no word of a transcript. From them",
+        "The files in `replay/` hold the vanilla predictions and the LLM's answers, no word of a transcript. From them",
         "this command fits the weighting again, makes this table and the report, and compares them with what is",
         "published here. It needs no LLM, no corpus and no network:\n",
         "```bash",
@@ -88,7 +89,7 @@ def commands_of(runs: Sequence[Run]) -> list[str]:
 
 def _typed(trials: Sequence[Sequence[str]]) -> list[str]:
     """One command for *trials* where they are every combination of their values, else one for each."""
-    kept = [[part for part in trial if not part.startswith(_LEFT_OUT)] for trial in trials]
+    kept = [[_portable(part) for part in trial if not part.startswith(_LEFT_OUT)] for trial in trials]
     values: dict[str, dict[str, None]] = {}
     for part in (part for trial in kept for part in trial):
         key, _, value = part.partition("=")
@@ -102,3 +103,8 @@ def _typed(trials: Sequence[Sequence[str]]) -> list[str]:
         words = [f"{key}={','.join(values[key])}" for key in order]
         return [shlex.join(["python", "-m", "experiments.run", *(["-m"] if len(kept) > 1 else []), *words])]
     return [shlex.join(["python", "-m", "experiments.run", *trial]) for trial in kept]
+
+
+def _portable(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"{key}={portable(value)}"
