@@ -25,6 +25,7 @@ from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.backends.simulated import SimulatedBackend
 from lantern.refine.ledger.location import is_url
 from lantern.report.sinks.tracking import check_tracking
+from lantern.results.texts import refiner_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,8 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
     ready = ReadyRun(config, corpus, split, backend, Path(config.runs) / name)
     assert ready.vanilla_stages  # built now: refuses a wrong backbone or fold
     if backend is not None and ready.finished() is None:
+        prompt = refiner_of(config, corpus.by_id, corpus.label_set, corpus.score_range).prompt
+        backend.check_words(prompt.shape(1))
         backend.check_parameters()  # last: it needs litellm's tables, which take seconds to read
     return ready
 

@@ -16,12 +16,13 @@ import numpy as np
 
 from lantern.corpora.types import DIMENSIONS, Dialogue, LabelSet, Utterance
 from lantern.errors import UserError, did_you_mean
-from lantern.refine.shape import ReplyShape
+from lantern.refine.shape import ReplyShape, check_words
 from lantern.settings import OneOf, check
 
 _PLACES = {
     "system": ("classes", "scores", "reply"),
     "letters": ("classes", "scores", "reply"),
+    "class_words": ("classes", "scores", "reply"),
     "scores": ("low", "high"),
     "question": ("count",),
 }
@@ -50,6 +51,9 @@ class PromptConfig:
     permute: bool = False
     """List the classes, and so their letters, in another order in each of an utterance's fields: the LLM's preference
     for a letter or a place then averages out over them. See :meth:`Prompt.order`."""
+    answers: Annotated[str, OneOf("letters", "words")] = "letters"
+    """With ``llm.elicitation=logprobs``, what the LLM writes for a class and whose token probability is read:
+    ``letters`` A, B, ..., or ``words``, the class itself, whose first token must tell it from the others."""
     system: str = ""
     """System part; ``{classes}``, ``{scores}`` and ``{reply}`` stand for the paragraphs below."""
     scores: str = ""
@@ -59,6 +63,8 @@ class PromptConfig:
     letters: str = ""
     """With ``llm.elicitation=logprobs`` in place of the paragraph of *system* that holds ``{reply}``; its own
     ``{reply}`` becomes example lines."""
+    class_words: str = ""
+    """The same with ``answers=words``."""
     question: str = ""
     """Last line of the user part; ``{count}`` is the number of utterances."""
 
@@ -90,7 +96,7 @@ class PromptConfig:
         parts = [self.system, self.scores, self.priors_note, self.question, self.letters]
         parts += [self.priors, str(self.dimensions)]
         parts += ["words withheld"] * (not self.words) + ["names masked"] * (self.names == "masked")
-        parts += ["classes permuted"] * self.permute
+        parts += ["classes permuted"] * self.permute + [self.class_words] * (self.answers == "words")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -175,7 +181,10 @@ class Prompt:
         score_range: tuple[float, float] | None,
         elicitation: str = "json",
     ) -> None:
-        self.config, self.labels, self.elicitation = config, labels, elicitation
+        self.config, self.labels = config, labels
+        self.elicitation = "words" if elicitation == "logprobs" and config.answers == "words" else elicitation
+        if self.elicitation == "words":
+            check_words(labels.classes)
         self._dimensions = config.dimensions and score_range is not None
         self._score_range = score_range or (0.0, 0.0)
         self._systems = {labels.classes: self._render(labels.classes)}
@@ -183,8 +192,8 @@ class Prompt:
     def _render(self, order: tuple[str, ...]) -> str:
         """The system part, which lists the classes in *order*."""
         config, labels = self.config, self.labels
-        letters = self.shape(1, order).letters
-        marks = [f" ({letter})" for letter in letters] if letters else [""] * len(labels)
+        answers = self.shape(1, order).answers
+        marks = [f" ({letter})" for letter in answers or ()] if self.elicitation == "logprobs" else [""] * len(labels)
         described = zip(order, marks, strict=True)
         classes = "\n".join(f"- {name}{mark}: {labels.definitions.get(name, name)}" for name, mark in described)
         references = [] if config.priors == "none" else [config.priors_note]
@@ -194,10 +203,10 @@ class Prompt:
         example = {"1": dict.fromkeys(order, round(1 / len(labels), 2))}
         reply = json.dumps(example, ensure_ascii=False)
         system = config.system
-        if letters:
-            paragraphs = system.split("\n\n")
-            system = "\n\n".join(config.letters if "{reply}" in part else part for part in paragraphs)
-            reply = f"1: {letters[0]}\n2: {letters[-1]}"
+        if answers:
+            asking = config.class_words if self.elicitation == "words" else config.letters
+            system = "\n\n".join(asking if "{reply}" in part else part for part in system.split("\n\n"))
+            reply = f"1: {answers[0]}\n2: {answers[-1]}"
         return system.format(classes=classes, scores="\n".join(references).strip(), reply=reply).strip()
 
     def order(self, dialogue: str, field: int, seed: int) -> tuple[str, ...]:
@@ -263,12 +272,11 @@ class Prompt:
 
     def repair(self, quoted: str, error: str, count: int) -> tuple[dict[str, str], ...]:
         """The turns that follow a reply that could not be used: what it said, what is wrong and what to return."""
-        letters = self.shape(count).letters
-        if letters:
-            wanted = (
-                f"{count} lines, one for each utterance: its number, a colon, a blank and one letter from {letters[0]} "
-                f"to {letters[-1]}."
-            )
+        answers = self.shape(count).answers
+        if answers:
+            words = self.elicitation == "words"
+            one = f"one of: {', '.join(answers)}" if words else f"one letter from {answers[0]} to {answers[-1]}"
+            wanted = f"{count} lines, one for each utterance: its number, a colon, a blank and {one}."
         else:
             wanted = (
                 f'one JSON object with the keys "1" to "{count}"; each holds one number from 0 to 1 for every one of: '

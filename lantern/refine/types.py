@@ -113,7 +113,7 @@ class Answer:
     probabilities: list[list[float]]
     """Per target utterance and class, ``[n, C]``; every vector sums to 1."""
     sums: list[float]
-    """Per utterance: what the numbers added up to before; by letters, the probability that lay on them."""
+    """Per utterance: what the numbers added up to before; by token probabilities, what lay on the classes."""
     reply: Reply
 
 

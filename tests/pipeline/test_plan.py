@@ -93,9 +93,10 @@ def test_it_needs_no_key_and_sends_nothing(tiny: Tiny, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_embedded_models_own_tokenizer_is_exact(tiny: Tiny) -> None:
+@pytest.mark.parametrize("answers", ["letters", "words"])
+def test_the_embedded_models_own_tokenizer_is_exact(tiny: Tiny, answers: str) -> None:
     overrides = [o for o in tiny("backbone.epochs=1", "refine.limit_dialogues=1") if o != "llm=simulated"]
-    overrides += ["llm=smollm2", "llm.elicitation=logprobs"]
+    overrides += ["llm=smollm2", "llm.elicitation=logprobs", f"prompt.answers={answers}"]
     before = plan([preflight(compose(overrides), check_backend=False)])
     llm = run(preflight(compose(overrides)), Recorder())["llm"]
     assert before.asking is not None

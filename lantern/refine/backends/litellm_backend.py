@@ -19,6 +19,7 @@ from lantern.refine.backends.listed import listed_price, load_litellm
 from lantern.refine.backends.ready import variable
 from lantern.refine.backends.tokens import Tokenizer, tokenizer_of
 from lantern.refine.failures import BackendFailure, failure_of, kind_of, redact, worded
+from lantern.refine.shape import ReplyShape
 from lantern.refine.types import NO_MESSAGE, Failure, Price, Reply, Request, Usage, plain
 
 WITHOUT_TEXT = ("content_filter", "refusal", "length", "max_tokens")
@@ -40,6 +41,10 @@ class LiteLLMBackend(Backend):
     def check_parameters(self) -> None:
         """See :func:`lantern.refine.backends.ready.check_parameters`."""
         ready.check_parameters(self.config)
+
+    def check_words(self, shape: ReplyShape) -> None:
+        """See :func:`lantern.refine.backends.ready.check_words`."""
+        ready.check_words(self.config, shape)
 
     def prepare(self) -> None:
         """Import litellm, start an embedded model, look up the price.
