@@ -11,11 +11,13 @@ from lantern.refine.types import Request
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A receptive field with the requests that ask about its target utterances."""
+    """A receptive field with the requests that ask about its target utterances, or about one of them."""
 
     field: Field
+    targets: tuple[int, ...]
+    """Indices, in the dialogue, of the utterances that it asks about."""
     rows: tuple[int, ...]
-    """Rows of the target utterances in the predictions table."""
+    """Their rows in the predictions table."""
     shape: ReplyShape
     requests: tuple[Request, ...]
     """One per sample."""

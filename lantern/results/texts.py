@@ -146,7 +146,7 @@ def asked_of(refiner: Refiner, ledger: Ledger, table: PredictionTable) -> Asked:
     histories = iter(chains.outcomes)
     of, fields = np.full((len(table), table.coverage), -1), []
     for number, question in enumerate(questions):
-        of[list(question.rows), [question.field.band(i) for i in question.field.targets]] = number
+        of[list(question.rows), [question.field.band(i) for i in question.targets]] = number
         attempts: list[Attempt] = []
         for request in question.requests:
             messages = request.messages
