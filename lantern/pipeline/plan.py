@@ -11,9 +11,10 @@ from lantern.pipeline.preflight import ReadyRun
 from lantern.pipeline.refinement import refiner_of
 from lantern.refine.backends.tokens import tokenizer_of
 from lantern.refine.estimate import Estimate, estimate
+from lantern.refine.fields import Question
 from lantern.refine.ledger.ledger import Ledger
-from lantern.refine.question import Question
 from lantern.refine.types import Price, Request
+from lantern.results.texts import examples_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,8 @@ def _questions(ready: ReadyRun, model: int) -> tuple[list[Question], bool]:
     """Every question of one run, whose vanilla models are the *model*-th of the plan, and whether all of them are the
     very ones that will be sent."""
     config = ready.config
-    refiner = refiner_of(config, vanilla.transcripts(ready.corpus))
+    examples = examples_of(config, ready.corpus, ready.meanings)
+    refiner = refiner_of(config, vanilla.transcripts(ready.corpus), examples)
     questions: list[Question] = []
     exact = True
     for split in ready.refined:

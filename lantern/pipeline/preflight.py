@@ -18,6 +18,7 @@ from lantern.corpora.protocols.splits import Split, folds, resolve_split
 from lantern.corpora.sample.generator import generate_sample
 from lantern.environment import versions
 from lantern.errors import UserError
+from lantern.features.extractors.minilm import find_model
 from lantern.files import check_place, digest
 from lantern.pipeline.store import StageStore, train_inputs
 from lantern.refine.backends.batches import BatchClient
@@ -56,6 +57,11 @@ class ReadyRun:
     def store(self) -> StageStore:
         """The stages that all runs in ``runs`` share."""
         return StageStore(Path(self.config.runs) / "stages")
+
+    @property
+    def meanings(self) -> Path:
+        """Folder of the vectors by which demonstrations are chosen."""
+        return Path(self.config.runs) / "stages" / "meanings"
 
     @cached_property
     def key(self) -> str:
@@ -162,6 +168,8 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
                 f"corpus {corpus.name!r} may not be passed on and llm={config.llm.name} is a remote service; "
                 "set corpus.allow_external_llm=true if your licence allows it, or take a local LLM"
             )
+        if config.prompt.demonstrations and config.prompt.demonstrations_by == "nearest":
+            find_model()
         if config.refine.batch:
             if config.llm.simulated is not None:
                 raise UserError("refine.batch=true: llm=simulated has no batch interface")

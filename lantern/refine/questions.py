@@ -13,10 +13,9 @@ from lantern.corpora.types import Dialogue
 from lantern.errors import FailureKind, UserError
 from lantern.refine.backends.config import make_request
 from lantern.refine.backends.simulated import oracle
-from lantern.refine.fields import Field, receptive_fields
+from lantern.refine.fields import Field, Question, receptive_fields
 from lantern.refine.ledger.location import check_location
-from lantern.refine.prompt import Prompt, Turn, turns_of
-from lantern.refine.question import Question
+from lantern.refine.prompt import Demonstration, Prompt, Turn, turns_of
 from lantern.refine.types import Answer, Failure, Outcome, Reply, Request
 from lantern.settings import Amount, Count, OneOf, Positive, Within, check
 from lantern.tables import ANSWERED, KINDS, Fields, PredictionTable
@@ -24,6 +23,7 @@ from lantern.tables import ANSWERED, KINDS, Fields, PredictionTable
 if TYPE_CHECKING:
     from lantern.refine.backends.config import BackendConfig
     from lantern.refine.backends.simulated import SimulatedConfig
+    from lantern.refine.demonstrations import Demonstrations
 
 
 Calls = Annotated[int, Within(least=1, most=100)]
@@ -158,9 +158,10 @@ class Refiner:
         backend: BackendConfig,
         simulated: SimulatedConfig | None = None,
         seed: int = 0,
+        examples: Demonstrations | None = None,
     ) -> None:
         self.dialogues, self.prompt, self.config, self.backend = dialogues, prompt, config, backend
-        self.simulated, self.seed = simulated, seed
+        self.simulated, self.seed, self.examples = simulated, seed, examples
 
     def questions(self, table: PredictionTable) -> list[Question]:
         """A question about every receptive field of every dialogue of *table*, or about each utterance of each field.
@@ -185,18 +186,19 @@ class Refiner:
                     shown = [replace(turns[i], target=i in targets) for i in visible]
                     shape = self.prompt.shape(len(targets), order)
                     oracle = self._oracle(window, targets, shown, labels)
-                    messages = self.prompt.messages(shown, order)
+                    examples = self.examples.of(name, targets) if self.examples is not None else ()
+                    messages = self.prompt.messages(shown, order, examples)
                     samples = [make_request(self.backend, messages, shape, k) for k in range(self.config.samples)]
                     requests = tuple(replace(sample, oracle=oracle) for sample in samples)
                     places = tuple(rows.start + i for i in targets)
-                    questions.append(Question(window, targets, places, shape, requests, self._blank(order)))
+                    questions.append(Question(window, targets, places, shape, requests, self._blank(order, examples)))
         return questions
 
-    def _blank(self, order: tuple[str, ...]) -> Request | None:
+    def _blank(self, order: tuple[str, ...], examples: tuple[Demonstration, ...]) -> Request | None:
         """The request about an empty turn that calibrates the replies to a prompt of that *order*."""
         if not self.config.calibrate:
             return None
-        request = make_request(self.backend, self.prompt.blank(order), self.prompt.shape(1, order))
+        request = make_request(self.backend, self.prompt.blank(order, examples), self.prompt.shape(1, order))
         if self.simulated is None:
             return request
         silent, equal = replace(self.simulated, noise=0.0, failure_rate=0.0), [1 / len(order)] * len(order)

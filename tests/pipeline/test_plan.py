@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
     "more",
     [
         (),
-        ("weighting.fit_on=oof",),
+        ("weighting.fit_on=oof", "prompt.demonstrations=1", "prompt.demonstrations_by=class"),
         ("refine.limit_dialogues=2", "refine.samples=2"),
         ("prompt.permute=true", "refine.before=2", "refine.independent=true"),
     ],
