@@ -82,8 +82,10 @@ class Demonstrations:
 
     def _nearest(self, dialogue: str, targets: Sequence[int], pool: int) -> list[int]:
         """Numbers of the turns of a pool that are nearest to any of *targets*, the nearest one last."""
+        if not self._places[pool]:
+            return []
         wanted = np.stack([self._known[dialogue][i] for i in targets])
-        likeness = (self._matrices[pool] @ wanted.T).max(axis=1, initial=-1.0).round(4)
+        likeness = (self._matrices[pool] @ wanted.T).max(axis=1).round(4)
         order = np.argsort(-likeness, kind="stable")[: self.config.demonstrations]
         return order[::-1].tolist()
 

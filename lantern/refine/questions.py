@@ -58,8 +58,8 @@ class RefineConfig:
     """The same after each field; 0 with ``context=causal``."""
     independent: bool = False
     """Ask about each utterance of a field by itself, in a call of its own: the answer about one cannot lean on those
-    about the lines before it. ``stride`` times as many calls; the prompts of a field begin alike, which a provider's
-    prompt cache makes cheap."""
+    about the lines before it. As many times the calls as a field is wide; the prompts of a field begin alike, which a
+    provider's prompt cache makes cheap."""
     samples: Calls = 1
     """Replies per prompt, averaged (self-consistency); more than one needs ``llm.temperature`` above 0."""
     calibrate: bool = False
@@ -168,6 +168,8 @@ class Refiner:
 
         The table must hold every utterance of its dialogues: fields run over the full transcript.
         """
+        if self.prompt.config.demonstrations and self.examples is None:
+            raise ValueError("the prompt is to show demonstrations, and nothing chooses them")
         questions = []
         for name, rows in table.by_dialogue.items():
             dialogue = self.dialogues[name]

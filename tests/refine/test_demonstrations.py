@@ -150,6 +150,9 @@ def test_examples_are_in_the_question_and_in_that_about_an_empty_turn(tmp_path: 
         assert system.count("<example>\n") == 2 * len(corpus.label_set)
         assert not any(f" {speaker}: " in system for speaker in speakers)
     assert len(questions[0].sent) == 2
+    bare = refiner_of(config, corpus.by_id, corpus.label_set, corpus.score_range)
+    with pytest.raises(ValueError, match="nothing chooses them"):
+        bare.questions(PredictionTable.from_rows(corpus.label_set.classes, rows, "test"))
 
 
 def test_vectors_are_kept_by_a_run_and_read_ever_after(encoder: type[Encoder], tmp_path: Path) -> None:
