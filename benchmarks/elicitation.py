@@ -55,13 +55,15 @@ def ask(overrides: Sequence[str], name: str, dialogues: int | None, out: Path) -
     from lantern.pipeline import run, vanilla
     from lantern.pipeline.preflight import preflight
     from lantern.pipeline.refinement import Refinement
+    from lantern.results.texts import examples_of
 
     reporter: Any = _Quiet()
     ready = preflight(compose([*overrides, "weighting.fit_on=dev"]))
     for stage in ready.vanilla_stages:
         run._vanilla(ready, stage, reporter, None, [])
     table = vanilla.predict(ready, "dev").keep(ready.split.dev[:dialogues])
-    with Refinement(ready.config, ready.backend, vanilla.transcripts(ready.corpus)) as llm:
+    examples = examples_of(ready.config, ready.corpus, ready.meanings, keep=True)
+    with Refinement(ready.config, ready.backend, vanilla.transcripts(ready.corpus), examples=examples) as llm:
         requests = [r for q in llm.refiner.questions(table) for r in q.requests]
         table, stats = llm.refine(table)
         replies = llm.ledger.get_many(list({r.key for r in requests})).values()

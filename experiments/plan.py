@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lantern.pipeline.plan import Plan
+    from lantern.refine.estimate import Estimate
     from lantern.refine.questions import RefineConfig
     from lantern.refine.types import Request
 
@@ -84,7 +85,8 @@ def _print(console: Console, name: str, settings: list[RefineConfig], plan: Plan
     asking = plan.asking
     if asking is None:
         return
-    console.print(f"  questions       {plan.fields:,} receptive fields in {plan.dialogues:,} dialogues")
+    about = "utterances of receptive fields" if any(one.independent for one in settings) else "receptive fields"
+    console.print(f"  questions       {plan.fields:,} {about} in {plan.dialogues:,} dialogues")
     console.print(f"  prompts         {asking.prompts:,} different ones, {asking.answered:,} in the ledger already")
     console.print(f"  calls           {asking.calls:,}, plus one for every reply that needs a repair turn")
     share = f"{100 * asking.cached_input / asking.input:.0f} %" if asking.input else "0 %"
@@ -94,6 +96,8 @@ def _print(console: Console, name: str, settings: list[RefineConfig], plan: Plan
         soft_wrap=True,
     )
     console.print(f"  cost            {_cost(plan)}", soft_wrap=True)
+    if plan.utterances:
+        console.print(f"  per utterance   {_per_utterance(asking, plan.utterances)}")
     if asking.room:
         price = plan.price.output * asking.room * asking.calls / 1e6 if plan.price else 0
         most = f", at most ${price:,.2f}" if price else ""
@@ -116,6 +120,11 @@ def _print_prompt(console: Console, example: Request) -> None:
         console.print(message["role"], style="dim")
         console.print(message["content"], soft_wrap=True)
     console.rule(style="dim")
+
+
+def _per_utterance(asking: Estimate, utterances: float) -> str:
+    tokens = f"{asking.input / utterances:,.0f} tokens in, {asking.output / utterances:,.0f} out"
+    return tokens if not asking.cost else f"{tokens}, ${asking.cost / utterances:.2g}"
 
 
 def _cost(plan: Plan) -> str:

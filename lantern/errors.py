@@ -73,6 +73,6 @@ class FailureKind(StrEnum):
     BAD_NUMBERS = "bad_numbers", "content", _SHAPE
     WRONG_CLASSES = "wrong_classes", "content", _SHAPE
     NO_LOGPROBS = "no_logprobs", "content", "take llm.elicitation=json: this provider returns no token probabilities"
-    LOW_MASS = "low_mass", "content", "take llm.elicitation=json or another LLM: this one does not answer by letters"
-    """Next to none of the probability lies on the letters of the classes."""
+    LOW_MASS = "low_mass", "content", "take another prompt.answers, llm.elicitation=json or another LLM"
+    """Next to none of the probability lies on the letters or words of the classes."""
     REDIRECT = "redirect", "fatal", "set llm.api_base to the address that it names if you trust it"

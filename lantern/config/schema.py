@@ -201,6 +201,16 @@ class RunConfig:
                 "weighting.fit_on=dev with protocol.selection=paper-style would fit the weighting on the test "
                 "dialogues; take weighting.fit_on=oof"
             )
+        if self.prompt.answers == "words" and self.llm.elicitation == "json" and self.llm.name != "???":
+            raise UserError(
+                "prompt.answers=words says how classes are written with llm.elicitation=logprobs; set that, or take "
+                "prompt.answers=letters"
+            )
+        if self.prompt.demonstrations and self.prompt.demonstrations_by == "nearest" and self.refine.calibrate:
+            raise UserError(
+                "refine.calibrate=true asks about an empty turn, to which no example is nearest; take "
+                "prompt.demonstrations_by=class, or refine.calibrate=false"
+            )
         if self.refine.samples > 1 and self.llm.temperature == 0 and self.llm.simulated is None:
             raise UserError(
                 f"refine.samples={self.refine.samples}: all samples are the same at llm.temperature=0; set it"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lantern.files import digest
 from lantern.pipeline import vanilla
@@ -12,8 +11,10 @@ from lantern.pipeline.preflight import ReadyRun
 from lantern.pipeline.refinement import refiner_of
 from lantern.refine.backends.tokens import tokenizer_of
 from lantern.refine.estimate import Estimate, estimate
+from lantern.refine.fields import Question
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.types import Price, Request
+from lantern.results.texts import examples_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,9 @@ class Plan:
     dialogues: int
     """To be refined, summed over runs and splits."""
     fields: int
-    """Receptive fields in them."""
+    """Questions about them: receptive fields, or with ``refine.independent`` their utterances."""
+    utterances: float
+    """Whose questions are not all in the ledger; those of different fields of an utterance count as shares of it."""
     asking: Estimate | None
     """None without an LLM."""
     exact: bool
@@ -46,18 +49,21 @@ def plan(runs: Sequence[ReadyRun]) -> Plan:
     to_train, to_reuse = models(runs)
     asking = [ready for ready in runs if ready.backend is not None]
     if not asking:
-        return Plan(to_train, to_reuse, 0, 0, None, True, None, None)
+        return Plan(to_train, to_reuse, 0, 0, 0, None, True, None, None)
     first = asking[0]
     config = first.config
     requests: list[Request] = []
     exact = True
     fields = 0
+    shares: dict[str, float] = {}
     numbers: dict[str, int] = {}
     for ready in asking:
         model = digest([stage.inputs for stage in ready.vanilla_stages])
-        questions, known = _requests(ready, numbers.setdefault(model, len(numbers) + 1))
-        requests += questions
-        fields += len(questions) // ready.config.refine.samples
+        questions, known = _questions(ready, numbers.setdefault(model, len(numbers) + 1))
+        requests += [request for question in questions for request in question.sent]
+        fields += len(questions)
+        times = ready.config.refine.samples * ready.config.refine.coverage
+        shares |= {request.key: len(q.rows) / times for q in questions for request in q.requests}
         exact = exact and known
     ledger = Ledger.if_there(config.ledger)
     price = config.llm.price
@@ -73,7 +79,9 @@ def plan(runs: Sequence[ReadyRun]) -> Plan:
     if ledger is not None:
         ledger.close()
     dialogues = sum(len(ids) for ready in asking for ids in ready.refined.values())
-    return Plan(to_train, to_reuse, dialogues, fields, expected, exact, price, requests[0] if requests else None)
+    utterances = sum(shares.values()) * expected.calls / max(1, expected.prompts)
+    example = requests[0] if requests else None
+    return Plan(to_train, to_reuse, dialogues, fields, utterances, expected, exact, price, example)
 
 
 def models(runs: Sequence[ReadyRun]) -> tuple[int, int]:
@@ -97,20 +105,21 @@ def training_seconds(runs: Sequence[ReadyRun]) -> float | None:
     return sum(known) if len(known) == len(todo) else None
 
 
-def _requests(ready: ReadyRun, model: int) -> tuple[list[Request], bool]:
+def _questions(ready: ReadyRun, model: int) -> tuple[list[Question], bool]:
     """Every question of one run, whose vanilla models are the *model*-th of the plan, and whether all of them are the
     very ones that will be sent."""
     config = ready.config
-    refiner = refiner_of(config, vanilla.transcripts(ready.corpus))
-    requests: list[Request] = []
+    examples = examples_of(config, ready.corpus, ready.meanings)
+    refiner = refiner_of(config, vanilla.transcripts(ready.corpus), examples)
+    questions: list[Question] = []
     exact = True
     for split in ready.refined:
         table = vanilla.stored(ready, split)
-        changes: dict[str, Any] = {}
         if table is None:
             exact, table = False, vanilla.placeholder(ready, split)
             # Placeholders look alike where the predictions of other models will not.
-            changes = {"model": f"{config.llm.model}#{model}"}
-        made = [request for question in refiner.questions(table) for request in question.sent]
-        requests += [replace(request, **changes) for request in made]
-    return requests, exact
+            refiner.backend = replace(config.llm, model=f"{config.llm.model}#{model}")
+        else:
+            refiner.backend = config.llm
+        questions += refiner.questions(table)
+    return questions, exact

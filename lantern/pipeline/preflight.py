@@ -18,6 +18,7 @@ from lantern.corpora.protocols.splits import Split, folds, resolve_split
 from lantern.corpora.sample.generator import generate_sample
 from lantern.environment import versions
 from lantern.errors import UserError
+from lantern.features.extractors.minilm import find_model
 from lantern.files import check_place, digest
 from lantern.pipeline.store import StageStore, train_inputs
 from lantern.refine.backends.batches import BatchClient
@@ -25,6 +26,7 @@ from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.backends.simulated import SimulatedBackend
 from lantern.refine.ledger.location import is_url
 from lantern.report.sinks.tracking import check_tracking
+from lantern.results.texts import refiner_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ class ReadyRun:
     def store(self) -> StageStore:
         """The stages that all runs in ``runs`` share."""
         return StageStore(Path(self.config.runs) / "stages")
+
+    @property
+    def meanings(self) -> Path:
+        """Folder of the vectors by which demonstrations are chosen."""
+        return Path(self.config.runs) / "stages" / "meanings"
 
     @cached_property
     def key(self) -> str:
@@ -161,6 +168,8 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
                 f"corpus {corpus.name!r} may not be passed on and llm={config.llm.name} is a remote service; "
                 "set corpus.allow_external_llm=true if your licence allows it, or take a local LLM"
             )
+        if config.prompt.demonstrations and config.prompt.demonstrations_by == "nearest":
+            find_model()
         if config.refine.batch:
             if config.llm.simulated is not None:
                 raise UserError("refine.batch=true: llm=simulated has no batch interface")
@@ -193,6 +202,8 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
     ready = ReadyRun(config, corpus, split, backend, Path(config.runs) / name)
     assert ready.vanilla_stages  # built now: refuses a wrong backbone or fold
     if backend is not None and ready.finished() is None:
+        prompt = refiner_of(config, corpus.by_id, corpus.label_set, corpus.score_range).prompt
+        backend.check_words(prompt.shape(1))
         backend.check_parameters()  # last: it needs litellm's tables, which take seconds to read
     return ready
 

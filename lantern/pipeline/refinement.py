@@ -13,6 +13,7 @@ from lantern.config.schema import RunConfig
 from lantern.models.prediction import StoredPredictions, TableBuilder, Transcripts
 from lantern.pipeline.trainer import running
 from lantern.refine.callback import LLMRefinement
+from lantern.refine.demonstrations import Demonstrations
 from lantern.refine.engine.batch import BatchEngine
 from lantern.refine.engine.engine import Engine
 from lantern.refine.ledger.ledger import Ledger
@@ -22,9 +23,9 @@ from lantern.results import texts
 from lantern.tables import PredictionTable
 
 
-def refiner_of(config: RunConfig, transcripts: Transcripts) -> Refiner:
+def refiner_of(config: RunConfig, transcripts: Transcripts, examples: Demonstrations | None = None) -> Refiner:
     """Makes the questions of a configuration; needs neither ledger nor backend."""
-    return texts.refiner_of(config, transcripts.dialogues, transcripts.labels, transcripts.score_range)
+    return texts.refiner_of(config, transcripts.dialogues, transcripts.labels, transcripts.score_range, examples)
 
 
 class Refinement:
@@ -35,6 +36,7 @@ class Refinement:
         backend: what :func:`lantern.pipeline.preflight.backend_of` made of ``config.llm``.
         transcripts: the dialogues that tables may hold.
         progress: called with how far it is.
+        examples: chooses the demonstrations of the prompts.
 
     Raises:
         UserError: the ledger cannot be used.
@@ -46,9 +48,10 @@ class Refinement:
         backend: Any,
         transcripts: Transcripts,
         progress: Callable[[Progress], None] | None = None,
+        examples: Demonstrations | None = None,
     ) -> None:
         self.transcripts = transcripts
-        self.refiner = refiner_of(config, transcripts)
+        self.refiner = refiner_of(config, transcripts, examples)
         self.ledger = Ledger(config.ledger)
         self._answered = False
         self.engine: Engine | BatchEngine

@@ -34,6 +34,7 @@ from lantern.report.sinks.escaping import printable
 from lantern.report.sinks.tracking import track, tracked
 from lantern.report.terminal import log_table
 from lantern.results.progress import LOCK, Reporter, read_state, record_done, record_failure, recorded
+from lantern.results.texts import examples_of
 from lantern.tables import PredictionTable
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,8 @@ def _refinement(ready: ReadyRun, reporter: Reporter) -> Iterator[Refinement | No
     if ready.backend is None:
         yield None
         return
-    with Refinement(ready.config, ready.backend, vanilla.transcripts(ready.corpus), reporter.asking) as llm:
+    examples = examples_of(ready.config, ready.corpus, ready.meanings, keep=True)
+    with Refinement(ready.config, ready.backend, vanilla.transcripts(ready.corpus), reporter.asking, examples) as llm:
         llm.ledger.notice = reporter.note
         yield llm
 

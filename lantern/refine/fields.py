@@ -1,8 +1,11 @@
-"""Receptive fields: overlapping windows in which every utterance lies exactly ``t`` times."""
+"""Receptive fields, overlapping windows in which every utterance lies exactly ``t`` times, and questions about them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from lantern.refine.shape import ReplyShape
+from lantern.refine.types import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +66,24 @@ def receptive_fields(length: int, stride: int, coverage: int, causal: bool = Fal
         Field(max(origin, 0), min(origin + width, length), origin, stride, coverage)
         for origin in range(stride - width, length, stride)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A receptive field with the requests that ask about its target utterances, or about one of them."""
+
+    field: Field
+    targets: tuple[int, ...]
+    """Indices, in the dialogue, of the utterances that it asks about."""
+    rows: tuple[int, ...]
+    """Their rows in the predictions table."""
+    shape: ReplyShape
+    requests: tuple[Request, ...]
+    """One per sample."""
+    blank: Request | None = None
+    """The same prompt about an empty turn, whose answer is divided out of the others; the same for many questions."""
+
+    @property
+    def sent(self) -> tuple[Request, ...]:
+        """All requests that the answer needs."""
+        return self.requests if self.blank is None else (*self.requests, self.blank)

@@ -16,12 +16,14 @@ import numpy as np
 
 from lantern.corpora.types import DIMENSIONS, Dialogue, LabelSet, Utterance
 from lantern.errors import UserError, did_you_mean
-from lantern.refine.shape import ReplyShape
-from lantern.settings import OneOf, check
+from lantern.refine.shape import ReplyShape, check_words
+from lantern.settings import OneOf, Within, check
 
 _PLACES = {
     "system": ("classes", "scores", "reply"),
     "letters": ("classes", "scores", "reply"),
+    "class_words": ("classes", "scores", "reply"),
+    "examples": (),
     "scores": ("low", "high"),
     "question": ("count",),
 }
@@ -50,6 +52,14 @@ class PromptConfig:
     permute: bool = False
     """List the classes, and so their letters, in another order in each of an utterance's fields: the LLM's preference
     for a letter or a place then averages out over them. See :meth:`Prompt.order`."""
+    answers: Annotated[str, OneOf("letters", "words")] = "letters"
+    """With ``llm.elicitation=logprobs``, what the LLM writes for a class and whose token probability is read:
+    ``letters`` A, B, ..., or ``words``, the class itself, whose first token must tell it from the others."""
+    demonstrations: Annotated[int, Within(least=0, most=100)] = 0
+    """Show so many labelled turns of training dialogues, each with the turns before it."""
+    demonstrations_by: Annotated[str, OneOf("nearest", "class")] = "nearest"
+    """``nearest``: those nearest in meaning to the utterances that are asked about (MiniLM); ``class``: so many of each
+    class, drawn by ``seed``, the same ones in every prompt, so that a provider can cache them."""
     system: str = ""
     """System part; ``{classes}``, ``{scores}`` and ``{reply}`` stand for the paragraphs below."""
     scores: str = ""
@@ -59,11 +69,17 @@ class PromptConfig:
     letters: str = ""
     """With ``llm.elicitation=logprobs`` in place of the paragraph of *system* that holds ``{reply}``; its own
     ``{reply}`` becomes example lines."""
+    class_words: str = ""
+    """The same with ``answers=words``."""
+    examples: str = ""
+    """What stands before the demonstrations."""
     question: str = ""
     """Last line of the user part; ``{count}`` is the number of utterances."""
 
     def __post_init__(self) -> None:
         check(self, "prompt")
+        if self.demonstrations and not self.words:
+            raise UserError("prompt.demonstrations shows words and is chosen by them; prompt.words=false takes none")
         for part, valid in _PLACES.items():
             self._check_places(part, valid)
         if self.name != "???" and not {"classes", "reply"} <= set(_places(self.system)):
@@ -90,7 +106,9 @@ class PromptConfig:
         parts = [self.system, self.scores, self.priors_note, self.question, self.letters]
         parts += [self.priors, str(self.dimensions)]
         parts += ["words withheld"] * (not self.words) + ["names masked"] * (self.names == "masked")
-        parts += ["classes permuted"] * self.permute
+        parts += ["classes permuted"] * self.permute + [self.class_words] * (self.answers == "words")
+        if self.demonstrations:
+            parts += [self.examples, f"{self.demonstrations} examples by {self.demonstrations_by}"]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -116,6 +134,28 @@ class Turn:
     """Whether the prompt asks about it; else it is context."""
 
 
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A labelled turn of a training dialogue, with what the prompt shows of the turns before it."""
+
+    dialogue: str
+    """Id of its dialogue."""
+    utterances: tuple[Utterance, ...]
+    """The labelled one last."""
+    label: int
+
+
+def shown_in(config: PromptConfig, dialogue: Dialogue) -> list[Utterance]:
+    """The utterances of *dialogue* with the names and words that *config* lets the LLM see."""
+    if config.words and config.names == "given":
+        return list(dialogue.utterances)
+    names = {name: _letter(n) for n, name in enumerate(dialogue.speakers)} if config.names == "masked" else {}
+    return [
+        replace(u, speaker=names.get(u.speaker, u.speaker), text=u.text if config.words else WITHHELD)
+        for u in dialogue.utterances
+    ]
+
+
 def turns_of(
     config: PromptConfig,
     dialogue: Dialogue,
@@ -129,13 +169,8 @@ def turns_of(
         words = hashlib.sha256(dialogue.id.encode()).digest()
         ring = np.random.default_rng([seed, *words]).permutation(len(dialogue))
         order = np.roll(ring, 1)[np.argsort(ring)].tolist()  # one cycle: no utterance keeps its own
-    names = {name: _letter(n) for n, name in enumerate(dialogue.speakers)} if config.names == "masked" else {}
     turns = []
-    for utterance, source in zip(dialogue.utterances, order, strict=True):
-        shown = utterance
-        if names or not config.words:
-            text = utterance.text if config.words else WITHHELD
-            shown = replace(utterance, speaker=names.get(utterance.speaker, utterance.speaker), text=text)
+    for shown, source in zip(shown_in(config, dialogue), order, strict=True):
         given = probabilities[source]
         turns.append(
             Turn(shown, [1 / len(given)] * len(given) if config.priors == "uniform" else given, scores[source])
@@ -175,7 +210,10 @@ class Prompt:
         score_range: tuple[float, float] | None,
         elicitation: str = "json",
     ) -> None:
-        self.config, self.labels, self.elicitation = config, labels, elicitation
+        self.config, self.labels = config, labels
+        self.elicitation = "words" if elicitation == "logprobs" and config.answers == "words" else elicitation
+        if self.elicitation == "words":
+            check_words(labels.classes)
         self._dimensions = config.dimensions and score_range is not None
         self._score_range = score_range or (0.0, 0.0)
         self._systems = {labels.classes: self._render(labels.classes)}
@@ -183,8 +221,8 @@ class Prompt:
     def _render(self, order: tuple[str, ...]) -> str:
         """The system part, which lists the classes in *order*."""
         config, labels = self.config, self.labels
-        letters = self.shape(1, order).letters
-        marks = [f" ({letter})" for letter in letters] if letters else [""] * len(labels)
+        answers = self.shape(1, order).answers
+        marks = [f" ({letter})" for letter in answers or ()] if self.elicitation == "logprobs" else [""] * len(labels)
         described = zip(order, marks, strict=True)
         classes = "\n".join(f"- {name}{mark}: {labels.definitions.get(name, name)}" for name, mark in described)
         references = [] if config.priors == "none" else [config.priors_note]
@@ -194,10 +232,10 @@ class Prompt:
         example = {"1": dict.fromkeys(order, round(1 / len(labels), 2))}
         reply = json.dumps(example, ensure_ascii=False)
         system = config.system
-        if letters:
-            paragraphs = system.split("\n\n")
-            system = "\n\n".join(config.letters if "{reply}" in part else part for part in paragraphs)
-            reply = f"1: {letters[0]}\n2: {letters[-1]}"
+        if answers:
+            asking = config.class_words if self.elicitation == "words" else config.letters
+            system = "\n\n".join(asking if "{reply}" in part else part for part in system.split("\n\n"))
+            reply = f"1: {answers[0]}\n2: {answers[-1]}"
         return system.format(classes=classes, scores="\n".join(references).strip(), reply=reply).strip()
 
     def order(self, dialogue: str, field: int, seed: int) -> tuple[str, ...]:
@@ -221,15 +259,23 @@ class Prompt:
         """What a reply about *count* target utterances must look like; its classes are in *order*."""
         return ReplyShape(count, order or self.labels.classes, self.elicitation)
 
-    def blank(self, order: tuple[str, ...] | None = None) -> tuple[dict[str, str], ...]:
+    def blank(
+        self, order: tuple[str, ...] | None = None, examples: Sequence[Demonstration] = ()
+    ) -> tuple[dict[str, str], ...]:
         """The messages about one turn without words and with equal probabilities (Zhao et al. 2021, "content-free")."""
         equal = [1 / len(self.labels)] * len(self.labels)
-        return self.messages([Turn(Utterance("", "A", ""), equal)], order)
+        return self.messages([Turn(Utterance("", "A", ""), equal)], order, examples)
 
-    def messages(self, turns: Sequence[Turn], order: tuple[str, ...] | None = None) -> tuple[dict[str, str], ...]:
+    def messages(
+        self,
+        turns: Sequence[Turn],
+        order: tuple[str, ...] | None = None,
+        examples: Sequence[Demonstration] = (),
+    ) -> tuple[dict[str, str], ...]:
         """System and user message for the utterances of one field; the targets are numbered from 1.
 
-        The classes are listed in *order*, without one in that of the label set.
+        The classes are listed in *order*, without one in that of the label set. Examples that are the same for every
+        field stand in the system message, others before the dialogue.
         """
         order = order or self.labels.classes
         if order not in self._systems:
@@ -237,19 +283,31 @@ class Prompt:
         numbers = itertools.count(1)
         marks = [f"{next(numbers)}." if turn.target else "-" for turn in turns]
         lines = [
-            f"{mark} {self._speaker(turn)}: {quote(turn.utterance.text)}{self._notes(turn, order)}"
+            f"{mark} {self._speaker(turn.utterance)}: {quote(turn.utterance.text)}{self._notes(turn, order)}"
             for mark, turn in zip(marks, turns, strict=True)
         ]
         dialogue = "\n".join(["<dialogue>", *lines, "</dialogue>"])
         question = self.config.question.format(count=sum(t.target for t in turns)).strip()
-        return (
-            {"role": "system", "content": self._systems[order]},
-            {"role": "user", "content": f"{dialogue}\n{question}"},
-        )
+        system, user = self._systems[order], f"{dialogue}\n{question}"
+        if examples and self.config.demonstrations_by == "class":
+            system = f"{system}\n\n{self._shown(examples, order)}"
+        elif examples:
+            user = f"{self._shown(examples, order)}\n\n{user}"
+        return {"role": "system", "content": system}, {"role": "user", "content": user}
+
+    def _shown(self, examples: Sequence[Demonstration], order: tuple[str, ...]) -> str:
+        """The paragraph of *examples*, each with the answer that would have been right."""
+        answers = dict(zip(order, self.shape(1, order).answers or order, strict=True))
+        parts = [self.config.examples.strip()]
+        for example in examples:
+            *before, last = [f"{self._speaker(u)}: {quote(u.text)}" for u in example.utterances]
+            lines = ["<example>", *(f"- {line}" for line in before), f"1. {last}", "</example>"]
+            parts.append("\n".join([*lines, f"1: {answers[self.labels.classes[example.label]]}"]))
+        return "\n".join(parts)
 
     @staticmethod
-    def _speaker(turn: Turn) -> str:
-        name = turn.utterance.speaker
+    def _speaker(utterance: Utterance) -> str:
+        name = utterance.speaker
         return name if name.replace(" ", "").isalnum() else quote(name)
 
     def _notes(self, turn: Turn, order: Sequence[str]) -> str:
@@ -263,12 +321,11 @@ class Prompt:
 
     def repair(self, quoted: str, error: str, count: int) -> tuple[dict[str, str], ...]:
         """The turns that follow a reply that could not be used: what it said, what is wrong and what to return."""
-        letters = self.shape(count).letters
-        if letters:
-            wanted = (
-                f"{count} lines, one for each utterance: its number, a colon, a blank and one letter from {letters[0]} "
-                f"to {letters[-1]}."
-            )
+        answers = self.shape(count).answers
+        if answers:
+            words = self.elicitation == "words"
+            one = f"one of: {', '.join(answers)}" if words else f"one letter from {answers[0]} to {answers[-1]}"
+            wanted = f"{count} lines, one for each utterance: its number, a colon, a blank and {one}."
         else:
             wanted = (
                 f'one JSON object with the keys "1" to "{count}"; each holds one number from 0 to 1 for every one of: '

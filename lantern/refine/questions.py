@@ -13,10 +13,9 @@ from lantern.corpora.types import Dialogue
 from lantern.errors import FailureKind, UserError
 from lantern.refine.backends.config import make_request
 from lantern.refine.backends.simulated import oracle
-from lantern.refine.fields import Field, receptive_fields
+from lantern.refine.fields import Field, Question, receptive_fields
 from lantern.refine.ledger.location import check_location
-from lantern.refine.prompt import Prompt, Turn, turns_of
-from lantern.refine.question import Question
+from lantern.refine.prompt import Demonstration, Prompt, Turn, turns_of
 from lantern.refine.types import Answer, Failure, Outcome, Reply, Request
 from lantern.settings import Amount, Count, OneOf, Positive, Within, check
 from lantern.tables import ANSWERED, KINDS, Fields, PredictionTable
@@ -24,6 +23,7 @@ from lantern.tables import ANSWERED, KINDS, Fields, PredictionTable
 if TYPE_CHECKING:
     from lantern.refine.backends.config import BackendConfig
     from lantern.refine.backends.simulated import SimulatedConfig
+    from lantern.refine.demonstrations import Demonstrations
 
 
 Calls = Annotated[int, Within(least=1, most=100)]
@@ -56,6 +56,10 @@ class RefineConfig:
     """Utterances before each field that the prompt shows but does not ask about."""
     after: Lines = 0
     """The same after each field; 0 with ``context=causal``."""
+    independent: bool = False
+    """Ask about each utterance of a field by itself, in a call of its own: the answer about one cannot lean on those
+    about the lines before it. As many times the calls as a field is wide; the prompts of a field begin alike, which a
+    provider's prompt cache makes cheap."""
     samples: Calls = 1
     """Replies per prompt, averaged (self-consistency); more than one needs ``llm.temperature`` above 0."""
     calibrate: bool = False
@@ -93,6 +97,7 @@ class RefineStats:
     """Counts of one refinement; all plain numbers."""
 
     fields: int = 0
+    """Questions: receptive fields, or with ``refine.independent`` their utterances."""
     prompts: int = 0
     """Distinct prompts of a table, each sample by itself: fields that read the same share one."""
     calls: int = 0
@@ -156,15 +161,18 @@ class Refiner:
         backend: BackendConfig,
         simulated: SimulatedConfig | None = None,
         seed: int = 0,
+        examples: Demonstrations | None = None,
     ) -> None:
         self.dialogues, self.prompt, self.config, self.backend = dialogues, prompt, config, backend
-        self.simulated, self.seed = simulated, seed
+        self.simulated, self.seed, self.examples = simulated, seed, examples
 
     def questions(self, table: PredictionTable) -> list[Question]:
-        """A question about every receptive field of every dialogue of *table*.
+        """A question about every receptive field of every dialogue of *table*, or about each utterance of each field.
 
         The table must hold every utterance of its dialogues: fields run over the full transcript.
         """
+        if self.prompt.config.demonstrations and self.examples is None:
+            raise ValueError("the prompt is to show demonstrations, and nothing chooses them")
         questions = []
         for name, rows in table.by_dialogue.items():
             dialogue = self.dialogues[name]
@@ -178,36 +186,40 @@ class Refiner:
             windows = receptive_fields(len(dialogue), self.config.stride, self.config.coverage, causal)
             for number, window in enumerate(windows):
                 visible = window.shown(len(dialogue), self.config.before, self.config.after)
-                shown = [replace(turns[i], target=i in window.targets) for i in visible]
                 order = self.prompt.order(name, number, self.seed)
-                shape = self.prompt.shape(len(window.targets), order)
-                oracle = self._oracle(window, shown, [labels[i] for i in window.targets])
-                messages = self.prompt.messages(shown, order)
-                samples = [make_request(self.backend, messages, shape, k) for k in range(self.config.samples)]
-                requests = tuple(replace(sample, oracle=oracle) for sample in samples)
-                targets = tuple(rows.start + i for i in window.targets)
-                questions.append(Question(window, targets, shape, requests, self._blank(order)))
+                for targets in [(i,) for i in window.targets] if self.config.independent else [tuple(window.targets)]:
+                    shown = [replace(turns[i], target=i in targets) for i in visible]
+                    shape = self.prompt.shape(len(targets), order)
+                    oracle = self._oracle(window, targets, shown, labels)
+                    examples = self.examples.of(name, targets) if self.examples is not None else ()
+                    messages = self.prompt.messages(shown, order, examples)
+                    samples = [make_request(self.backend, messages, shape, k) for k in range(self.config.samples)]
+                    requests = tuple(replace(sample, oracle=oracle) for sample in samples)
+                    places = tuple(rows.start + i for i in targets)
+                    questions.append(Question(window, targets, places, shape, requests, self._blank(order, examples)))
         return questions
 
-    def _blank(self, order: tuple[str, ...]) -> Request | None:
+    def _blank(self, order: tuple[str, ...], examples: tuple[Demonstration, ...]) -> Request | None:
         """The request about an empty turn that calibrates the replies to a prompt of that *order*."""
         if not self.config.calibrate:
             return None
-        request = make_request(self.backend, self.prompt.blank(order), self.prompt.shape(1, order))
+        request = make_request(self.backend, self.prompt.blank(order, examples), self.prompt.shape(1, order))
         if self.simulated is None:
             return request
         silent, equal = replace(self.simulated, noise=0.0, failure_rate=0.0), [1 / len(order)] * len(order)
         return replace(request, oracle=oracle(silent, self.prompt.labels.classes, [None], [0], 1.0, [equal], self.seed))
 
-    def _oracle(self, field: Field, turns: list[Turn], labels: list[int | None]) -> dict[str, object] | None:
-        """What the simulated LLM answers from; None for a real one."""
+    def _oracle(
+        self, field: Field, targets: Sequence[int], turns: list[Turn], labels: Sequence[int | None]
+    ) -> dict[str, object] | None:
+        """What the simulated LLM answers about *targets* from; None for a real one."""
         if self.simulated is None:
             return None
         return oracle(
             self.simulated,
             self.prompt.labels.classes,
-            labels,
-            [field.band(i) for i in field.targets],
+            [labels[i] for i in targets],
+            [field.band(i) for i in targets],
             len(turns) / (field.stride * field.coverage + self.config.before + self.config.after),
             [list(turn.probabilities or ()) for turn in turns if turn.target],
             self.seed,
@@ -290,9 +302,9 @@ def _fill(
 ) -> Failure | None:
     """Put the mean of the usable *samples*, calibrated by *blank*, into *fields*; the failure when there is none."""
     field, rows = question.field, np.array(question.rows)
-    bands = np.array([field.band(i) for i in field.targets])
+    bands = np.array([field.band(i) for i in question.targets])
     fields.lengths[rows, bands], fields.repaired[rows, bands] = len(field), repaired
-    fields.positions[rows, bands] = np.array(field.targets) - field.start
+    fields.positions[rows, bands] = np.array(question.targets) - field.start
     usable = [sample for sample in samples if isinstance(sample, Answer)]
     failure = blank if isinstance(blank, Failure) else None if usable else samples[0]
     if isinstance(failure, Failure):

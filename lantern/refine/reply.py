@@ -17,7 +17,7 @@ from lantern.refine.shape import ReplyShape
 from lantern.refine.types import NO_MESSAGE, Answer, Failure, Outcome, Reply, plain
 
 LEAST_MASS = 0.01
-"""Less probability than this on the letters of all classes together says nothing about their proportions."""
+"""Less probability than this on all classes together says nothing about their proportions."""
 LARGEST = 1e12
 """A number above it is no probability, whatever the others are."""
 NEAR = 0.05
@@ -31,6 +31,9 @@ _IDS = {"id", "utterance", "utterance_id", "utterance id", "number", "index", "n
 """Keys under which an object of a list says which utterance it is about."""
 _FIGURE = re.compile(r"\+?(\d{1,50}\.?\d{0,50}|\.\d{1,50}|\d{1,20}(?:\.\d{1,20})?[eE][+-]?\d{1,3})\s?(%?)", re.ASCII)
 _LETTER_LINE = re.compile(r"^[ \t]*(\d{1,6})[ \t]*[:.)\-][ \t]*\(?([A-Za-z])(?![A-Za-z])", re.MULTILINE)
+_WORD_LINE = re.compile(r"^[ \t]*(\d{1,6})[ \t]*[:.)\-][ \t]*[\"'*(]*(\w)", re.MULTILINE)
+_AROUND = re.compile(r"^[\s:.,()*\"'\-]+|[\s:.,()*\"'\-]+$")
+"""What a token may hold besides the beginning of a class."""
 _THOUGHT = re.compile(
     r"</(?:think|thinking|thought|thoughts|reasoning|seed:think)>|\[/THINK\]|◁/think▷"
     r"|<\|channel\|>\s*final\s*<\|message\|>",
@@ -53,8 +56,8 @@ class _Unusable(Exception):
 def parse(reply: Reply, shape: ReplyShape) -> Outcome:
     """Probabilities for the utterances and classes of *shape*, or a :class:`Failure` of the content."""
     try:
-        if shape.elicitation == "logprobs":
-            vectors, sums = _by_letters(reply, shape)
+        if shape.answers is not None:
+            vectors, sums = _by_tokens(reply, shape)
         else:
             vectors = _by_json(reply, shape)
             sums = [math.fsum(vector) for vector in vectors]
@@ -227,10 +230,10 @@ def _number(value: Any, at: str) -> tuple[float, bool]:
     return (number / 100 if percent else number), percent
 
 
-def _by_letters(reply: Reply, shape: ReplyShape) -> tuple[list[list[float]], list[float]]:
-    """Probabilities from a reply of lines ``number: letter`` and the token probabilities that came with it.
+def _by_tokens(reply: Reply, shape: ReplyShape) -> tuple[list[list[float]], list[float]]:
+    """Probabilities from a reply of lines ``number: answer`` and the token probabilities that came with it.
 
-    For each utterance, the alternatives that the provider lists for the token of its letter are summed by letter,
+    For each utterance, the alternatives that the provider lists for the first token of its answer are summed by class,
     whatever blanks and case they are spelt with. A class that is not listed gets no more than the least likely token
     that is, and no more than its share of the probability that is not listed at all. The sums hold what lay on the
     classes before that.
@@ -238,14 +241,15 @@ def _by_letters(reply: Reply, shape: ReplyShape) -> tuple[list[list[float]], lis
     _check_withheld(reply)
     _check_text(reply)
     tokens = reply.logprobs or []
-    if not _LETTER_LINE.search(reply.text) and _declines(reply.text):
+    line_of = _WORD_LINE if shape.elicitation == "words" else _LETTER_LINE
+    if not line_of.search(reply.text) and _declines(reply.text):
         raise _Unusable(FailureKind.REFUSAL, "the LLM declined")
     if not any(token["top_logprobs"] for token in tokens):
         raise _Unusable(FailureKind.NO_LOGPROBS, "the reply came without token probabilities")
     text = "".join(str(token["token"]) for token in tokens)
     ends = list(itertools.accumulate(len(str(token["token"])) for token in tokens))
     places: dict[int, int] = {}
-    for line in _LETTER_LINE.finditer(text, _answer_from(text)):
+    for line in line_of.finditer(text, _answer_from(text)):
         number = int(line[1])
         if number in places:
             raise _Unusable(FailureKind.UNPARSABLE, f"utterance {number} is answered twice")
@@ -253,34 +257,49 @@ def _by_letters(reply: Reply, shape: ReplyShape) -> tuple[list[list[float]], lis
     if set(places) != set(range(1, shape.count + 1)):
         cut = reply.finish_reason in CUT
         kind = FailureKind.CUT_OFF if cut else FailureKind.INCOMPLETE if places else FailureKind.UNPARSABLE
-        raise _Unusable(kind, f"{len(places)} of {shape.count} utterances have a letter")
+        raise _Unusable(kind, f"{len(places)} of {shape.count} utterances have an answer")
     vectors, masses = [], []
     for number in range(1, shape.count + 1):
-        vector, mass = _masses(tokens[places[number]], shape.letters or ())
-        if mass < LEAST_MASS:
-            text = f"utterance {number}: only {mass:.4f} of the probability lies on the letters"
-            raise _Unusable(FailureKind.LOW_MASS, text)
+        vector, mass = _masses(tokens[places[number]], shape, number)
         vectors.append(vector)
         masses.append(mass)
     return vectors, masses
 
 
-def _masses(token: dict[str, Any], wanted: tuple[str, ...]) -> tuple[list[float], float]:
-    """Probability of each letter at one place, bounds filled in, and the sum of what was listed."""
+def _masses(token: dict[str, Any], shape: ReplyShape, number: int) -> tuple[list[float], float]:
+    """Probability of each class at one place, bounds filled in, and the sum of what was listed."""
     listed = {str(o["token"]): _probability(o["logprob"]) for o in token["top_logprobs"]}
     listed.setdefault(str(token["token"]), _probability(token["logprob"]))
-    masses = dict.fromkeys(wanted, 0.0)
+    masses, shared = [0.0] * len(shape.classes), 0.0
     for spelt, probability in listed.items():
-        letter = re.sub(r"[\s:.()\-]", "", spelt).upper()
-        if letter in masses:
-            masses[letter] += probability
-    missing = [letter for letter, value in masses.items() if value == 0]
-    mass = math.fsum(masses.values())
+        meant = meanings(spelt, shape)
+        if len(meant) == 1:
+            masses[meant[0]] += probability
+        elif meant:
+            shared += probability
+    mass = math.fsum(masses)
+    if shared > mass:
+        text = f"utterance {number}: {shared:.4f} of the probability lies on tokens with which several classes begin"
+        raise _Unusable(FailureKind.LOW_MASS, text)
+    if mass < LEAST_MASS:
+        text = f"utterance {number}: only {mass:.4f} of the probability lies on the classes"
+        raise _Unusable(FailureKind.LOW_MASS, text)
+    missing = masses.count(0)
     if missing:
         rest = max(0.0, 1 - math.fsum(listed.values()))
-        bound = max(min(min(listed.values()), rest / len(missing)), 1e-6)
-        masses |= dict.fromkeys(missing, bound)
-    return list(masses.values()), mass
+        bound = max(min(min(listed.values()), rest / missing), 1e-6)
+        masses = [value or bound for value in masses]
+    return masses, mass
+
+
+def meanings(token: str, shape: ReplyShape) -> list[int]:
+    """Which classes of *shape* an answer that starts with *token* can be: those whose letter it is or whose word it
+    begins."""
+    if shape.elicitation == "words":
+        spelt = _AROUND.sub("", token).casefold()
+        return [k for k, name in enumerate(shape.classes) if spelt and name.casefold().startswith(spelt)]
+    letter = re.sub(r"[\s:.()\-]", "", token).upper()
+    return [k for k, name in enumerate(shape.answers or ()) if name == letter]
 
 
 def _probability(logprob: Any) -> float:

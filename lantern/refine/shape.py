@@ -1,4 +1,4 @@
-"""What a reply must look like: a number per class for every target utterance, as JSON or by letters."""
+"""What a reply must look like: a number per class for every target utterance, as JSON or by token probabilities."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ class ReplyShape:
     """Target utterances, numbered from 1 in the prompt."""
     classes: tuple[str, ...]
     elicitation: str = "json"
-    """``json`` or ``logprobs``, as ``llm.elicitation``."""
+    """``json``, or what stands for a class whose token probabilities are read: ``logprobs`` its letter, ``words`` the
+    class itself."""
 
     @property
-    def letters(self) -> tuple[str, ...] | None:
-        """The letter of each class; None for JSON."""
-        return letters(self.classes) if self.elicitation == "logprobs" else None
+    def answers(self) -> tuple[str, ...] | None:
+        """What stands for each class in a reply by token probabilities; None for JSON."""
+        if self.elicitation == "json":
+            return None
+        return self.classes if self.elicitation == "words" else letters(self.classes)
 
     @property
     def numbers(self) -> list[str]:
@@ -32,8 +35,8 @@ class ReplyShape:
 
     @property
     def schema(self) -> dict[str, Any] | None:
-        """JSON schema in the strict subset that providers accept; None for letters."""
-        if self.letters is not None:
+        """JSON schema in the strict subset that providers accept; None for token probabilities."""
+        if self.answers is not None:
             return None
         vector = {
             "type": "object",
@@ -51,12 +54,14 @@ class ReplyShape:
     @property
     def max_tokens(self) -> int:
         """Generous bound on the reply: a number is at most 6 tokens, a class name and its punctuation about 8."""
-        return 16 + 8 * self.count if self.letters else 64 + self.count * (16 + 14 * len(self.classes))
+        if self.elicitation == "json":
+            return 64 + self.count * (16 + 14 * len(self.classes))
+        return 16 + self.count * (16 if self.elicitation == "words" else 8)
 
     def example(self, compact: bool = False) -> str:
         """A reply as it will probably be written; *compact*: without white space."""
-        if self.letters:
-            return "\n".join(f"{n}: A" for n in self.numbers)
+        if self.answers:
+            return "\n".join(f"{n}: {self.answers[0]}" for n in self.numbers)
         return self.write([[0.15] * len(self.classes)] * self.count, compact)
 
     def write(self, vectors: Sequence[Sequence[float]], compact: bool = False) -> str:
@@ -85,3 +90,22 @@ def letters(classes: Sequence[str]) -> tuple[str, ...]:
             f"llm.elicitation=logprobs can tell at most 26 classes apart, this label set has {len(classes)}"
         )
     return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(classes)])
+
+
+def check_words(classes: Sequence[str]) -> None:
+    """Refuse classes that no reply by words can tell apart, whatever the tokens are.
+
+    Raises:
+        UserError: one of them begins another one, or with no letter.
+    """
+    for name in classes:
+        if not name[:1].isalnum():
+            raise UserError(
+                f"prompt.answers=words: the class {name!r} begins with no letter; take prompt.answers=letters"
+            )
+        longer = [other for other in classes if other != name and other.casefold().startswith(name.casefold())]
+        if longer:
+            raise UserError(
+                f"prompt.answers=words cannot tell the classes {name!r} and {longer[0]!r} apart: one begins the other; "
+                "take prompt.answers=letters"
+            )

@@ -27,17 +27,21 @@ class Price:
     output: float
     cached_input: float | None = None
     """None: cached input tokens cost as much as the others."""
+    cache_write: float | None = None
+    """Of input tokens that go into a prompt cache; None: as much as the others."""
 
-    def cost(self, usage: Usage) -> float:
-        """Dollars for *usage*."""
+    def cost(self, usage: Usage, written: int = 0) -> float:
+        """Dollars for *usage*, of whose input *written* tokens went into the prompt cache."""
         cached = self.input if self.cached_input is None else self.cached_input
         fresh = usage.input - usage.cached_input
-        return (fresh * self.input + usage.cached_input * cached + usage.output * self.output) / 1e6
+        extra = 0.0 if self.cache_write is None else written * (self.cache_write - self.input)
+        return (fresh * self.input + extra + usage.cached_input * cached + usage.output * self.output) / 1e6
 
     def times(self, share: float) -> Price:
         """This price at *share* of it."""
         cached = None if self.cached_input is None else share * self.cached_input
-        return Price(share * self.input, share * self.output, cached)
+        write = None if self.cache_write is None else share * self.cache_write
+        return Price(share * self.input, share * self.output, cached, write)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ class Answer:
     probabilities: list[list[float]]
     """Per target utterance and class, ``[n, C]``; every vector sums to 1."""
     sums: list[float]
-    """Per utterance: what the numbers added up to before; by letters, the probability that lay on them."""
+    """Per utterance: what the numbers added up to before; by token probabilities, what lay on the classes."""
     reply: Reply
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import numpy as np
 from lantern.config.compose import read_config
 from lantern.config.schema import RunConfig
 from lantern.corpora.folder import Corpus, load_corpus
+from lantern.corpora.protocols.splits import folds, resolve_split
 from lantern.corpora.sample.generator import generate_sample
 from lantern.corpora.types import Dialogue, LabelSet
 from lantern.errors import UserError
@@ -19,6 +21,7 @@ from lantern.results.load import Run
 from lantern.tables import PredictionTable
 
 if TYPE_CHECKING:
+    from lantern.refine.demonstrations import Demonstrations
     from lantern.refine.engine.base import Chain
     from lantern.refine.ledger.ledger import Ledger
     from lantern.refine.questions import Refiner
@@ -104,13 +107,31 @@ def refiner_of(
     dialogues: Mapping[str, Dialogue],
     labels: LabelSet,
     score_range: tuple[float, float] | None,
+    examples: Demonstrations | None = None,
 ) -> Refiner:
     """Makes the questions of a configuration; needs neither ledger nor backend."""
     from lantern.refine.prompt import Prompt
     from lantern.refine.questions import Refiner
 
     prompt = Prompt(config.prompt, labels, score_range if config.model.dimensions else None, config.llm.elicitation)
-    return Refiner(dialogues, prompt, config.refine, config.llm, config.llm.simulated, config.seed)
+    return Refiner(dialogues, prompt, config.refine, config.llm, config.llm.simulated, config.seed, examples)
+
+
+def examples_of(config: RunConfig, corpus: Corpus, place: Path, keep: bool = False) -> Demonstrations | None:
+    """The demonstrations of a configuration; None where its prompt has none.
+
+    Vectors are read from the folder *place*; where they are not there they are made, and with *keep* kept: a prompt
+    must never change, and the last digit of a vector may on another machine.
+    """
+    if not config.prompt.demonstrations or not config.refine.enabled:
+        return None
+    from lantern.refine.demonstrations import Demonstrations, meanings
+
+    train = resolve_split(corpus, config.protocol, config.seed).train
+    held_out = config.weighting.fit_on == "oof"
+    pairs = folds(corpus, train, config.oof.folds, config.seed) if held_out else []
+    vectors = partial(meanings, place=place, keep=keep)
+    return Demonstrations(config.prompt, corpus.by_id, train, pairs, vectors, config.seed)
 
 
 def asked_by(run: Run, corpus: Corpus, table: PredictionTable) -> Asked | str:
@@ -130,7 +151,9 @@ def asked_by(run: Run, corpus: Corpus, table: PredictionTable) -> Asked | str:
         if ledger is None:
             return f"prompts and replies are not shown: {place} is not there"
         with ledger:
-            return asked_of(refiner_of(config, corpus.by_id, corpus.label_set, corpus.score_range), ledger, table)
+            examples = examples_of(config, corpus, run.folder.parent / "stages" / "meanings")
+            refiner = refiner_of(config, corpus.by_id, corpus.label_set, corpus.score_range, examples)
+            return asked_of(refiner, ledger, table)
     except (UserError, ValueError, KeyError) as error:
         return f"prompts and replies are not shown: {error}"
 
@@ -151,7 +174,7 @@ def asked_of(refiner: Refiner, ledger: Ledger, table: PredictionTable) -> Asked:
     histories = iter(chains.outcomes)
     of, fields = np.full((len(table), table.coverage), -1), []
     for number, question in enumerate(questions):
-        of[list(question.rows), [question.field.band(i) for i in question.field.targets]] = number
+        of[list(question.rows), [question.field.band(i) for i in question.targets]] = number
         attempts: list[Attempt] = []
         for request in question.requests:
             messages = request.messages

@@ -106,6 +106,7 @@ SETTINGS = [
     ("llm.name=a/b", ("llm.name='a/b'", "letters, digits")),
     ("llm=vllm llm.api_base=localhost:8000", ("llm.api_base=localhost:8000 must be a URL", "http://")),
     ("llm.elicitation=letters", ("llm.elicitation=letters is not one of json, logprobs",)),
+    ("prompt.answers=words", ("prompt.answers=words", "llm.elicitation=logprobs")),
     ("llm=claude llm.api_key_env=SOME_KEY llm.elicitation=logprobs", ("use llm.elicitation=json",)),
     ("llm=smollm2 llm.embedded=/none.gguf", ("llm.embedded=/none.gguf: there is no such file",)),
     # this machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,9 +42,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
     "more",
     [
         (),
-        ("weighting.fit_on=oof",),
+        ("weighting.fit_on=oof", "prompt.demonstrations=1", "prompt.demonstrations_by=class"),
         ("refine.limit_dialogues=2", "refine.samples=2"),
-        ("prompt.permute=true", "refine.before=2"),
+        ("prompt.permute=true", "refine.before=2", "refine.independent=true"),
     ],
 )
 def test_a_plan_agrees_with_the_run(tiny: Tiny, tmp_path: Path, more: tuple[str, ...]) -> None:
@@ -52,7 +53,10 @@ def test_a_plan_agrees_with_the_run(tiny: Tiny, tmp_path: Path, more: tuple[str,
     assert before.asking is not None
     assert not before.exact
     assert not (tmp_path / "runs").exists()
-    result = run(preflight(compose(overrides)), Recorder())
+    ready = preflight(compose(overrides))
+    turns = sum(len(ready.corpus.by_id[name]) for names in ready.refined.values() for name in names)
+    assert before.utterances == pytest.approx(turns, rel=0.05)
+    result = run(ready, Recorder())
     llm = result["llm"]
     assert before.asking.calls == before.asking.prompts == llm["prompts"] == llm["calls"]
     assert before.fields == llm["fields"]
@@ -61,7 +65,7 @@ def test_a_plan_agrees_with_the_run(tiny: Tiny, tmp_path: Path, more: tuple[str,
     after = plan([preflight(compose(overrides), check_backend=False)])
     assert after.asking is not None
     assert after.exact
-    assert (after.to_train, after.asking.calls, after.asking.input) == (0, 0, 0)
+    assert (after.to_train, after.asking.calls, after.asking.input, after.utterances) == (0, 0, 0, 0)
     assert after.asking.answered == llm["prompts"]
     assert after.to_reuse == before.to_train
 
@@ -88,14 +92,16 @@ def test_it_needs_no_key_and_sends_nothing(tiny: Tiny, tmp_path: Path) -> None:
     assert done.stderr == ""
     assert "gpt-4o, 1 run" in done.stdout
     assert "($2.5 in and $10 out per million tokens)" in done.stdout
+    assert re.search(r"per utterance +[\d,]+ tokens in, [\d,]+ out, \$0\.00\d+\n", done.stdout)
     assert "refine.max_cost=0.01 would stop it on the way" in done.stdout
     assert "<dialogue>" in done.stdout
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_embedded_models_own_tokenizer_is_exact(tiny: Tiny) -> None:
+@pytest.mark.parametrize("answers", ["letters", "words"])
+def test_the_embedded_models_own_tokenizer_is_exact(tiny: Tiny, answers: str) -> None:
     overrides = [o for o in tiny("backbone.epochs=1", "refine.limit_dialogues=1") if o != "llm=simulated"]
-    overrides += ["llm=smollm2", "llm.elicitation=logprobs"]
+    overrides += ["llm=smollm2", "llm.elicitation=logprobs", f"prompt.answers={answers}"]
     before = plan([preflight(compose(overrides), check_backend=False)])
     llm = run(preflight(compose(overrides)), Recorder())["llm"]
     assert before.asking is not None

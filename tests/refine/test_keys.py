@@ -27,6 +27,7 @@ CASES = [
     (("llm=vllm", "llm.structured=text", "llm.max_tokens=77", "refine.context=causal"), "7a130de45f8809b0", 294),
     (("llm=simulated", "refine.stride=3", "refine.coverage=3"), "df2ab4dac0067de5", 69),
     (("llm=simulated", "llm.elicitation=logprobs"), "02633aa854097c93", 84),
+    (("llm=vllm", "llm.elicitation=logprobs", "prompt.answers=words"), "c619ca144131df5b", 84),
     (("llm=smollm2",), "a22b64572c488717", 84),
     (("llm=vllm", "llm.drop_params=[temperature,max_tokens]", *MASKED), "7f3f12f70279d57e", 84),
 ]

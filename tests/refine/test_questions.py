@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Sequence
 
@@ -319,3 +320,49 @@ def test_the_simulated_llm_sees_the_share_of_the_context_that_is_there() -> None
     questions = refiner(found, SimulatedConfig(), before=3, after=1).questions(table_of(found))
     shares = [(question.requests[0].oracle or {})["context"] for question in questions]
     assert shares == [pytest.approx(lines / 8, abs=1e-6) for lines in (3, 5, 7, 8, 8, 7, 5)]
+
+
+def test_the_utterances_of_a_field_are_asked_about_one_by_one() -> None:
+    found, table = dialogues([9, 1]), table_of(dialogues([9, 1]))
+    together = refiner(found, before=2)
+    alone = refiner(found, before=2, independent=True)
+    asked = together.questions(table)
+    single = alone.questions(table)
+    assert [(q.field, (row,)) for q in asked for row in q.rows] == [(q.field, q.rows) for q in single]
+    assert {question.shape.count for question in single} == {1}
+    wholes = {(question.field, question.rows[0] // 9): question.requests[0] for question in asked}
+    for question in single:
+        lines = shown_of(question.requests[0])
+        whole = shown_of(wholes[question.field, question.rows[0] // 9])
+        assert [line.split(maxsplit=1)[1] for line in lines] == [line.split(maxsplit=1)[1] for line in whole]
+        (numbered,) = [line for line in lines if not line.startswith("-")]
+        assert numbered == f"1. line {question.rows[0] // 9} {question.targets[0]}"
+    # What comes before the utterance reads alike, so that providers need not read it again.
+    starts = [q.requests[0].messages[1]["content"].partition("1. ")[0] for q in single[2:6]]
+    assert len({question.field for question in single[2:6]}) == 1
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(starts))
+
+    def answer(request: Request) -> Stored:
+        spoken = int(next(line for line in shown_of(request) if line.startswith("1. ")).split()[-1])
+        return Reply(json.dumps({"1": {"happy": (spoken + 1) / 10, "sad": 1 - (spoken + 1) / 10}}), "stop")
+
+    refined, stats = alone.refine(table, ScriptedEngine(answer))
+    assert (stats.fields, stats.failed_fields) == (len(single), 0)
+    assert refined.fields is not None
+    expected = [(i + 1) / 10 for i in [*range(9), 0]]
+    np.testing.assert_allclose(refined.fields.probabilities[:, :, 0], np.array([expected, expected]).T)
+    for name in ("lengths", "positions"):
+        first = together.refine(table, ScriptedEngine(good))[0].fields
+        np.testing.assert_array_equal(getattr(refined.fields, name), getattr(first, name))
+
+
+def test_a_failure_of_one_utterance_leaves_the_others() -> None:
+    found = dialogues([4])
+
+    def answer(request: Request) -> Stored:
+        return Failure(FailureKind.TIMEOUT) if any(s == "1. line 0 2" for s in shown_of(request)) else good(request)
+
+    refined, stats = refiner(found, independent=True).refine(table_of(found), ScriptedEngine(answer))
+    assert refined.fields is not None
+    assert refined.fields.mask.tolist() == [[True, True], [True, True], [False, False], [True, True]]
+    assert stats.unanswered == stats.failed_fields == 2

@@ -64,7 +64,7 @@ def test_every_kind_of_history_is_read_back_and_nothing_is_written(tmp_path: Pat
     assert third[0].failure.startswith("refusal")
     assert fourth == []
     for number, question in enumerate(questions):
-        at = [(row, question.field.band(i)) for row, i in zip(question.rows, question.field.targets, strict=True)]
+        at = [(row, question.field.band(i)) for row, i in zip(question.rows, question.targets, strict=True)]
         assert {int(asked.of[where]) for where in at} == {number}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lantern.refine.backends.config import BackendConfig
+from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Price, Reply, Request
 
 
@@ -29,6 +30,13 @@ class Backend:
 
         Raises:
             UserError: which ones, and how to leave them out.
+        """
+
+    def check_words(self, shape: ReplyShape) -> None:
+        """Refuse classes whose first tokens the model is known not to tell apart, where replies are by words.
+
+        Raises:
+            UserError: which classes.
         """
 
     def prepare(self) -> None:

@@ -186,6 +186,12 @@ def usage_of(given: Any, request: Request, written: str, tokenizer: Tokenizer) -
     return Usage(prompt, min(prompt, cached or 0), output)
 
 
+def written_of(given: Any, usage: Usage) -> int:
+    """Tokens of *usage*'s input that the provider put into its prompt cache, as it says in *given*."""
+    written = _plausible(_get(_get(given, "prompt_tokens_details"), "cache_creation_tokens"), 0, usage.input)
+    return min(written or 0, usage.input - usage.cached_input)
+
+
 def _plausible(value: Any, least: int, most: int) -> int | None:
     """*value* as a count of tokens; None where it can be none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

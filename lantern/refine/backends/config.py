@@ -56,8 +56,8 @@ class BackendConfig:
     """How long a reasoning model thinks before it answers. null: nothing is sent, the model does as it is used to."""
     seed: int | None = None
     elicitation: Annotated[str, OneOf("json", "logprobs")] = "json"
-    """``json``: the LLM writes the probabilities. ``logprobs``: it writes one class per utterance as a letter, and the
-    probabilities are those of the letters' tokens, which some providers do not return."""
+    """``json``: the LLM writes the probabilities. ``logprobs``: it writes a letter or a word (``prompt.answers``) per
+    utterance, and the probabilities are those of the tokens, which some providers do not return."""
     structured: Annotated[str, OneOf("json_schema", "json_object", "text")] = "json_schema"
     """How a request wants JSON: ``json_schema`` (strict), ``json_object``, or ``text`` (by the prompt alone)."""
     timeout: Positive = 120.0
@@ -145,7 +145,7 @@ def make_request(
     them.
     """
     provider, _, model = config.model.partition("/")
-    by_letters = shape.elicitation == "logprobs"
+    by_tokens = shape.answers is not None
     thoughts = 0 if config.reasoning_effort in (None, "none") else THOUGHTS
     sampling: dict[str, Any] = {
         "temperature": config.temperature,
@@ -153,8 +153,8 @@ def make_request(
         "max_tokens": shape.max_tokens + thoughts if config.max_tokens is None else config.max_tokens,
         "reasoning_effort": config.reasoning_effort,
         "seed": None if config.seed is None else config.seed + replicate,
-        "logprobs": True if by_letters else None,
-        "top_logprobs": TOP_LOGPROBS if by_letters else None,
+        "logprobs": True if by_tokens else None,
+        "top_logprobs": TOP_LOGPROBS if by_tokens else None,
         "extra_body": dict(config.extra_body) or None,
     }
     return Request(

@@ -76,12 +76,16 @@ def bind(arguments: dict[str, Any], shape: ReplyShape | None) -> dict[str, Any]:
     """*arguments* with the reply's JSON schema turned into a stricter grammar: no white space, numbers in (0, 1].
 
     A model this small follows no instruction about ranges, and the server's own ``response_format`` ignores them. By
-    letters, the grammar holds the lines to the numbers and letters of *shape*; the server reports the token
+    letters or words, the grammar holds the lines to the numbers and answers of *shape*; the server reports the token
     probabilities before the grammar.
     """
-    if shape is not None and shape.letters is not None:
-        # No blank: it would be a token by itself, while the model's letters come with theirs (" A").
-        lines = ' "\\n" '.join(f'"{n}:" [A-{shape.letters[-1]}]' for n in shape.numbers)
+    if shape is not None and shape.answers is not None:
+        # No blank before a letter: it would be a token by itself, while the model's letters come with theirs (" A").
+        if shape.elicitation == "words":
+            answer = f"({' | '.join(json.dumps(f' {name}', ensure_ascii=False) for name in shape.answers)})"
+        else:
+            answer = f"[A-{shape.answers[-1]}]"
+        lines = ' "\\n" '.join(f'"{n}:" {answer}' for n in shape.numbers)
         return {**arguments, "extra_body": {**arguments.get("extra_body", {}), "grammar": f"root ::= {lines}"}}
     wanted = arguments.get("response_format") or {}
     if wanted.get("type") != "json_schema":
@@ -145,6 +149,20 @@ def count_text(model: str, text: str) -> int:
     """
     parts = text.replace(",", ",\0").split("\0")
     return sum(len(_post(model, "tokenize", {"content": part})["tokens"]) for part in parts) + 1
+
+
+def first_tokens(model: str, answers: Sequence[str]) -> list[str]:
+    """With what the token begins that holds the first character of each of *answers* in a reply's line."""
+    found = []
+    for answer in answers:
+        tokens = _post(model, "tokenize", {"content": f"1: {answer}", "with_pieces": True})["tokens"]
+        read = ""
+        for piece in (token["piece"] for token in tokens):
+            read += piece if isinstance(piece, str) else "\ufffd"  # bytes that are no character by themselves
+            if len(read) > len("1: "):
+                break
+        found.append(read[len("1: ") :])
+    return found
 
 
 def _post(model: str, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,29 @@ def _listed_price(provider: str, model: str) -> Price | None:
     if prompt is None or answer is None or (not prompt and not answer and info.get("mode") is None):
         return None  # zeros without a mode stand for a model that is not listed
     cached = info.get("cache_read_input_token_cost")
-    return Price(prompt * 1e6, answer * 1e6, None if cached is None else cached * 1e6)
+    write = info.get("cache_creation_input_token_cost") if provider in MARKED else None
+    dollars = [None if cost is None else cost * 1e6 for cost in (cached, write)]
+    return Price(prompt * 1e6, answer * 1e6, *dollars)
+
+
+MARKED = ("anthropic", "bedrock")
+"""Providers that cache the start of a prompt only where a request marks its end."""
+
+
+def cached_from(config: BackendConfig) -> int | None:
+    """Tokens that a start must have for *config*'s provider to cache it where it is marked; None where no mark is due.
+
+    The least number is the model's in litellm's table, or 1024.
+    """
+    provider, _, model = (config.base_model or config.model).partition("/")
+    if config.model.partition("/")[0] not in MARKED:
+        return None
+    litellm = load_litellm()
+    try:
+        info = litellm.get_model_info(model=model, custom_llm_provider=provider)
+    except Exception:  # noqa: BLE001  litellm raises a bare Exception for a model it does not list
+        return None
+    return int(info.get("prompt_cache_min_tokens") or 1024) if info.get("supports_prompt_caching") else None
 
 
 def parameters(config: BackendConfig) -> list[str]:

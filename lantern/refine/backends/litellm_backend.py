@@ -15,10 +15,11 @@ from lantern.errors import FailureKind, UserError
 from lantern.refine.backends import completion, ready, wire
 from lantern.refine.backends.base import Backend
 from lantern.refine.backends.config import SAMPLING, BackendConfig
-from lantern.refine.backends.listed import listed_price, load_litellm
+from lantern.refine.backends.listed import cached_from, listed_price, load_litellm
 from lantern.refine.backends.ready import variable
 from lantern.refine.backends.tokens import Tokenizer, tokenizer_of
 from lantern.refine.failures import BackendFailure, failure_of, kind_of, redact, worded
+from lantern.refine.shape import ReplyShape
 from lantern.refine.types import NO_MESSAGE, Failure, Price, Reply, Request, Usage, plain
 
 WITHOUT_TEXT = ("content_filter", "refusal", "length", "max_tokens")
@@ -32,6 +33,7 @@ class LiteLLMBackend(Backend):
     def __init__(self, config: BackendConfig) -> None:
         super().__init__(config)
         self._price: Price | None = config.price
+        self._marked: dict[str, bool] = {}
 
     def check_ready(self) -> None:
         """See :func:`lantern.refine.backends.ready.check_ready`."""
@@ -40,6 +42,10 @@ class LiteLLMBackend(Backend):
     def check_parameters(self) -> None:
         """See :func:`lantern.refine.backends.ready.check_parameters`."""
         ready.check_parameters(self.config)
+
+    def check_words(self, shape: ReplyShape) -> None:
+        """See :func:`lantern.refine.backends.ready.check_words`."""
+        ready.check_words(self.config, shape)
 
     def prepare(self) -> None:
         """Import litellm, start an embedded model, look up the price.
@@ -154,7 +160,7 @@ class LiteLLMBackend(Backend):
             raise ValueError(f"sampling parameters {sorted(unknown)} are not among {SAMPLING}")
         arguments: dict[str, Any] = {
             "model": f"{request.provider}/{request.model}",
-            "messages": [dict(m) for m in request.messages],
+            "messages": self._messages(request),
             "timeout": timeout,
             "num_retries": 0,
             "max_retries": 0,
@@ -174,6 +180,31 @@ class LiteLLMBackend(Backend):
         if base is not None:
             arguments["api_base"] = base
         return arguments
+
+    def _messages(self, request: Request) -> list[dict[str, Any]]:
+        """What is sent: the system part, equal in many requests, is marked for a provider that caches no other way.
+
+        The mark changes no answer, so it is no part of the request and of its key.
+        """
+        messages: list[dict[str, Any]] = [dict(m) for m in request.messages]
+        first = messages[0]
+        if first["role"] == "system" and self._is_cached(first["content"]):
+            part = {"type": "text", "text": first["content"], "cache_control": {"type": "ephemeral"}}
+            messages[0] = {"role": "system", "content": [part]}
+        return messages
+
+    def _is_cached(self, system: str) -> bool:
+        """Whether a mark after *system* is worth it; the answer is kept, as there are few system parts."""
+        if self._cached_from is None:
+            return False
+        if system not in self._marked:
+            tokens = self._tokenizer.prompt([{"role": "system", "content": system}])
+            self._marked[system] = tokens >= self._cached_from
+        return self._marked[system]
+
+    @cached_property
+    def _cached_from(self) -> int | None:
+        return cached_from(self.config)
 
     def _failed(self, error: BaseException, secrets: list[str], timeout: float, body: bytes) -> Exception:
         if isinstance(error, UserError):
@@ -224,7 +255,7 @@ class LiteLLMBackend(Backend):
             text=redact_exact(text, secrets),
             finish_reason=found.finish,
             usage=usage,
-            cost=self._cost(usage),
+            cost=None if self._price is None else self._price.cost(usage, completion.written_of(found.usage, usage)),
             latency=latency,
             model=None if found.model is None else redact_exact(found.model, secrets),
             logprobs=logprobs,

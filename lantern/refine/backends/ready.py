@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from lantern.errors import UserError, did_you_mean
 from lantern.refine.backends.config import BackendConfig
 from lantern.refine.backends.listed import parameters, providers, refused_parameters
+from lantern.refine.reply import meanings
+from lantern.refine.shape import ReplyShape
 
 OWN_NAMES = {"azure": "azure/gpt-4o", "bedrock": "bedrock/anthropic.claude-3-5-sonnet-20240620-v1:0"}
 """Providers whose users name models themselves, and what a name of litellm looks like there."""
@@ -116,6 +118,27 @@ def check_parameters(config: BackendConfig) -> None:
             f"llm={config.name}: {model} does not take {' and '.join(refused)} as set (by litellm's table); "
             f"set llm.drop_params=[{','.join([*config.drop_params, *refused])}]"
         )
+
+
+def check_words(config: BackendConfig, shape: ReplyShape) -> None:
+    """Refuse a reply by words of which an embedded model begins two with the same token.
+
+    Of other models the tokens are known when a reply comes: what lies on a token of several classes counts for none.
+
+    Raises:
+        UserError: which words.
+    """
+    if config.embedded is None or shape.elicitation != "words":
+        return
+    from lantern.refine.backends.embedded import first_tokens
+
+    for name, token in zip(shape.classes, first_tokens(config.embedded, shape.classes), strict=True):
+        meant = [shape.classes[k] for k in meanings(token, shape)]
+        if meant != [name]:
+            raise UserError(
+                f"llm={config.name}: prompt.answers=words cannot tell {' and '.join(meant or [name])} apart: the first "
+                f"token of {name!r} is {token!r} for this model; take prompt.answers=letters"
+            )
 
 
 def no_price(config: BackendConfig) -> UserError:

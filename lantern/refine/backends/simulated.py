@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 
 from lantern.refine.backends.base import Backend
-from lantern.refine.shape import letters
 from lantern.refine.types import Reply, Request, Usage
 from lantern.settings import Amount, Finite, Within, check
 from lantern.tables import PredictionTable
@@ -91,8 +91,9 @@ def simulate(request: Request) -> Reply:
     cut = rng.random() < given["failure_rate"]
     logprobs = None
     if request.sampling.get("logprobs"):
-        order = classes if request.shape is None else request.shape.classes
-        text, logprobs = _letters(probabilities[:, [classes.index(name) for name in order]])
+        assert request.shape is not None
+        in_order = probabilities[:, [classes.index(name) for name in request.shape.classes]]
+        text, logprobs = _by_tokens(in_order, request.shape.answers or ())
     usage = Usage(input=sum(len(m["content"]) for m in request.messages) // 4, output=len(text) // 4)
     return Reply(
         text=text[: len(text) // 2] if cut else text,
@@ -140,9 +141,8 @@ _ROUNDED = 5e-5
 """In place of a zero: a reply has four decimals."""
 
 
-def _letters(probabilities: np.ndarray) -> tuple[str, list[dict[str, Any]]]:
-    """The reply by letters, ``[n, C]`` probabilities as those of its tokens."""
-    names = letters(["?"] * probabilities.shape[1])
+def _by_tokens(probabilities: np.ndarray, names: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
+    """The reply by letters or words *names*, ``[n, C]`` probabilities as those of its tokens."""
     tokens: list[dict[str, Any]] = []
     for number, row in enumerate(probabilities, 1):
         logs = np.log(row)

@@ -242,7 +242,8 @@ class Budget:
         """Hold the worst case of *request*; None when it could pass the limit though no other call is in flight."""
         if self._limit is None or self._price is None:
             return 0.0
-        need = self._price.cost(worst_case(request))
+        worst = worst_case(request)
+        need = self._price.cost(worst, written=worst.input)
         while not self.exhausted:
             if self._spent + self._held + need <= self._limit * (1 + 1e-9):
                 self._held += need
