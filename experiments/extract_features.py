@@ -1,4 +1,4 @@
-"""Add a modality to a corpus folder: ``python -m experiments.extract_features FOLDER --modality audio --wav DIR``."""
+"""Add a modality to a corpus folder: ``python -m experiments.extract_features FOLDER --modality audio --clips DIR``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from lantern.features.sources import Sources
 
 _SHOWN = 20
-_OF_SOURCE = {"text": (), "wav": ("wav", "dialogue_wav"), "arrays": ("arrays",), "frames": ("frames",)}
+_OF_SOURCE = {"text": None, "sound": "clips", "frames": "clips", "arrays": "arrays"}
+"""The option that names what an extractor reads."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,16 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--modality", required=True, choices=tuple(DEFAULT))
     parser.add_argument("--extractor", choices=tuple(EXTRACTORS), help=f"default: {defaults}")
     parser.add_argument(
-        "--wav",
+        "--clips",
         type=Path,
         metavar="DIR",
-        help="a recording per utterance: **/<utterance id>.wav, or MELD's own **/train_splits/dia0_utt0.wav",
-    )
-    parser.add_argument(
-        "--dialogue-wav",
-        type=Path,
-        metavar="DIR",
-        help="a recording per dialogue, **/<dialogue id>.wav, cut by the utterances' start and end",
+        help="wav, mp4, avi and the like, in folders as they come: **/<utterance id>.mp4, the names of MELD's and "
+        "EmoryNLP's archives, or **/<dialogue id>.avi, cut by the utterances' start and end; also folders of images",
     )
     parser.add_argument(
         "--arrays",
@@ -56,11 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR|FILE",
         help="**/<utterance id>.npy, [D] or [time, D]; or one .npy, .npz, .safetensors or .csv for all",
     )
-    parser.add_argument(
-        "--frames", type=Path, metavar="DIR", help="a folder of images or a video per utterance: **/<utterance id>"
-    )
-    parser.add_argument("--model", default="", metavar="FOLDER|NAME", help="a sentence-transformers model")
+    parser.add_argument("--model", default="", metavar="FOLDER|NAME", help="the model of an extractor that takes one")
     parser.add_argument("--download", action="store_true", help="fetch that model if it is not on this machine")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="", help="for that model; default: a GPU if any")
     parser.add_argument("--card", type=Path, metavar="FILE.yaml", help="extractor, version, layer, fitted_on, licence")
     parser.add_argument("--raw", action="store_true", help="do not standardise audio features on the training split")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes; default: %(default)s")
@@ -78,10 +72,11 @@ def main(arguments: list[str]) -> int:
 
     from lantern.environment import prepare
 
-    # Only the text models gain from threads of their own, and only where they are not several.
-    prepare(None if given.modality == "text" and given.jobs == 1 else 1)
+    # Only models gain from threads of their own, and only where there is one process.
+    prepare(None if given.jobs == 1 and (given.modality == "text" or given.model) else 1)
     from lantern.corpora.folder import load_corpus
     from lantern.features.extract import Plan, add_table, extract_features, utterances
+    from lantern.features.registry import EXTRACTORS
     from lantern.features.types import Recipe
 
     console = screen()
@@ -94,14 +89,14 @@ def main(arguments: list[str]) -> int:
         corpus = add_table(corpus, given.modality, given.arrays, given.card, given.overwrite)
         _print_card(say, corpus, given.modality)
         return 0
-    sources = _sources(given, corpus)
-    if extractor in ("egemaps", "compare"):
+    sources = _sources(given, corpus, extractor)
+    if EXTRACTORS[extractor].place.startswith("smile:"):
         from lantern.features.extractors.smile import LICENCE
 
         say(LICENCE, "yellow")
     plan = Plan(
         given.modality,
-        Recipe(extractor, given.model, given.download),
+        Recipe(extractor, given.model, given.download, given.device),
         given.jobs,
         given.raw,
         given.card,
@@ -129,41 +124,39 @@ def main(arguments: list[str]) -> int:
 
 def _extractor(given: argparse.Namespace) -> str:
     """The extractor named or meant; refuses one that does not fit, and options that it would not use."""
-    from lantern.features.registry import DEFAULT, EXTRACTORS
+    from lantern.features.registry import DEFAULT, EXTRACTORS, WITH_MODEL
 
-    implied = "arrays" if given.arrays else "faces" if given.frames else "sentence-transformers" if given.model else ""
-    name = given.extractor or implied or DEFAULT[given.modality]
+    implied = "arrays" if given.arrays else (WITH_MODEL if given.model else DEFAULT)[given.modality]
+    name = given.extractor or implied
     entry = EXTRACTORS[name]
     if given.modality not in entry.modalities:
         valid = ", ".join(n for n, e in EXTRACTORS.items() if given.modality in e.modalities)
         raise UserError(f"extractor {name} makes no {given.modality} features. Valid: {valid}")
     wanted = _OF_SOURCE[entry.source]
-    sources = [key for keys in _OF_SOURCE.values() for key in keys if getattr(given, key)]
-    options = " or ".join(f"--{key.replace('_', '-')} DIR" for key in wanted)
-    for key in sources:
-        if key not in wanted:
-            raise UserError(f"--{key.replace('_', '-')} is not what extractor {name} reads ({options or 'the texts'})")
-    if wanted and len(sources) != 1:
-        raise UserError(f"extractor {name} needs {'one of ' if len(wanted) > 1 else ''}{options}")
-    if (given.model or given.download) and name != "sentence-transformers":
-        raise UserError(f"--model and --download are for extractor sentence-transformers, not for {name}")
+    for key in ("clips", "arrays"):
+        if getattr(given, key) and key != wanted:
+            reads = f"--{wanted} DIR" if wanted else "the texts"
+            raise UserError(f"--{key} is not what extractor {name} reads ({reads})")
+    if wanted and not getattr(given, wanted):
+        raise UserError(f"extractor {name} needs --{wanted} DIR")
+    if (given.model or given.download or given.device) and not entry.model:
+        valid = ", ".join(n for n, e in EXTRACTORS.items() if e.model)
+        raise UserError(f"--model, --download and --device are for {valid}, not for extractor {name}")
     if given.raw and not entry.scaled:
         raise UserError(f"--raw: features of {name} are never standardised")
     return name
 
 
-def _sources(given: argparse.Namespace, corpus: Corpus) -> Sources:
-    from lantern.features.sources import VIDEOS, cut_from_dialogues, per_utterance, utterance_texts
+def _sources(given: argparse.Namespace, corpus: Corpus, extractor: str) -> Sources:
+    from lantern.features.registry import EXTRACTORS
+    from lantern.features.sources import SOUNDS, VIDEOS, find_arrays, find_clips, utterance_texts
 
-    if given.wav:
-        return per_utterance(corpus, given.wav, (".wav",), "wav")
-    if given.dialogue_wav:
-        return cut_from_dialogues(corpus, given.dialogue_wav, (".wav",), "wav")
-    if given.arrays:
-        return per_utterance(corpus, given.arrays, (".npy",), "array")
-    if given.frames:
-        return per_utterance(corpus, given.frames, VIDEOS, "frames", frames=True)
-    return utterance_texts(corpus)
+    source = EXTRACTORS[extractor].source
+    if source == "sound":
+        return find_clips(corpus, given.clips, SOUNDS)
+    if source == "frames":
+        return find_clips(corpus, given.clips, VIDEOS, frames=True)
+    return find_arrays(corpus, given.arrays) if source == "arrays" else utterance_texts(corpus)
 
 
 def _print_card(say: Callable[[str], None], corpus: Corpus, modality: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from lantern.corpora.folder import load_corpus
 from tests.corpora import pickles
 from tests.corpora.readers import test_emorynlp, test_meld
 from tests.features.conftest import write_wavs
+from tests.features.made_clips import write_meld_clips
 
 ROOT = CONFIG_DIR.parent
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), CONFIG_DIR / "README.md")
@@ -31,8 +31,8 @@ MADE = {
     "iemocap-pickle --pickle <file.pkl>": "iemocap-pickle --pickle raw/iemocap.pkl",
     "meld-pickle --pickle <file.pkl>": "meld-pickle --pickle raw/meld.pkl",
     "emorynlp-pickle --pickle <folder of JSON files>": "emorynlp-pickle --pickle raw/dag-erc",
-    "--wav <folder>": "--wav raw/wav",
-    "--wav <MELD.Raw>": "--wav raw/MELD.Raw",
+    "--clips <folder>": "--clips raw/wav",
+    "<MELD.Raw>": "raw/MELD.Raw",
     "runs/<one>": "one",
     "experiment=<name>": "experiment=causal",
 }
@@ -103,8 +103,7 @@ def _grid(dialogues: int, turns: int) -> list[tuple[int, int]]:
 
 
 def write_recordings(corpus: Path, raw: Path) -> None:
-    """A wav file per utterance of a corpus folder, and one with MELD's own name."""
+    """A wav file per utterance of a corpus folder, and MELD's clips."""
     write_wavs(load_corpus(corpus, features=False), raw / "wav")
-    clip = raw / "MELD.Raw" / "train_splits" / "dia0_utt0.wav"
-    clip.parent.mkdir(parents=True)
-    shutil.copy(next((raw / "wav").rglob("*.wav")), clip)
+    grid = [(part, d, n, (d + n) % 7) for part in ("train", "dev", "test") for d, n in _grid(8, 4)]
+    write_meld_clips(raw / "MELD.Raw", grid)

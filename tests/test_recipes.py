@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import re
 import runpy
@@ -30,6 +31,8 @@ NOT_RUN = {
     r".* hydra/launcher=.*": "wants Ray or Slurm; tests/test_sweep.py goes through a launcher",
 }
 """Commands that no test can run, as regular expressions over the whole command, and why."""
+NEEDS = {r".*--modality visual.*": ("cv2", "ai_edge_litert", "fer"), r".*--extractor is10.*": ("opensmile",)}
+"""Packages of extras without which a command cannot be tried."""
 SMALL = ["trainer.epochs=1", "trainer.threads=1", "corpus.dialogues=10", "refine.limit_dialogues=1"]
 SMALL += ["backbone.hidden=56", "weighting.epochs=2", "weighting.guard=false"]
 TEXTS = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in DOCUMENTS}
@@ -76,6 +79,9 @@ def test_a_documented_command_works(
     command: str, workshop: Path, server: LLMServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not any(re.fullmatch(pattern, command) for pattern in NOT_RUN):
+        for package in itertools.chain(*(names for pattern, names in NEEDS.items() if re.fullmatch(pattern, command))):
+            if importlib.util.find_spec(package) is None:
+                pytest.skip(f"{package} is not installed")
         monkeypatch.chdir(workshop)
         type_in(command, server, monkeypatch)
 

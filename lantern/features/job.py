@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
 
 from lantern.errors import UserError
-from lantern.features.registry import build
 from lantern.features.types import Extractor, Item, Recipe, Result, Unusable
+from lantern.features.workers import Batch, batch, chunks, in_workers
 from lantern.files import locked
 
+_HARMLESS = (".wav", ".npy")
+"""Files that no native decoder reads, so they cannot end this process."""
 Progress = Callable[[int, int], None]
 """Called with the numbers of utterances done and in all."""
 
@@ -118,7 +113,7 @@ def run_job(
     *extractor* was built from *recipe*; worker processes build their own.
 
     Raises:
-        UserError: vectors of different sizes, no vector at all, a dead worker.
+        UserError: vectors of different sizes, no vector at all, processes that die.
     """
     results: dict[int, Result] = {**work.done(items)}
     reused = len(results)
@@ -152,54 +147,7 @@ def run_job(
     return Extracted(features, present, unusable, reused)
 
 
-_Batch = tuple[list[Item], list[str], list[Result]]
-
-
-def _extract(recipe: Recipe, extractor: Extractor, items: Sequence[Item], jobs: int) -> Iterator[_Batch]:
-    if not items:
-        return
-    if jobs == 1:
-        yield from (_batch(extractor, chunk) for chunk in _chunks(items, extractor.batch))
-        return
-    # Not forked: a process with threads, which numerical libraries start, may hang in its copy.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(recipe,))
-    try:
-        yield from pool.map(_in_worker, _chunks(items, extractor.batch))
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process died, perhaps for lack of memory; repeat the command to continue, with fewer --jobs"
-        ) from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _chunks(items: Sequence[Item], size: int) -> list[list[Item]]:
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]
-
-
-def _batch(extractor: Extractor, chunk: list[Item]) -> _Batch:
-    # Before the content is read, so that a source that changes meanwhile is extracted again next time.
-    stamps = [item.stamp for item in chunk]
-    return chunk, stamps, extractor.extract(chunk)
-
-
-_worker: list[Extractor] = []
-
-
-def _begin_worker(recipe: Recipe) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets the signal and stops the workers
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    _worker.append(build(recipe))
-
-
-def _follow_parent() -> None:
-    """End with the parent, even if it was killed: the results would be lost."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-def _in_worker(chunk: list[Item]) -> _Batch:
-    return _batch(_worker[0], chunk)
+def _extract(recipe: Recipe, extractor: Extractor, items: Sequence[Item], jobs: int) -> Iterator[Batch]:
+    if jobs == 1 and all(item.path is None or item.path.suffix.lower() in _HARMLESS for item in items):
+        return (batch(extractor, chunk) for chunk in chunks(items, extractor.batch))
+    return in_workers(recipe, items, extractor.batch, jobs)

@@ -19,33 +19,44 @@ class Entry:
 
     modalities: tuple[str, ...]
     source: str
-    """What it reads: ``text``, ``wav``, ``arrays`` or ``frames``."""
+    """What it reads: ``text``, ``sound``, ``frames`` or ``arrays``."""
     help: str
     place: str
     """Module and callable that takes a :class:`Recipe`."""
     scaled: bool = False
     """Its values have different units, so they are standardised unless the user wants them raw."""
+    model: bool = False
+    """It is a model of the user's choice."""
 
 
 EXTRACTORS: dict[str, Entry] = {
     "minilm": Entry(("text",), "text", "all-MiniLM-L6-v2, 384-d, offline", "text_models:PackagedMiniLM"),
     "sentence-transformers": Entry(
-        ("text",), "text", "any model of that library, --model FOLDER|NAME", "text_models:SentenceModel"
+        ("text",), "text", "any model of that library, --model FOLDER|NAME", "text_models:SentenceModel", model=True
     ),
     "log-mel-stats": Entry(
-        ("audio",), "wav", "log-mel bands, energy and pitch, mean and sd over time, 85-d", "logmel:LogMelStats", True
+        ("audio",), "sound", "log-mel bands, energy and pitch, mean and sd over time, 85-d", "logmel:LogMelStats", True
     ),
     "egemaps": Entry(
-        ("audio",), "wav", "openSMILE eGeMAPSv02 functionals, 88-d; research only", "smile:OpenSmile", True
+        ("audio",), "sound", "openSMILE eGeMAPSv02 functionals, 88-d; research only", "smile:OpenSmile", True
     ),
+    "is10": Entry(("audio",), "sound", "openSMILE IS10 functionals, 1582-d; research only", "smile:OpenSmile", True),
     "compare": Entry(
-        ("audio",), "wav", "openSMILE ComParE_2016 functionals, 6373-d; research only", "smile:OpenSmile", True
+        ("audio",), "sound", "openSMILE ComParE_2016 functionals, 6373-d; research only", "smile:OpenSmile", True
+    ),
+    "speech-encoder": Entry(
+        ("audio",), "sound", "wav2vec 2.0, HuBERT or WavLM, --model FOLDER|NAME", "speech:SpeechEncoder", model=True
+    ),
+    "faces": Entry(("visual",), "frames", "facial expression, mean and sd over frames, 14-d", "faces:Faces"),
+    "face-encoder": Entry(
+        ("visual",), "frames", "an image classifier, --model FOLDER|NAME, on faces", "faces:FaceEncoder", model=True
     ),
     "arrays": Entry(MODALITIES, "arrays", "arrays that you computed, --arrays DIR", "arrays:Arrays"),
-    "faces": Entry(("visual",), "frames", "facial expression of frames or videos, mean and sd, 14-d", "faces:Faces"),
 }
-DEFAULT = dict.fromkeys(MODALITIES, "arrays") | {"text": "minilm", "audio": "log-mel-stats"}
+DEFAULT = {"text": "minilm", "audio": "log-mel-stats", "visual": "faces"}
 """The extractor of each modality when the user names none."""
+WITH_MODEL = {"text": "sentence-transformers", "audio": "speech-encoder", "visual": "face-encoder"}
+"""The extractor of each modality when the user names only a model."""
 
 
 def build(recipe: Recipe) -> Extractor:

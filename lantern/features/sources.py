@@ -1,25 +1,30 @@
-"""Find the file that belongs to each utterance. No torch."""
+"""Find the clip, array or text that belongs to each utterance. No torch."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lantern.corpora.folder import Corpus
+from lantern.corpora.types import Dialogue, Utterance
 from lantern.errors import UserError
 from lantern.features.types import Item
 
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".ogg", *VIDEOS)
+"""Files with sound; where an utterance has several, the first kind is used."""
 UNUSABLE = {"train_125_3": "dia125_utt3 of train", "dev_110_7": "dia110_utt7 of dev"}
 """Clips of MELD that are damaged or missing in its own archive, by utterance id."""
 _TWIN = "final_videos_test"
 """How the names of some test clips begin; many of them are there without it, too."""
-_CLIP = re.compile(rf"({_TWIN})?dia(\d+)_utt(\d+)")
+_MELD = re.compile(rf"({_TWIN})?dia(\d+)_utt(\d+)")
+_EMORYNLP = re.compile(r"sea(\d+)_ep(\d+)_sc(\d+)_utt(\d+)")
+_IEMOCAP = re.compile(r"Ses\d\d([FM])_.+")
 _SPLIT = re.compile(r"(?<![a-z])(train|dev|test)(?![a-z])")
+_EXAMPLES = {"meld": "train_splits/dia0_utt0", "emorynlp": "emorynlp_train_splits/sea1_ep1_sc1_utt1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class Sources:
 
     items: tuple[Item, ...]
     missing: dict[str, int]
-    """Utterances by reason, e.g. ``{"no wav": 3}``."""
+    """Utterances by reason, e.g. ``{"no clip": 3}``."""
     notes: tuple[str, ...] = ()
     """What else was noticed, one line each."""
 
@@ -38,48 +43,113 @@ def utterance_texts(corpus: Corpus) -> Sources:
     return Sources(tuple(Item(row, u.id, text=u.text) for row, u in enumerate(corpus.utterances)), {})
 
 
-def per_utterance(corpus: Corpus, folder: Path, suffixes: Sequence[str], what: str, frames: bool = False) -> Sources:
-    """Files anywhere under *folder* that are named after an utterance; with *frames* also folders.
+def find_clips(corpus: Corpus, folder: Path, suffixes: Sequence[str], frames: bool = False) -> Sources:
+    """Recordings anywhere under *folder* of utterances or of whole dialogues; with *frames* also folders of images.
 
-    Clips of MELD may have the names and folders of its own archive: ``train_splits/dia0_utt0.wav``.
+    A file is named after its utterance or its dialogue; clips of MELD and EmoryNLP may have the names of their own
+    archives. A dialogue is cut by the ``start`` and ``end`` of those of its utterances that have no file of their own.
 
     Raises:
-        UserError: no such folder, two files for one utterance, no file for any.
+        UserError: no such folder, two files for one utterance or dialogue, no clip for any utterance.
     """
-    meld, ids = corpus.name == "meld", {u.id for u in corpus.utterances}
-    found: dict[str, list[Path]] = {}
-    twins: set[Path] = set()
-    for own, path in _files(folder, suffixes, frames):
-        name = own if own in ids or not meld else _utterance_of_clip(own, path, folder)
-        if name in ids:
-            found.setdefault(name, []).append(path)
-    for paths in found.values():
-        if any(not path.name.startswith(_TWIN) for path in paths):
-            twins |= {path for path in paths if path.name.startswith(_TWIN)}
-    files = _single(folder, {name: [path for path in paths if path not in twins] for name, paths in found.items()})
-    clips = any(_CLIP.fullmatch(path.stem) for path in files.values())
-    unusable = {i for i in UNUSABLE if i in ids and clips and (i not in files or _CLIP.fullmatch(files[i].stem))}
-    files = {i: path for i, path in files.items() if i not in unusable}
-    items = tuple(Item(row, u.id, path=files[u.id]) for row, u in enumerate(corpus.utterances) if u.id in files)
+    found, twins = _named(corpus, folder, suffixes, frames)
+    own = {u.id: found[u.id] for u in corpus.utterances if u.id in found}
+    archive = any(_MELD.fullmatch(path.stem) for path in own.values())
+    ids = {u.id for u in corpus.utterances} & set(UNUSABLE)
+    unusable = {i for i in ids if archive and (i not in own or _MELD.fullmatch(own[i].stem))}
+    items: list[Item] = []
+    missing: Counter[str] = Counter()
+    row = -1
+    for dialogue in corpus.dialogues:
+        for u in dialogue.utterances:
+            row += 1
+            if u.id in unusable:
+                continue
+            if u.id in own:
+                items.append(Item(row, u.id, path=own[u.id]))
+            elif dialogue.id in found:
+                cut = _cut(row, u, dialogue, found[dialogue.id], frames)
+                if isinstance(cut, Item):
+                    items.append(cut)
+                else:
+                    missing[cut] += 1
+            else:
+                missing["no clip"] += 1
+    if unusable:
+        names = ", ".join(UNUSABLE[i] for i in sorted(unusable))
+        missing[f"a clip that is known to be unusable ({names})"] = len(unusable)
     if not items:
-        first = f"**/{corpus.utterances[0].id}{suffixes[0]}"
-        also = f" or **/train_splits/dia0_utt0{suffixes[0]}" if meld else ""
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in missing.items())
+        first = corpus.dialogues[0]
+        names = " or ".join(f"**/{n}" for n in (first.utterances[0].id, _EXAMPLES.get(corpus.name), first.id) if n)
         raise UserError(
-            f"{folder}: no {what} for any utterance; the first would be {first}{also}{_soundtracks(folder)}"
+            f"{folder}: no clip for any utterance ({reasons}); the first would be {names} (the whole dialogue), "
+            f"with one of {', '.join(suffixes)}"
         )
-    missing = {
-        f"no {what}": len(corpus.utterances) - len(items) - len(unusable),
-        f"a clip that is known to be unusable ({', '.join(UNUSABLE[i] for i in sorted(unusable))})": len(unusable),
-    }
-    second = f"{len(twins)} clips have a second version, {_TWIN}…; the one without these words is used"
-    return Sources(items, {reason: n for reason, n in missing.items() if n}, (second,) if twins else ())
+    second = f"{twins} clips have a second version, {_TWIN}…; the one without these words is used"
+    return Sources(tuple(items), dict(missing), (second,) if twins else ())
 
 
-def _utterance_of_clip(name: str, path: Path, folder: Path) -> str:
-    """The utterance whose clip MELD calls *name*; other names are returned as they are."""
-    match = _CLIP.fullmatch(name)
+def find_arrays(corpus: Corpus, folder: Path) -> Sources:
+    """Arrays anywhere under *folder* that are named after an utterance: ``<utterance id>.npy``.
+
+    Raises:
+        UserError: no such folder, two arrays for one utterance, no array for any.
+    """
+    found, _ = _named(corpus, folder, (".npy",), frames=False)
+    items = tuple(Item(row, u.id, path=found[u.id]) for row, u in enumerate(corpus.utterances) if u.id in found)
+    if not items:
+        first = f"**/{corpus.utterances[0].id}.npy"
+        raise UserError(f"{folder}: no array for any utterance; the first would be {first}")
+    absent = len(corpus.utterances) - len(items)
+    return Sources(items, {"no array": absent} if absent else {})
+
+
+def _cut(row: int, u: Utterance, dialogue: Dialogue, path: Path, frames: bool) -> Item | str:
+    """The piece of a dialogue's recording that holds *u*, or why there is none."""
+    start, end = u.times
+    if start is None or end is None:
+        return "no times"
+    if end <= start:
+        return "end not after start"
+    half = ""
+    if frames and (match := _IEMOCAP.fullmatch(dialogue.id)):
+        # IEMOCAP films both actors side by side: on the left the one who wears the markers, whom the id names.
+        half = "left" if u.id.rpartition("_")[2].startswith(match[1]) else "right"
+    return Item(row, u.id, path=path, start=start, end=end, half=half)
+
+
+def _named(corpus: Corpus, folder: Path, suffixes: Sequence[str], frames: bool) -> tuple[dict[str, Path], int]:
+    """One file by the id of its utterance or dialogue, and how many second versions of clips were left out."""
+    ids = {u.id for u in corpus.utterances}
+    found: dict[str, list[Path]] = {}
+    for name, path in _files(folder, suffixes, frames):
+        known = name in ids or (name in corpus.by_id and path.is_file())
+        identity = name if known else _utterance_of_clip(corpus.name, name, path, folder)
+        if known or identity in ids:
+            found.setdefault(identity, []).append(path)
+    twins = 0
+    chosen: dict[str, Path] = {}
+    for identity, paths in found.items():
+        first = [path for path in paths if not path.name.startswith(_TWIN)]
+        twins += len(paths) - len(first) if first else 0
+        kinds = ["" if path.is_dir() else path.suffix.lower() for path in first or paths]
+        best = min(kinds, key=("", *suffixes).index)
+        same = [path for path, kind in zip(first or paths, kinds, strict=True) if kind == best]
+        if len(same) > 1:
+            raise UserError(f"{folder}: two files for {identity!r}: {same[0]} and {same[1]}")
+        chosen[identity] = same[0]
+    return chosen, twins
+
+
+def _utterance_of_clip(corpus: str, name: str, path: Path, folder: Path) -> str:
+    """The utterance whose clip the corpus's own archive calls *name*; "" if that is no such name."""
+    if corpus == "emorynlp" and (match := _EMORYNLP.fullmatch(name)):
+        season, episode, scene, number = map(int, match.groups())
+        return f"s{season:02d}_e{episode:02d}_c{scene:02d}_u{number:03d}"
+    match = _MELD.fullmatch(name) if corpus == "meld" else None
     if match is None:
-        return name
+        return ""
     within = path.relative_to(folder).parent.parts
     for place in (*reversed(within), folder.resolve().name, "test" if match[1] else ""):
         if split := _SPLIT.search(place.lower()):
@@ -90,50 +160,7 @@ def _utterance_of_clip(name: str, path: Path, folder: Path) -> str:
     )
 
 
-def _soundtracks(folder: Path) -> str:
-    """How to get recordings out of the videos in *folder*, if there are any."""
-    count = sum(path.suffix.lower() == ".mp4" and not path.name.startswith("._") for path in folder.rglob("*"))
-    if not count:
-        return ""
-    each = 'ffmpeg -nostdin -loglevel error -i "$1" -ac 1 -ar 16000 "${1%.mp4}.wav"'
-    command = f"find {shlex.quote(str(folder))} -name '[!.]*.mp4' -exec sh -c '{each}' _ {{}} \\;"
-    return f"; there are {count:,} videos, whose sound this takes out: {command}"
-
-
-def cut_from_dialogues(corpus: Corpus, folder: Path, suffixes: Sequence[str], what: str) -> Sources:
-    """Pieces of files named after a dialogue, by the utterances' ``start`` and ``end``.
-
-    Raises:
-        UserError: no such folder, two files for one dialogue, no piece for any utterance.
-    """
-    named: dict[str, list[Path]] = {}
-    for name, path in _files(folder, suffixes):
-        if name in corpus.by_id:
-            named.setdefault(name, []).append(path)
-    files = _single(folder, named)
-    items: list[Item] = []
-    missing: Counter[str] = Counter()
-    row = -1
-    for dialogue in corpus.dialogues:
-        for u in dialogue.utterances:
-            row += 1
-            start, end = u.times
-            if dialogue.id not in files:
-                missing[f"no {what} of the dialogue"] += 1
-            elif start is None or end is None:
-                missing["no times"] += 1
-            elif end <= start:
-                missing["end not after start"] += 1
-            else:
-                items.append(Item(row, u.id, path=files[dialogue.id], start=start, end=end))
-    if not items:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in missing.items())
-        first = corpus.dialogues[0].id
-        raise UserError(f"{folder}: nothing to cut ({reasons}); the first file would be **/{first}{suffixes[0]}")
-    return Sources(tuple(items), dict(missing))
-
-
-def _files(folder: Path, suffixes: Sequence[str], frames: bool = False) -> Iterator[tuple[str, Path]]:
+def _files(folder: Path, suffixes: Sequence[str], frames: bool) -> Iterator[tuple[str, Path]]:
     """Files anywhere under *folder*, and with *frames* also folders, with what they are named after."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
@@ -143,10 +170,3 @@ def _files(folder: Path, suffixes: Sequence[str], frames: bool = False) -> Itera
         # Archives from a Mac hold a "._name" beside every file; no utterance has such a name.
         elif path.suffix.lower() in suffixes and path.is_file():
             yield path.stem, path
-
-
-def _single(folder: Path, found: dict[str, list[Path]]) -> dict[str, Path]:
-    for name, paths in found.items():
-        if len(paths) > 1:
-            raise UserError(f"{folder}: two files for {name!r}: {paths[0]} and {paths[1]}")
-    return {name: paths[0] for name, paths in found.items()}

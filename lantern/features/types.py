@@ -26,6 +26,8 @@ class Item:
     start: float | None = None
     """Seconds from the beginning of *path*; None for the whole file."""
     end: float | None = None
+    half: str = ""
+    """``left`` or ``right`` where only that half of the picture shows the speaker."""
 
     @property
     def stamp(self) -> str:
@@ -36,7 +38,7 @@ class Item:
             status = self.path.stat()
         except OSError:
             return "gone"
-        return f"{self.path}|{status.st_size}|{status.st_mtime_ns}|{self.start}|{self.end}"
+        return f"{self.path}|{status.st_size}|{status.st_mtime_ns}|{self.start}|{self.end}|{self.half}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,11 @@ class Recipe:
 
     extractor: str
     model: str = ""
-    """Folder or cached name of a sentence-transformers model."""
+    """Folder or cached name of a model, for the extractors that take one."""
     download: bool = False
     """Whether *model* may be fetched from the network."""
+    device: str = ""
+    """``cpu`` or ``cuda`` for *model*; "" is a GPU where there is one."""
 
 
 class Extractor(Protocol):

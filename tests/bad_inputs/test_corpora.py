@@ -101,8 +101,8 @@ def test_import_corpus(prepare: Prepare, told: tuple[str, ...], place: Place) ->
 
 
 EXTRACT: list[Case] = [
-    ("no recordings", lambda p: ["audio", "--wav", p.folder()], "no wav for any utterance", f"**/{FIRST}.wav"),
-    ("empty recording", lambda p: ["audio", "--wav", p.file(f"{FIRST}.wav").parent], "unreadable"),
+    ("no recordings", lambda p: ["audio", "--clips", p.folder()], "no clip for any utterance", f"**/{FIRST} or"),
+    ("empty recording", lambda p: ["audio", "--clips", p.file(f"{FIRST}.wav").parent], "unreadable"),
     ("no jobs", lambda p: ["text", "--jobs", "0"], "--jobs 0 must be at least 1"),
     ("extractor of faces", lambda p: ["text", "--extractor", "faces"], "makes no text features", "Valid: minilm"),
     ("modality that is none", lambda p: ["smell"], "invalid choice: 'smell'", "'text', 'audio', 'visual'"),

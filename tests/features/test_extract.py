@@ -20,7 +20,7 @@ from lantern.errors import UserError
 from lantern.features.extract import Plan, extract_features, standardise
 from lantern.features.extractors import logmel
 from lantern.features.extractors.logmel import DIMS, log_mel_stats
-from lantern.features.sources import per_utterance
+from lantern.features.sources import SOUNDS, find_clips
 from lantern.features.types import Item, Recipe, Result
 from tests.features.conftest import tone, write_wav, write_wavs
 
@@ -44,7 +44,7 @@ def test_wavs_become_audio_features_and_the_others_are_masked_and_named(
     (wavs / "part1" / f"{ids[1]}.wav").unlink()
     (wavs / "part0" / f"{ids[2]}.wav").write_bytes(b"junk")
     (wavs / f"._{ids[3]}.wav").write_bytes(b"what a Mac leaves beside")
-    found = run(folder, "--modality", "audio", "--wav", wavs, "--raw")
+    found = run(folder, "--modality", "audio", "--clips", wavs, "--raw")
     assert list(found.features) == ["text", "audio"]
     assert np.flatnonzero(~found.present["audio"]).tolist() == [1, 2]
     kept = (tone(105, 0.3) * 32767).astype(np.int16) / 32768
@@ -52,17 +52,17 @@ def test_wavs_become_audio_features_and_the_others_are_masked_and_named(
     card = found.cards["audio"]
     assert (card.dims, card.count, card.fitted_on, card.layer) == (DIMS, len(ids) - 2, "none", "mean and sd over time")
     assert found.notes == (
-        "audio features: no wav: 1 utterance",
+        "audio features: no clip: 1 utterance",
         f"audio features: unreadable: 1 utterance ({ids[2]})",
     )
     out = capsys.readouterr().out
-    assert "masked: 1 utterance: no wav" in out
+    assert "masked: 1 utterance: no clip" in out
     assert f"masked: {ids[2]}: unreadable: File format" in out
     assert leftovers(folder) == []
 
 
 def test_values_are_standardised_on_the_training_dialogues(folder: Path, corpus: Corpus, tmp_path: Path) -> None:
-    found = run(folder, "--modality", "audio", "--wav", write_wavs(corpus, tmp_path / "wavs"))
+    found = run(folder, "--modality", "audio", "--clips", write_wavs(corpus, tmp_path / "wavs"))
     rows = np.concatenate([np.arange(len(corpus.utterances))[found.rows[d]] for d in found.splits["train"]])
     chosen = found.features["audio"][rows]
     varying = chosen.std(axis=0) > 0
@@ -95,21 +95,21 @@ def test_turns_are_cut_out_of_one_recording_per_dialogue(folder: Path, corpus: C
     pieces = [np.concatenate([tone(100 + 10 * n, 0.4), np.zeros(1600)]) for n in range(len(first))]
     write_wav(tmp_path / "wavs" / f"{first.id}.wav", np.concatenate(pieces))
     write_wav(tmp_path / "wavs" / f"{second.id}.wav", tone(100, 0.45))
-    found = run(folder, "--modality", "audio", "--dialogue-wav", tmp_path / "wavs", "--raw")
+    found = run(folder, "--modality", "audio", "--clips", tmp_path / "wavs", "--raw")
     rows = np.arange(len(first))
     hertz = 27.5 * 2 ** (found.features["audio"][rows, DIMS - 3] / 12)
     np.testing.assert_allclose(hertz, 100 + 10 * rows, rtol=0.02)
     assert found.present["audio"][found.rows[second.id]].tolist() == [True] + [False] * (len(second) - 1)
     others = len(corpus.utterances) - len(first) - len(second)
-    assert f"audio features: no wav of the dialogue: {others} utterances" in found.notes
+    assert f"audio features: no clip: {others} utterances" in found.notes
     assert any(f"begins: {len(second) - 1} utterances" in note for note in found.notes)
 
 
 def test_two_processes_make_what_one_makes(folder: Path, corpus: Corpus, tmp_path: Path) -> None:
     wavs = write_wavs(corpus, tmp_path / "wavs")
     shutil.copytree(folder, tmp_path / "d")
-    one = run(folder, "--modality", "audio", "--wav", wavs)
-    two = run(tmp_path / "d", "--modality", "audio", "--wav", wavs, "--jobs", 2)
+    one = run(folder, "--modality", "audio", "--clips", wavs)
+    two = run(tmp_path / "d", "--modality", "audio", "--clips", wavs, "--jobs", 2)
     assert one.fingerprint == two.fingerprint
 
 
@@ -119,7 +119,7 @@ def test_after_a_kill_the_same_command_goes_on(
 ) -> None:
     wavs = write_wavs(corpus, tmp_path / "wavs", seconds=4, rate=8000)
     shutil.copytree(folder, tmp_path / "d")
-    options = ["--modality", "audio", "--wav", str(wavs), "--jobs", str(jobs)]
+    options = ["--modality", "audio", "--clips", str(wavs), "--jobs", str(jobs)]
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.extract_features", str(folder), *options],
         cwd=ROOT,
@@ -184,20 +184,20 @@ def test_a_recording_that_changed_meanwhile_is_extracted_again(
     monkeypatch.setattr(logmel.LogMelStats, "extract", extract)
     stop_at = 12
     with pytest.raises(Stop):
-        extract_features(corpus, plan, per_utterance(corpus, wavs, (".wav",), "wav"))
+        extract_features(corpus, plan, find_clips(corpus, wavs, SOUNDS))
     seen.clear()
     stop_at = 1000
     changed = wavs / "part1" / f"{corpus.utterances[3].id}.wav"
     write_wav(changed, tone(300, 0.5))
     os.utime(changed, ns=(1, 1))
-    _, made = extract_features(corpus, plan, per_utterance(corpus, wavs, (".wav",), "wav"))
+    _, made = extract_features(corpus, plan, find_clips(corpus, wavs, SOUNDS))
     assert made.reused == 11
     assert sorted(set(range(12)) & set(seen)) == [3]
     assert 27.5 * 2 ** (made.features[3, DIMS - 3] / 12) == pytest.approx(300, rel=0.02)
 
 
 def test_one_command_at_a_time_works_on_the_same_features(folder: Path, corpus: Corpus, tmp_path: Path) -> None:
-    sources = per_utterance(corpus, write_wavs(corpus, tmp_path / "wavs"), (".wav",), "wav")
+    sources = find_clips(corpus, write_wavs(corpus, tmp_path / "wavs"), SOUNDS)
     plan, refused = Plan("audio", Recipe("log-mel-stats")), []
 
     def again(done: int, total: int) -> None:
@@ -250,26 +250,29 @@ def test_text_by_minilm(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--modality", "audio"], "extractor log-mel-stats needs one of --wav DIR or --dialogue-wav DIR"),
-        (["--modality", "audio", "--wav", "nowhere"], "nowhere is not a folder"),
-        (["--modality", "audio", "--wav", "."], r"no wav for any utterance; the first would be \*\*/Sam01"),
+        (["--modality", "audio"], "extractor log-mel-stats needs --clips DIR"),
+        (["--modality", "audio", "--clips", "nowhere"], "nowhere is not a folder"),
         (
-            ["--modality", "audio", "--dialogue-wav", "."],
-            r"nothing to cut \(no wav of the dialogue: 64\); the first file",
+            ["--modality", "audio", "--clips", "."],
+            r"no clip for any utterance \(no clip: 64\); the first would be \*\*/Sam01.* .the whole dialogue",
         ),
-        (["--modality", "audio", "--frames", "."], r"extractor faces makes no audio features\. Valid: log-mel-stats"),
+        (["--modality", "audio", "--extractor", "faces"], r"faces makes no audio features\. Valid: log-mel-stats"),
         (["--modality", "audio", "--extractor", "minilm"], r"extractor minilm makes no audio features"),
-        (["--modality", "visual"], "extractor arrays needs --arrays DIR"),
-        (["--modality", "visual", "--arrays", ".", "--wav", "."], "--wav is not what extractor arrays reads"),
+        (["--modality", "visual"], "extractor faces needs --clips DIR"),
+        (["--modality", "visual", "--arrays", ".", "--clips", "."], "--clips is not what extractor arrays reads"),
         (
-            ["--modality", "text", "--wav", ".", "--overwrite"],
-            r"--wav is not what extractor minilm reads \(the texts\)",
+            ["--modality", "text", "--clips", ".", "--overwrite"],
+            r"--clips is not what extractor minilm reads \(the texts\)",
         ),
-        (["--modality", "text", "--download"], "--model and --download are for extractor sentence-transformers"),
+        (
+            ["--modality", "text", "--download"],
+            "--model, --download and --device are for sentence-transformers, speech",
+        ),
+        (["--modality", "audio", "--clips", ".", "--device", "cuda"], "not for extractor log-mel-stats"),
         (["--modality", "text", "--raw"], "--raw: features of minilm are never standardised"),
         (["--modality", "text", "--jobs", "0"], "--jobs 0 must be at least 1"),
         (["--modality", "text"], "has text features already; --overwrite"),
-        (["--modality", "audio", "--extractor", "egemaps"], "extractor egemaps needs one of --wav DIR"),
+        (["--modality", "audio", "--extractor", "egemaps"], "extractor egemaps needs --clips DIR"),
         (["--modality", "smell"], "invalid choice: 'smell'"),
     ],
 )
@@ -288,13 +291,13 @@ def test_missing_packages_are_reported_with_the_command_that_installs_them(
         monkeypatch.setitem(sys.modules, name, None)
     wavs = write_wavs(corpus, tmp_path / "wavs")
     with pytest.raises(UserError, match=r"needs openSMILE: pip install .*non-commercial research only"):
-        run(folder, "--modality", "audio", "--wav", wavs, "--extractor", "egemaps")
+        run(folder, "--modality", "audio", "--clips", wavs, "--extractor", "egemaps")
     assert "non-commercial research only" in capsys.readouterr().out
     with pytest.raises(UserError, match="needs a library: pip install"):
         run(folder, "--modality", "text", "--model", wavs, "--overwrite")
     (tmp_path / "frames" / corpus.utterances[0].id).mkdir(parents=True)
     with pytest.raises(UserError, match=r"extractor faces needs more packages: pip install .*fer==25\.10\.3"):
-        run(folder, "--modality", "visual", "--frames", tmp_path / "frames")
+        run(folder, "--modality", "visual", "--clips", tmp_path / "frames")
     assert leftovers(folder) == []
 
 
@@ -303,7 +306,7 @@ def test_two_recordings_of_one_utterance_are_refused(folder: Path, corpus: Corpu
     name = corpus.utterances[0].id
     shutil.copy(wavs / "part0" / f"{name}.wav", wavs / f"{name}.WAV")
     with pytest.raises(UserError, match=f"two files for '{name}': "):
-        run(folder, "--modality", "audio", "--wav", wavs)
+        run(folder, "--modality", "audio", "--clips", wavs)
 
 
 def test_recordings_that_are_all_unusable_leave_the_folder_alone(folder: Path, corpus: Corpus, tmp_path: Path) -> None:
@@ -311,7 +314,7 @@ def test_recordings_that_are_all_unusable_leave_the_folder_alone(folder: Path, c
     (tmp_path / "wavs").mkdir()
     (tmp_path / "wavs" / f"{name}.wav").write_bytes(b"")
     with pytest.raises(UserError, match=rf"no utterance could be used \({name}: unreadable"):
-        run(folder, "--modality", "audio", "--wav", tmp_path / "wavs")
+        run(folder, "--modality", "audio", "--clips", tmp_path / "wavs")
     assert list(load_corpus(folder).features) == ["text"]
     assert leftovers(folder) == []
 

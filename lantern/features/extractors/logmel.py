@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lantern.corpora.feature_files import FeatureCard
-from lantern.features.extractors.wav import each_signal
+from lantern.features.extractors.clips import each_signal
 from lantern.features.types import Item, Recipe, Result
 
 RATE = 16_000
@@ -46,7 +46,7 @@ class LogMelStats:
 
 def log_mel_stats(signal: np.ndarray, rate: int) -> np.ndarray:
     """The vector ``[85]`` of a mono signal ``[samples]``."""
-    signal = _resampled(signal, rate, RATE)
+    signal = resampled(signal, rate, RATE)
     window = np.hanning(FRAME + 1)[:FRAME]
     filters = _mel_filters()
     bands, energy = [], []
@@ -55,7 +55,7 @@ def log_mel_stats(signal: np.ndarray, rate: int) -> np.ndarray:
         bands.append(np.log(np.maximum(power @ filters.T, 1e-10)))
         energy.append(10 * np.log10(np.maximum((frames**2).mean(axis=1), 1e-10)))
     mel, level = np.concatenate(bands), np.concatenate(energy)
-    half = _resampled(signal, RATE, PITCH_RATE)
+    half = resampled(signal, RATE, PITCH_RATE)
     pitch = np.concatenate([_pitch(frames) for frames in _frames(half, PITCH_FRAME, PITCH_HOP)])
     voiced = pitch[pitch > 0]
     tones = 12 * np.log2(voiced / 27.5) if len(voiced) else np.zeros(1)
@@ -63,7 +63,8 @@ def log_mel_stats(signal: np.ndarray, rate: int) -> np.ndarray:
     return np.concatenate([mel.mean(axis=0), mel.std(axis=0), rest]).astype(np.float32)
 
 
-def _resampled(signal: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+def resampled(signal: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """*signal* ``[samples]`` of *rate* Hz with *wanted* Hz."""
     if rate == wanted:
         return signal
     from scipy.signal import resample_poly

@@ -9,10 +9,10 @@ import numpy as np
 
 from lantern.corpora.feature_files import FeatureCard
 from lantern.errors import UserError
-from lantern.features.extractors.wav import each_signal
+from lantern.features.extractors.clips import each_signal
 from lantern.features.types import Item, Recipe, Result
 
-SETS = {"egemaps": "eGeMAPSv02", "compare": "ComParE_2016"}
+SETS = {"egemaps": "eGeMAPSv02", "is10": "IS10", "compare": "ComParE_2016"}
 LICENCE = "openSMILE is under audEERING's research licence: non-commercial research only"
 INSTALL = "pip install 'lantern-erc[audio]' (or: pip install opensmile)"
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from lantern.features.extractors.wav import read_wav
+from lantern.features.extractors.clips import read_sound
 from lantern.features.types import Item, Unusable
 from tests.features.conftest import tone, write_wav
 
 
 def read(path: Path, start: float | None = None, end: float | None = None) -> tuple[np.ndarray, int]:
-    found = read_wav(Item(0, "u", path=path, start=start, end=end))
+    found = read_sound(Item(0, "u", path=path, start=start, end=end))
     assert not isinstance(found, Unusable), found.reason
     return found
 
@@ -54,7 +54,7 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
         ("gone", None, "unreadable: "),
         ("good", 2.0, "begins at 2 s, the recording is 0.5 s long"),
     ):
-        found = read_wav(Item(0, "u", path=tmp_path / f"{name}.wav", start=start, end=start and start + 1))
+        found = read_sound(Item(0, "u", path=tmp_path / f"{name}.wav", start=start, end=start and start + 1))
         assert isinstance(found, Unusable)
         assert found.reason.startswith(reason), found.reason
         assert "\n" not in found.reason
