@@ -166,3 +166,33 @@ def test_videos_need_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"need PyAV: pip install 'lantern-erc\[video\]'"):
         read_sound(Item(0, "u", path=tmp_path / "a.mp4"))
+
+
+@pytest.mark.parametrize("layout", ["5.1", "7.1"])
+def test_surround_sound_is_mixed_without_the_bass(tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "a.flac"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("flac", rate=16_000)
+        stream.layout = layout
+        places = {channel.name: n for n, channel in enumerate(stream.layout.channels)}
+        channels = np.zeros((len(places), 16_000))
+        channels[places["FC"]], channels[places["LFE"]] = tone(220, 1.0), tone(50, 1.0)
+        samples = (channels * 32767).astype(np.int16).T.reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout=layout)
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    signal, rate = sound(path)
+    assert (rate, len(signal)) == (16_000, 16_000)
+    sides = len(places) - 4  # beside the middle, the bass, and the two in front
+    np.testing.assert_allclose(signal, tone(220, 1.0) / (1 + 2 * 0.71 + sides * 0.5), atol=1e-3)
+
+
+def test_planar_sound_of_eight_channels_does_not_end_the_process(tmp_path: Path) -> None:
+    frame = av.AudioFrame(format="fltp", layout="7.1", samples=64)
+    for n, plane in enumerate(frame.planes[:8]):
+        plane.update(np.full(plane.buffer_size // 4, 0.1 * n, dtype=np.float32).tobytes())
+    names = [channel.name for channel in frame.layout.channels]
+    weights = np.array([clips._LOUDNESS.get(name, 0.5) for name in names])
+    expected = weights / weights.sum() @ (0.1 * np.arange(8))
+    np.testing.assert_allclose(clips._mono(frame), np.full(64, expected), rtol=1e-5)
