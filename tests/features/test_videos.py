@@ -111,6 +111,15 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     assert len(sound(good)[0]) > 0
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+def test_titles_need_not_be_utf8(tmp_path: Path, suffix: str) -> None:
+    path = write_clip(tmp_path / f"a{suffix}", tone(200, 0.5), [grey(9)] * 6)
+    assert b"Lavf" in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"\xe9\xe8\xff\xe7"))
+    assert len(sound(path)[0]) > 4000
+    assert len(list(read_frames(Item(0, "u", path=path)))) == 6
+
+
 def test_every_flipped_or_missing_byte_ends_in_a_result(tmp_path: Path) -> None:
     signal, pictures = tone(150, 0.4), [grey(40 * n, 32, 32) for n in range(5)]
     rng = np.random.default_rng(0)

@@ -225,7 +225,8 @@ def _decoder(path: Path, kind: str) -> Iterator[tuple[Any, Any]]:
     av = import_av()
     with _watched():
         try:
-            with av.open(str(path), timeout=PATIENCE) as container:
+            # Titles in another encoding than UTF-8 are no fault of the pictures.
+            with av.open(str(path), timeout=PATIENCE, metadata_errors="replace") as container:
                 stream = next(iter(getattr(container.streams, kind)), None)
                 if stream is None:
                     raise UnusableClip("no sound" if kind == "audio" else "no picture")
