@@ -16,6 +16,7 @@ from tests.documented import MELD_CLASSES, ROOT, commands, fill
 from tests.features.made_clips import write_meld_clips
 from tests.test_recipes import execute
 
+pytestmark = pytest.mark.timeout(400)  # a busy machine is no failure; processor time is what is bounded
 MINUTES = 3
 CLIPS = [(part, d, n, (d + n) % 7) for part in ("train", "dev", "test") for d in range(10) for n in range(6)]
 UNUSABLE = {"train_125_3", "dev_110_7"}
@@ -24,12 +25,12 @@ UNUSABLE = {"train_125_3", "dev_110_7"}
 def test_the_documented_way_from_the_release_to_three_modalities(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    text = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8").split("The whole way from")[1]
+    sequence = [fill(command) for command in commands(text.partition("```bash")[1] + text.partition("```bash")[2])[:4]]
+    assert [words[2].split(".")[1] for words in sequence] == ["import_corpus", *["extract_features"] * 2, "run"]
     for package in ("cv2", "ai_edge_litert", "fer"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    text = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8").split("The whole way from the")[1]
-    sequence = [fill(command) for command in commands(text.partition("```bash")[1] + text.partition("```bash")[2])[:4]]
-    assert [words[2].split(".")[1] for words in sequence] == ["import_corpus", *["extract_features"] * 2, "run"]
     raw = tmp_path / "raw"
     (raw / "meld").mkdir(parents=True)
     said = [*CLIPS, ("train", 125, 3, 4), ("dev", 110, 7, 4)]
