@@ -14,6 +14,7 @@ from lantern.weighting.module import AttentionWeighting
 from lantern.weighting.simulation import CLASSES, World, draw, softmax
 from lantern.weighting.stage import width_of
 from lantern.weighting.training import WeightingTask
+from tests.rows import table_from_rows
 
 
 def inputs_of(table: PredictionTable) -> WeightingInputs:
@@ -261,7 +262,7 @@ def test_a_reply_is_described_by_its_field() -> None:
     start = Row("d", "d_0", 0, "A", 0, None, [1 / 6] * 6)
     kept = [FieldReply(1, 4, 3, [0.1] * 4 + [0.3, 0.3], repaired=True), FieldReply(0, 1, 0, [0.5] * 2 + [0.0] * 4)]
     failed = FieldReply(2, 30, 15, None, failure=FailureKind.REFUSAL)
-    table = PredictionTable.from_rows(CLASSES, [replace(start, fields=[*kept, failed])])
+    table = table_from_rows(CLASSES, [replace(start, fields=[*kept, failed])])
     found = build_inputs(table, coverage=3, width=12, score_range=None)
     assert found.mask.tolist() == [[True, True, False]]
     assert found.band.tolist() == [[0, 1, 2]]
@@ -269,7 +270,7 @@ def test_a_reply_is_described_by_its_field() -> None:
     # Share of the window, place in the field from 0 to 1, repaired; nothing is told of a reply that is missing.
     assert found.descriptors[0].tolist() == [[1 / 12, 0.0, 0.0], [4 / 12, 1.0, 1.0], [0.0, 0.0, 0.0]]
     whole = FieldReply(2, 30, 15, [1 / 6] * 6)
-    table = PredictionTable.from_rows(CLASSES, [replace(start, fields=[*kept, whole])])
+    table = table_from_rows(CLASSES, [replace(start, fields=[*kept, whole])])
     longer = build_inputs(table, coverage=3, width=12, score_range=None)
     assert longer.descriptors[0, 2].tolist() == [1.0, 15 / 29, 0.0]
     with pytest.raises(
