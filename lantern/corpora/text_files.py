@@ -91,6 +91,14 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
+def read_json(path: Path) -> Any:
+    """The value of the JSON file *path*, as :func:`parse_json` reads it; anything else is a UserError."""
+    try:
+        return parse_json(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+
+
 def read_yaml(path: Path, hint: str = "") -> Any:
     """The value of a YAML file; *hint* as in :func:`read_bytes`."""
     import yaml

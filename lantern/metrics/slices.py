@@ -134,9 +134,8 @@ def _part(
     before = probabilities["vanilla"][mask].argmax(axis=1)
     after = probabilities.get("weighted", probabilities["vanilla"])[mask].argmax(axis=1)
     enough = len(labels) >= MIN_ROWS and len(set(names.tolist())) >= MIN_DIALOGUES
-    found = paired_bootstrap(
-        before, after, labels, names, len(table.classes), resamples=RESAMPLES if enough else 1, seed=seed
-    )
+    resamples = RESAMPLES if enough else 1
+    found = paired_bootstrap([(before, after)], labels, names, len(table.classes), resamples=resamples, seed=seed)
     part: dict[str, Any] = {"part": name, "labelled": len(labels), "dialogues": len(set(names.tolist()))}
     for metric in METRICS:
         one = found[metric]

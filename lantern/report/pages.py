@@ -55,6 +55,12 @@ def macros() -> Any:
     return environment().get_template("parts.html").module
 
 
+@cache
+def drawings() -> Any:
+    """The macros of ``drawings.html``, as :func:`macros`."""
+    return environment().get_template("drawings.html").module
+
+
 def breakable(text: str) -> Markup:
     """*text* escaped, with places to break a line behind its signs rather than within a word."""
     return Markup(re.sub(r"(?<=[.=_\-/])(?=\w)", "<wbr>", str(escape(text))))

@@ -9,6 +9,7 @@ import torch
 from lantern.errors import FailureKind, UserError
 from lantern.tables import KINDS, FieldReply, PredictionTable, Row
 from lantern.weighting.baselines import FieldMean, LogisticStacking, TemperatureScaling
+from lantern.weighting.config import WeightingConfig
 from lantern.weighting.features import WeightingInputs, agreement, build_inputs
 from lantern.weighting.module import AttentionWeighting
 from lantern.weighting.simulation import CLASSES, World, draw, softmax
@@ -30,7 +31,7 @@ def permuted(inputs: WeightingInputs, order: torch.Tensor) -> WeightingInputs:
 def awakened(pool: str = "linear", coverage: int = 3) -> AttentionWeighting:
     """A module whose every parameter is away from its start."""
     torch.manual_seed(0)
-    module = AttentionWeighting(len(CLASSES), coverage, pool=pool)
+    module = AttentionWeighting(len(CLASSES), coverage, WeightingConfig(pool=pool))
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.7)
@@ -112,7 +113,9 @@ def test_the_merge_is_what_its_documentation_says(pool: str, inputs: WeightingIn
 def test_the_penalty_is_the_density_of_the_priors(pool: str, flag: bool) -> None:
     scales = (0.5, 3.0, 2.0)
     torch.manual_seed(0)
-    module = AttentionWeighting(6, 3, pool=pool, recalibrate=flag, unanchor=flag, offsets=flag, scales=scales)
+    config = WeightingConfig(pool=pool, recalibrate=flag, unanchor=flag, offsets=flag)
+    config.attention_scale, config.bias_scale, config.temperature_scale = scales
+    module = AttentionWeighting(6, 3, config)
     # Only what is used is learned, and the others stay where they are.
     assert module.log_exponent.requires_grad == (flag and pool == "linear")
     assert module.anchor.requires_grad == flag
@@ -139,8 +142,9 @@ def test_the_prior_counts_once_however_many_utterances_there_are(inputs: Weighti
 
 
 def test_baselines_are_what_their_documentation_says(inputs: WeightingInputs) -> None:
-    cold, vector = TemperatureScaling(), TemperatureScaling(scale=2.0, classes=len(CLASSES))
-    stacking = LogisticStacking(len(CLASSES), 3)
+    cold = TemperatureScaling(WeightingConfig())
+    vector = TemperatureScaling(WeightingConfig(temperature_scale=2.0), len(CLASSES))
+    stacking = LogisticStacking(len(CLASSES), 3, WeightingConfig(stacking_scale=0.3))
     torch.manual_seed(1)
     with torch.no_grad():
         cold.log_temperature.fill_(0.7)
@@ -175,7 +179,7 @@ def test_permuting_fields_with_their_descriptors_changes_nothing(pool: str, inpu
     other, moved = module(permuted(inputs, order))
     assert torch.allclose(merged, other, atol=1e-12)
     assert torch.allclose(weights[:, 1:][:, order], moved[:, 1:], atol=1e-12)
-    stacking = LogisticStacking(len(CLASSES), 3)
+    stacking = LogisticStacking(len(CLASSES), 3, WeightingConfig(stacking_scale=0.3))
     torch.nn.init.normal_(stacking.coefficients)
     assert torch.allclose(stacking(inputs)[0], stacking(permuted(inputs, order))[0], atol=1e-12)
     swapped = permuted(inputs, order)
@@ -192,7 +196,7 @@ def test_starts_as_the_plain_mean_of_all_sources_that_are_there(inputs: Weightin
 
 
 def test_starts_as_the_geometric_mean_with_the_log_pool(inputs: WeightingInputs) -> None:
-    module = AttentionWeighting(len(CLASSES), 3, pool="log")
+    module = AttentionWeighting(len(CLASSES), 3, WeightingConfig(pool="log"))
     logs = (inputs.refined.clamp_min(1e-3).log() * inputs.mask.unsqueeze(-1)).sum(1)
     expected = ((inputs.vanilla.clamp_min(1e-3).log() + logs) / (1 + inputs.mask.sum(1, keepdim=True))).softmax(-1)
     replied = inputs.mask.any(1)
@@ -233,7 +237,7 @@ def test_gradients_are_finite_with_missing_replies_and_hard_zeros(pool: str) -> 
 def test_size_and_the_dimension_switch(inputs: WeightingInputs) -> None:
     module = AttentionWeighting(6, 3)
     assert 200 < sum(p.numel() for p in module.parameters()) < 5000
-    blind, seeing = AttentionWeighting(6, 3, use_dimensions=False), awakened()
+    blind, seeing = AttentionWeighting(6, 3, WeightingConfig(use_dimensions=False)), awakened()
     assert blind.query.in_features == module.query.in_features - 3
     moved = inputs.select(torch.arange(200))
     moved.dimensions = -moved.dimensions
@@ -254,7 +258,7 @@ def test_mean_and_single_band_by_hand(inputs: WeightingInputs) -> None:
 
 
 def test_baselines_start_at_vanilla(inputs: WeightingInputs) -> None:
-    for module in (TemperatureScaling(), LogisticStacking(6, 3, floor=1e-9)):
+    for module in (TemperatureScaling(WeightingConfig()), LogisticStacking(6, 3, WeightingConfig(floor=1e-9))):
         assert torch.allclose(module(inputs)[0].exp(), inputs.vanilla, atol=1e-6)
 
 

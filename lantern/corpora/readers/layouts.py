@@ -14,7 +14,7 @@ import numpy as np
 
 from lantern.corpora.labels import LABEL_SETS
 from lantern.corpora.readers.unpickle import FileSet, load_pickle
-from lantern.corpora.text_files import parse_json, read_text
+from lantern.corpora.text_files import read_json
 from lantern.corpora.types import PARTS
 from lantern.errors import UserError
 
@@ -275,7 +275,7 @@ def _json_files(path: Path, corpus: str) -> Recognised:
             raise UserError(f"{path}: two files of {part}: {matching[0].name} and {matching[1].name}; keep one")
         for file in matching:
             content[part] = [
-                _transposed(file, part, n, d) for n, d in enumerate(_list(file, _parsed(file), "dialogues"))
+                _transposed(file, part, n, d) for n, d in enumerate(_list(file, read_json(file), "dialogues"))
             ]
             files.append(file)
     if not files:
@@ -292,13 +292,6 @@ def words_of(corpus: str) -> dict[str, int]:
     """Labels by the words that stand for them."""
     words = {name: n for n, name in enumerate(LABEL_SETS[CLASSES[corpus]].classes)}
     return words | ({code: words[name] for code, name in CODES.items()} if corpus == "iemocap" else {})
-
-
-def _parsed(file: Path) -> Any:
-    try:
-        return parse_json(read_text(file))
-    except ValueError as error:
-        raise UserError(f"{file}: not JSON ({error})") from None
 
 
 def _list(where: object, value: Any, what: str) -> list[Any]:

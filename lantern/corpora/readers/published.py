@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lantern.corpora.feature_files import FeatureCard
-from lantern.corpora.labels import LABEL_SETS
+from lantern.corpora.labels import label_set
 from lantern.corpora.readers.layouts import (
     CLASSES,
     LAYOUTS,
@@ -24,7 +24,7 @@ from lantern.corpora.readers.layouts import (
     words_of,
 )
 from lantern.corpora.readers.unpickle import FileSet
-from lantern.corpora.types import PARTS
+from lantern.corpora.types import PARTS, LabelSet
 from lantern.errors import UserError
 
 _FEATURES = ("text", "audio", "visual")
@@ -48,12 +48,22 @@ class PublishedDialogue:
     features: dict[str, np.ndarray]
     """Per modality float32 ``[L, D]``, finite."""
 
+    def select(self, turns: Sequence[int]) -> PublishedDialogue:
+        """The dialogue with some of its *turns*, by number."""
+        kept = list(turns)
+        lists: dict[str, Any] = {
+            name: tuple(getattr(self, name)[n] for n in kept) for name in ("speakers", "labels", "sentences")
+        }
+        features = {modality: values[kept] for modality, values in self.features.items()}
+        return replace(self, **lists, turns=self.turns and tuple(self.turns[n] for n in kept), features=features)
+
 
 @dataclass(frozen=True, slots=True)
 class PublishedFeatures:
     """A whole file, checked: every dialogue has every member, and members of a dialogue have one entry per turn."""
 
     corpus: str
+    labels: LabelSet
     layout: Layout
     title: str
     """``the 9-tuple of MMGCN`` and the like."""
@@ -108,8 +118,9 @@ def read_published(path: Path, corpus: str, layout: str | None = None) -> Publis
     ]
     if "sentiments" in table:
         notes.append("the file's sentiment labels are checked and left out; import the CSV files for them")
+    source, labels = _source(path, found.files), label_set(CLASSES[corpus])
     return PublishedFeatures(
-        *(corpus, found.layout, found.title, _source(path, found.files), found.slots, found.named),
+        *(corpus, labels, found.layout, found.title, source, found.slots, found.named),
         *(dialogues, {name: tuple(ids) for name, ids in splits.items()}, cards, (*notes, *found.notes)),
     )
 
@@ -167,7 +178,7 @@ def _check_members(path: Path, table: Table) -> None:
 
 def _dialogue(where: str, identity: str, found: Recognised) -> PublishedDialogue:
     words = words_of(found.corpus)
-    classes = len(LABEL_SETS[CLASSES[found.corpus]])
+    classes = len(label_set(CLASSES[found.corpus]))
 
     def read(member: str, parse: Callable[[str, Any], Any]) -> tuple[Any, ...]:
         return tuple(parse(f"{where}, turn {n}", value) for n, value in enumerate(each(found.table[member][identity])))

@@ -156,13 +156,6 @@ def mean_latency(db: sa.Connection, model: str) -> float | None:
 
 _LIVE = CLAIMS.c.expires.between(NOW, NOW + LONGEST)
 _HELD = sa.select(CLAIMS.c.key, CLAIMS.c.owner).where(CLAIMS.c.key.in_(_KEYS), _LIVE)
-_CLAIM = sa.select(CLAIMS.c.owner, _LIVE).where(CLAIMS.c.key == sa.bindparam("k"))
-_EXPIRES = NOW + sa.bindparam("lease", type_=sa.Double)
-_TAKE = CLAIMS.insert().values(key=sa.bindparam("k"), owner=sa.bindparam("o"), expires=_EXPIRES)
-_TAKE_OVER = CLAIMS.update().where(CLAIMS.c.key == sa.bindparam("k")).values(owner=sa.bindparam("o"), expires=_EXPIRES)
-_RENEW = CLAIMS.update().where(CLAIMS.c.owner == sa.bindparam("o")).values(expires=_EXPIRES)
-_RELEASE_ALL = CLAIMS.delete().where(CLAIMS.c.owner == sa.bindparam("o"))
-_RELEASE = _RELEASE_ALL.where(CLAIMS.c.key == sa.bindparam("k"))
 _END = CLAIMS.delete().where(CLAIMS.c.key == sa.bindparam("k"))
 
 
@@ -171,10 +164,11 @@ def claim(db: sa.Connection, key: str, owner: str, lease: float = LEASE) -> Stor
     known = read(db, [key])
     if known:
         return known[key]
-    held = db.execute(_CLAIM, {"k": key}).first()
+    held = db.execute(sa.select(CLAIMS.c.owner, _LIVE).where(CLAIMS.c.key == key)).first()
     if held is not None and held[1] and not is_dead(held[0]):
         return False
-    db.execute(_TAKE if held is None else _TAKE_OVER, {"k": key, "o": owner, "lease": lease})
+    take = CLAIMS.insert() if held is None else CLAIMS.update().where(CLAIMS.c.key == key)
+    db.execute(take.values(key=key, owner=owner, expires=NOW + lease))
     return True
 
 
@@ -198,15 +192,13 @@ def look(db: sa.Connection, keys: Sequence[str]) -> tuple[dict[str, Stored], set
 
 def renew(db: sa.Connection, owner: str, lease: float = LEASE) -> None:
     """Prolong every claim of *owner*."""
-    db.execute(_RENEW, {"o": owner, "lease": lease})
+    db.execute(CLAIMS.update().where(CLAIMS.c.owner == owner).values(expires=NOW + lease))
 
 
 def release(db: sa.Connection, owner: str, key: str | None = None) -> None:
     """Give up the claim of *owner* on *key*, or all its claims."""
-    if key is None:
-        db.execute(_RELEASE_ALL, {"o": owner})
-    else:
-        db.execute(_RELEASE, {"o": owner, "k": key})
+    held = CLAIMS.delete().where(CLAIMS.c.owner == owner)
+    db.execute(held if key is None else held.where(CLAIMS.c.key == key))
 
 
 # -- writing
@@ -236,13 +228,11 @@ _REFUSE = FAILURES.insert().from_select(
         ANSWERS.c.key == sa.bindparam("k")
     ),
 )
-_FORGET = ANSWERS.delete().where(ANSWERS.c.key == sa.bindparam("k"))
-_SET_BY = ANSWERS.update().where(ANSWERS.c.key == sa.bindparam("k")).values(key=sa.bindparam("aside"))
 
 
 def _make_room(db: sa.Connection, key: str) -> None:
     """Let the damaged answer to *key* stay under a key of its own, until it is repaired."""
-    db.execute(_SET_BY, {"k": key, "aside": f"{key} damaged {uuid.uuid4().hex}"})
+    db.execute(ANSWERS.update().where(ANSWERS.c.key == key).values(key=f"{key} damaged {uuid.uuid4().hex}"))
 
 
 def store_reply(db: sa.Connection, request: Request, reply: Reply, price: Price | None = None, key: str = "") -> Reply:
@@ -267,7 +257,7 @@ def refuse(db: sa.Connection, key: str, failure: Failure) -> None:
     """Make the stored reply of *key* a settled failure: its content cannot be used."""
     verdict = {"kind": failure.kind.value, "status": _status(failure), "message": storable(failure.message)}
     db.execute(_REFUSE, {"k": key, **verdict})
-    db.execute(_FORGET, {"k": key})
+    db.execute(ANSWERS.delete().where(ANSWERS.c.key == key))
 
 
 def store_failure(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lantern.corpora.readers.conversations.turns import Source, Turn, words
-from lantern.corpora.text_files import parse_json, read_text
+from lantern.corpora.text_files import read_json
 from lantern.errors import UserError
 
 _LISTS = ("messages", "segments", "utterances", "turns")
@@ -22,12 +22,9 @@ _SYSTEM = frozenset(
 _DISCORD = frozenset(("Default", "Reply", "ThreadStarterMessage", "ChatInputCommand", "0", "19"))
 
 
-def read_json(source: Source) -> Iterator[Turn]:
+def read_export(source: Source) -> Iterator[Turn]:
     """The messages of a ``.json`` file in the order in which they were written."""
-    try:
-        value = parse_json(read_text(source.path))
-    except ValueError as error:
-        raise UserError(f"{source.path}: not JSON ({error})") from None
+    value = read_json(source.path)
     chats = value.get("chats") if isinstance(value, dict) else None
     if isinstance(chats, dict) and isinstance(chats.get("list"), list):  # all chats of a Telegram account
         for n, chat in enumerate(chats["list"], 1):
@@ -56,17 +53,17 @@ def _messages(source: Source, value: Any, where: str) -> Iterator[Turn]:
         if not isinstance(message, dict):
             raise UserError(f"{place}: not an object; expected {_FORMS}")
         if not _by_a_person(message):
-            source.left_out.add("by the chat program")
+            source.left_out["by the chat program"] += 1
             continue
         message = _unwrapped(message)
         if not any(key in message for key in _TEXTS):
             if any(key in message for key in (*_SPEAKERS, "attachments", "files", "photos", "sticker")):
-                source.left_out.add("without words")
+                source.left_out["without words"] += 1
                 continue
             raise UserError(f"{place}: keys {', '.join(map(str, message))[:80]}; expected {_FORMS}")
         text = _text(place, message, people)
         if not text:
-            source.left_out.add("without words")
+            source.left_out["without words"] += 1
             continue
         speaker = _speaker(message, people)
         if not speaker:
@@ -150,10 +147,7 @@ def _people(path: Path) -> dict[str, str]:
     for folder in (path.parent, path.parent.parent):
         file = folder / "users.json"
         if file.is_file() and file != path:
-            try:
-                users = parse_json(read_text(file))
-            except ValueError as error:
-                raise UserError(f"{file}: not JSON ({error})") from None
+            users = read_json(file)
             known = [user for user in users if isinstance(user, dict)] if isinstance(users, list) else []
             names = {_string(u.get("id")): _string(u.get("real_name")) or _string(u.get("name")) for u in known}
             return {key: name for key, name in names.items() if key and name}
