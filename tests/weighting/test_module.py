@@ -78,14 +78,14 @@ def by_hand(module: AttentionWeighting, inputs: WeightingInputs, row: int) -> tu
     for vector, facts, place in zip(sources, described, places, strict=True):
         agrees = [np.minimum(vanilla, vector).sum(), float(vanilla.argmax() == vector.argmax())]
         key = p["key.weight"] @ np.concatenate([scaled(vector), 6 * np.concatenate([facts, agrees])])
-        scores.append(p["bias"][place] + query @ key / np.sqrt(module.hidden))
+        scores.append(p["bias"][place] + query @ key / np.sqrt(module.config.hidden))
     alpha = softmax(np.array(scores))
     warm, warm_llm = np.exp(p["log_temperature"])
-    least = 1e-12 if module.pool == "linear" else floor
+    least = 1e-12 if module.config.pool == "linear" else floor
     logs = [np.log(np.maximum(vanilla, least)) / warm]
     repeated = p["anchor"] * np.log(np.maximum(vanilla, floor))
     logs += [(np.log(np.maximum(vector, least)) + p["offset"] - repeated) / warm_llm for vector in sources[1:]]
-    if module.pool == "log":
+    if module.config.pool == "log":
         merged = softmax(sum(a * log for a, log in zip(alpha, logs)))
     else:
         merged = sum(a * softmax(log) for a, log in zip(alpha, logs)) ** np.exp(p["log_exponent"])

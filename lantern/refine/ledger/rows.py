@@ -204,30 +204,8 @@ def release(db: sa.Connection, owner: str, key: str | None = None) -> None:
 # -- writing
 
 
-def _new_row(table: sa.Table, names: Sequence[str]) -> list[sa.ColumnElement[Any]]:
-    return [sa.bindparam(name, type_=table.c[name].type) for name in names]
-
-
 _ANSWER = ["key", "request", *PAID]
-_STORE_REPLY = (
-    ANSWERS.insert()
-    .from_select(
-        _ANSWER,
-        sa.select(*_new_row(ANSWERS, _ANSWER)).where(
-            ~sa.exists().where(ANSWERS.c.key == sa.bindparam("key", type_=sa.Text))
-        ),
-    )
-    .execution_options(preserve_rowcount=True)
-)
-_FAILURE = ["key", "kind", "status", "message", "settled", "request", *PAID]
-_STORE_FAILURE = FAILURES.insert().from_select([*_FAILURE, "time"], sa.select(*_new_row(FAILURES, _FAILURE), NOW))
-_VERDICT = ["kind", "status", "message"]
-_REFUSE = FAILURES.insert().from_select(
-    [*_VERDICT, "settled", "time", *_ANSWER],
-    sa.select(*_new_row(FAILURES, _VERDICT), sa.literal(1), NOW, *(ANSWERS.c[name] for name in _ANSWER)).where(
-        ANSWERS.c.key == sa.bindparam("k")
-    ),
-)
+_STORE_FAILURE = FAILURES.insert().values(time=NOW)
 
 
 def _make_room(db: sa.Connection, key: str) -> None:
@@ -242,21 +220,22 @@ def store_reply(db: sa.Connection, request: Request, reply: Reply, price: Price 
     """
     key = key or request.key
     db.execute(_END, {"k": key})
+    for kept in db.execute(_ANSWERED, {"keys": [key]}).mappings():
+        try:
+            return reply_of(kept)
+        except DamagedRow:
+            _make_room(db, key)
     row = {"key": key, "request": request_json(request), **columns(reply, price)}
-    if not db.execute(_STORE_REPLY, row).rowcount:
-        for kept in db.execute(_ANSWERED, {"keys": [key]}).mappings():
-            try:
-                return reply_of(kept)
-            except DamagedRow:
-                _make_room(db, key)
-        db.execute(_STORE_REPLY, row)
+    db.execute(ANSWERS.insert(), row)
     return reply_of(row)
 
 
 def refuse(db: sa.Connection, key: str, failure: Failure) -> None:
     """Make the stored reply of *key* a settled failure: its content cannot be used."""
-    verdict = {"kind": failure.kind.value, "status": _status(failure), "message": storable(failure.message)}
-    db.execute(_REFUSE, {"k": key, **verdict})
+    verdict = _verdict(failure, settled=True)
+    said = (sa.literal(value, FAILURES.c[name].type) for name, value in verdict.items())
+    moved = sa.select(*said, NOW, *(ANSWERS.c[name] for name in _ANSWER)).where(ANSWERS.c.key == key)
+    db.execute(FAILURES.insert().from_select([*verdict, "time", *_ANSWER], moved))
     db.execute(ANSWERS.delete().where(ANSWERS.c.key == key))
 
 
@@ -271,20 +250,14 @@ def store_failure(
     db.execute(_STORE_FAILURE, _failure(key, request_json(request) if settled else None, failure, settled, price))
 
 
-def _status(failure: Failure) -> int | None:
-    return failure.status if RULES["status"][0](failure.status) else None
+def _verdict(failure: Failure, settled: bool) -> dict[str, Any]:
+    status = failure.status if RULES["status"][0](failure.status) else None
+    message = storable(failure.message)
+    return {"kind": failure.kind.value, "status": status, "message": message, "settled": int(settled)}
 
 
 def _failure(key: str, request: str | None, failure: Failure, settled: bool, price: Price | None) -> dict[str, Any]:
-    return {
-        "key": key,
-        "kind": failure.kind.value,
-        "status": _status(failure),
-        "message": storable(failure.message),
-        "settled": int(settled),
-        "request": request,
-        **columns(failure.reply, price),
-    }
+    return {"key": key, "request": request, **_verdict(failure, settled), **columns(failure.reply, price)}
 
 
 def unsettle(db: sa.Connection, kinds: Sequence[FailureKind] | None = None) -> int:
@@ -312,7 +285,7 @@ def adopt(db: sa.Connection, imported: Sequence[tuple[str, str, Stored]]) -> lis
             failures.append(_failure(key, request, stored, settled=True, price=None))
         else:
             replies.append({"key": key, "request": request, **columns(stored, None)})
-    for statement, rows in ((_STORE_REPLY, replies), (_STORE_FAILURE, failures)):
+    for statement, rows in ((ANSWERS.insert(), replies), (_STORE_FAILURE, failures)):
         if rows:
             db.execute(_END, [{"k": row["key"]} for row in rows])
             db.execute(statement, rows)
