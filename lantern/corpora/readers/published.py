@@ -29,6 +29,17 @@ from lantern.errors import UserError
 
 _FEATURES = ("text", "audio", "visual")
 """Members that hold features; these files have no others, whatever modalities Lantern knows."""
+_COSMIC = "RoBERTa large, fine-tuned on the corpus (COSMIC)", "train-labels"
+_EXTRACTORS = {
+    ("text", 1024, "sdt"): _COSMIC,
+    ("text", 1024, "cosmic-roberta"): _COSMIC,
+    ("text", 1024, "dag-erc"): ("RoBERTa large, fine-tuned on the corpus (DAG-ERC)", "train-labels"),
+    ("text", 768, "corect"): ("sentence-transformers/paraphrase-distilroberta-base-v1", "none"),
+    ("text", 100, "iemocap"): ("utterance CNN of DialogueRNN and MMGCN", "train-labels"),
+    ("audio", 1582, "iemocap"): ("openSMILE IS10", "unknown"),
+    ("visual", 342, ""): ("DenseNet on faces", "unknown"),
+}
+"""What made vectors of a length, in a layout, in a corpus or anywhere, and what it was fitted on."""
 _MOST_VALUES = 200_000_000
 """Per modality; published files have 25 million at most."""
 _MOST_TURNS = 1_000_000
@@ -127,20 +138,9 @@ def read_published(path: Path, corpus: str, layout: str | None = None) -> Publis
 
 def feature_card(layout: Layout, corpus: str, modality: str, dims: int, count: int) -> FeatureCard:
     """What is known about published features; ``unknown`` otherwise."""
-    extractor, fitted, used = "unknown", "unknown", ""
-    if modality == "text" and dims == 1024 and (layout.views or layout.name == "dag-erc"):
-        extractor, fitted = (
-            f"RoBERTa large, fine-tuned on the corpus ({'COSMIC' if layout.views else 'DAG-ERC'})",
-            "train-labels",
-        )
-    elif layout.name == "corect" and modality == "text" and dims == 768:
-        extractor, fitted = "sentence-transformers/paraphrase-distilroberta-base-v1", "none"
-    elif corpus == "iemocap" and modality == "text" and dims == 100:
-        extractor, fitted = "utterance CNN of DialogueRNN and MMGCN", "train-labels"
-    elif corpus == "iemocap" and modality == "audio" and dims == 1582:
-        extractor = "openSMILE IS10"
-    elif modality == "visual" and dims == 342:
-        extractor = "DenseNet on faces"
+    found = (_EXTRACTORS.get((modality, dims, where)) for where in (layout.name, corpus, ""))
+    extractor, fitted = next(filter(None, found), ("unknown", "unknown"))
+    used = ""
     if layout.views and modality == "text":
         only = ", the only one that SDT's code uses" if layout.name == "sdt" else ""
         used = f"view 1 of 4{only}; views 2 to 4 are left out, nothing is averaged"
