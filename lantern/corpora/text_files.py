@@ -80,6 +80,14 @@ def repaired(text: str) -> str:
     return text.translate(_CONTROL)
 
 
+def mended(text: str) -> str:
+    """*text* whose letters are the bytes of UTF-8, as Python 2 and Messenger write it; other text is unchanged."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON *text*; ValueError for anything else, also for lone surrogates and deep nesting."""
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lantern.corpora.folder import Corpus, load_corpus
+from lantern.corpora.protocols.overlaps import normalised
 from lantern.corpora.readers.pickled import (
     count_checks,
     meld_csv_id,
@@ -21,7 +22,6 @@ from lantern.corpora.readers.pickled import (
 from lantern.corpora.readers.published import PublishedDialogue, PublishedFeatures, read_published
 from lantern.errors import UserError
 
-_WORD = re.compile(r"\w+")
 _SCENE = re.compile(r"(\d+)_(\d+)_(\d+)")
 
 
@@ -126,11 +126,11 @@ def _dialogue_names(corpus: Corpus, published: PublishedFeatures) -> dict[str, s
     if not published.named:
         for identity, rows in corpus.rows.items():
             scored = [row for row in range(rows.start, rows.stop) if _class(corpus, row) in classes]
-            said.setdefault(tuple(" ".join(_words(corpus.utterances[row].text)) for row in scored), []).append(identity)
+            said.setdefault(tuple(normalised(corpus.utterances[row].text) for row in scored), []).append(identity)
     for dialogue in published.dialogues:
         name: str | None = dialogue.id
         if not published.named:
-            found = said.get(tuple(" ".join(_words(text)) for text in dialogue.sentences), [])
+            found = said.get(tuple(normalised(text) for text in dialogue.sentences), [])
             if len(found) != 1:
                 what = "several dialogues" if found else "no dialogue"
                 raise UserError(f"dialogue {dialogue.id!r} has the words of {what} in {corpus.path or corpus.name}")
@@ -214,7 +214,9 @@ def _compared(corpus: Corpus, published: PublishedFeatures, rows: np.ndarray) ->
     changes = [f"{count} {one} not {other}" for (one, other), count in sorted(pairs.items()) if one != other]
     differing = sum(count for (one, other), count in pairs.items() if one != other)
     sentences = [text for d in dialogues for text in d.sentences]
-    other_texts = sum(_words(text) != _words(corpus.utterances[row].text) for text, row in zip(sentences, places))
+    other_texts = sum(
+        normalised(text) != normalised(corpus.utterances[row].text) for text, row in zip(sentences, places)
+    )
     bare = len({row for row, u in enumerate(corpus.utterances) if u.label is not None} - set(places))
     notes = {
         f"{differing} labels differ, the corpus's are kept; the pickle has {', '.join(changes)}": differing,
@@ -222,7 +224,3 @@ def _compared(corpus: Corpus, published: PublishedFeatures, rows: np.ndarray) ->
         f"{bare} labelled turns have no features; they are scored all the same": bare,
     }
     return [note for note, count in notes.items() if count]
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())

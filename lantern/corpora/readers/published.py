@@ -24,6 +24,7 @@ from lantern.corpora.readers.layouts import (
     words_of,
 )
 from lantern.corpora.readers.unpickle import FileSet
+from lantern.corpora.text_files import mended
 from lantern.corpora.types import PARTS, LabelSet
 from lantern.errors import UserError
 
@@ -210,7 +211,7 @@ def _dialogue(where: str, identity: str, found: Recognised) -> PublishedDialogue
         turns=read("turn ids", _text) if "turn ids" in found.table else None,
         speakers=read("speakers", speaker),
         labels=read("labels", label),
-        sentences=tuple(map(_mended, read("sentences", _text))),
+        sentences=tuple(map(mended, read("sentences", _text))),
         features={m: _features(f"{where}, {m}", found.table[m][identity]) for m in _FEATURES if m in found.table},
     )
 
@@ -228,14 +229,6 @@ def _text(where: str, value: Any) -> str:
     if any("\ud800" <= letter <= "\udfff" for letter in str(value)):
         raise UserError(f"{where}: {str(value)[:40]!a} holds half a character")
     return str(value)
-
-
-def _mended(text: str) -> str:
-    """*text* as UTF-8 where Python 2 wrote UTF-8 bytes, which were read as Latin-1; other text is unchanged."""
-    try:
-        return text.encode("latin1").decode("utf-8")
-    except UnicodeError:
-        return text
 
 
 def _slot(where: str, value: Any, slots: int) -> str:

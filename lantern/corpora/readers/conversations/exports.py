@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lantern.corpora.readers.conversations.turns import Source, Turn, words
-from lantern.corpora.text_files import read_json
+from lantern.corpora.text_files import mended, read_json
 from lantern.errors import UserError
 
 _LISTS = ("messages", "segments", "utterances", "turns")
@@ -108,7 +108,7 @@ def _text(place: str, message: dict[str, Any], people: dict[str, str]) -> str:
     if "ts" in message or "user_profile" in message:
         value = _slack(value, people)
     if "sender_name" in message:
-        value = _repaired(value)
+        value = mended(value)
     return words(value)
 
 
@@ -117,14 +117,6 @@ def _slack(text: str, people: dict[str, str]) -> str:
     text = re.sub(r"<[#!]([^<>|]*)(?:\|([^<>]*))?>", lambda m: "@" + (m[2] or m[1]), text)
     text = re.sub(r"<([a-z]+:[^<>|]*)(?:\|([^<>]*))?>", lambda m: m[2] or m[1], text)
     return html.unescape(text)
-
-
-def _repaired(text: str) -> str:
-    """Messenger writes the bytes of UTF-8 as if each were a letter."""
-    try:
-        return text.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        return text
 
 
 def _speaker(message: dict[str, Any], people: dict[str, str]) -> str:
@@ -138,7 +130,7 @@ def _speaker(message: dict[str, Any], people: dict[str, str]) -> str:
         if isinstance(value, dict):  # Discord's author
             value = value.get("nickname") or value.get("name") or value.get("username") or value.get("id")
         if name := _string(value):
-            return _repaired(name) if key == "sender_name" else people.get(name, name)
+            return mended(name) if key == "sender_name" else people.get(name, name)
     return _string(message.get("from_id"))
 
 
