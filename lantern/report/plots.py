@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lantern.report.pages import drawings
+from lantern.report.pages import macros
 
 WIDTH, HEIGHT = 320, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 38
@@ -104,18 +104,18 @@ def chart(x: Axis, y: Axis, series: Sequence[Series], label: str, *, diagonal: b
     def py(value: float) -> float:
         return round(HEIGHT - BOTTOM - (value - y.low) / (y.high - y.low or 1) * (HEIGHT - TOP - BOTTOM), 1)
 
-    return drawings().chart(_BOX, x, y, series, label, px, py, diagonal, zero)
+    return macros("drawings.html").chart(_BOX, x, y, series, label, px, py, diagonal, zero)
 
 
 def strip(low: float, value: float, high: float, span: tuple[float, float], label: str, width: int = 120) -> str:
     """An interval on a line of its own, zero marked; strips with the same *span* can be read below each other."""
     zero, *ends = (_along(number, span, width) for number in (0, low, value, high))
-    return drawings().strip(width, label, low > 0 or high < 0, zero, *ends)
+    return macros("drawings.html").strip(width, label, low > 0 or high < 0, zero, *ends)
 
 
 def ruler(span: tuple[float, float], title: str, width: int) -> str:
     """The axis below strips of *span* and *width*."""
-    return drawings().ruler(width, Axis(*span, title), lambda value: _along(value, span, width))
+    return macros("drawings.html").ruler(width, Axis(*span, title), lambda value: _along(value, span, width))
 
 
 def _along(number: float, span: tuple[float, float], width: int) -> float:
@@ -140,7 +140,7 @@ def bars(names: Sequence[str], values: Sequence[float], sds: Sequence[float | No
     def py(value: float) -> float:
         return round(base - value / reach * (base - top), 1)
 
-    return drawings().bars(_BOX, Axis(0, reach, "weight"), rows, label, py, top + (base - top) / 2)
+    return macros("drawings.html").bars(_BOX, Axis(0, reach, "weight"), rows, label, py, top + (base - top) / 2)
 
 
 def colour(index: int) -> str:
@@ -158,7 +158,7 @@ def class_bars(title: str, classes: Sequence[str], counts: Sequence[int]) -> str
         share = f"{100 * count / total:.1f} %" if total else "-"
         rows.append((_short(name), count, max(room * count / most, 1.5 if count else 0), share, colour(n)))
     words = ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True))
-    return drawings().class_bars(title, f"{total:,} labelled", f"{title}: {words}", BARS_WIDTH, left, rows)
+    return macros("drawings.html").class_bars(title, f"{total:,} labelled", f"{title}: {words}", BARS_WIDTH, left, rows)
 
 
 def histogram(title: str, values: np.ndarray, low: float, high: float) -> str:
@@ -178,7 +178,9 @@ def histogram(title: str, values: np.ndarray, low: float, high: float) -> str:
     first, last = ("start", "end") if edges[0] == low else ("middle", "middle")
     ticks = [(low + n * (high - low) / 2, anchor) for n, anchor in enumerate((first, "middle", last))]
     note, mean = f"{len(values):,} scores, sd {values.std():.2f}", float(values.mean())
-    return drawings().histogram(title, note, mean, BARS_WIDTH, left, top, top + height, rows, ticks, at, PALETTE[0])
+    return macros("drawings.html").histogram(
+        title, note, mean, BARS_WIDTH, left, top, top + height, rows, ticks, at, PALETTE[0]
+    )
 
 
 def _edges(values: np.ndarray, low: float, high: float) -> np.ndarray:
