@@ -40,6 +40,7 @@ from lantern.refine.prompt import Prompt
 from lantern.refine.questions import Refiner
 from lantern.tables import KINDS, PredictionTable, Row
 from tests.postgres_server import PostgresServer, binaries
+from tests.rows import table_from_rows
 
 ROOT = Path(__file__).parents[1]
 TOGETHER = 8
@@ -94,9 +95,9 @@ def ask(url: str, ledger: str | Path, prompts: int, out: Path) -> None:
             drawn = [rng.random() for _ in classes]
             vector = [value / sum(drawn) for value in drawn]
             rows.append(Row(dialogue.id, turn.id, index, turn.speaker, turn.label, None, vector))
-        if len(refiner.questions(PredictionTable.from_rows(classes, rows, "dev"))) >= prompts:
+        if len(refiner.questions(table_from_rows(classes, rows, "dev"))) >= prompts:
             break
-    table = PredictionTable.from_rows(classes, rows, "dev")
+    table = table_from_rows(classes, rows, "dev")
     with Ledger(ledger) as opened:
         refined, stats = refiner.refine(table, Engine(LiteLLMBackend(config.llm), opened))
     refined.save(out)

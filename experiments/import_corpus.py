@@ -26,8 +26,8 @@ def _parser() -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind")
     for name, source in SOURCES.items():
         own = kinds.add_parser(name, help=source.help)
-        for argument, option in source.options.items():
-            own.add_argument(option.flag, dest=argument, help=option.help, **option.settings)
+        for argument, (flag, settings) in source.options.items():
+            own.add_argument(flag, dest=argument, **settings)
         own.add_argument(
             "--features",
             dest="feature_files",

@@ -13,6 +13,7 @@ import pytest
 
 from lantern.errors import FailureKind, UserError
 from lantern.tables import ANSWERED, KINDS, FieldReply, Fields, PredictionTable, Row, concatenate, mean_vanilla
+from tests.rows import table_from_rows
 
 REPLIES = [
     FieldReply(band=1, length=4, position=0, probabilities=[0.3, 0.7], raw_sum=2.0, repaired=True, spread=0.125),
@@ -39,7 +40,7 @@ ROWS = [
 
 
 def table() -> PredictionTable:
-    return PredictionTable.from_rows(("sad", "glad"), ROWS, "dev", width=4)
+    return table_from_rows(("sad", "glad"), ROWS, "dev", width=4)
 
 
 def vanilla() -> PredictionTable:
@@ -229,7 +230,7 @@ def test_select_keep_and_dialogues() -> None:
     assert t.select(slice(0)).by_dialogue == {}
     for rows in ([0, 2], np.array([True, False, True]), slice(0, 3, 2)):
         part = t.select(rows)
-        assert_equal(part, PredictionTable.from_rows(t.classes, [ROWS[0], ROWS[2]], "dev", width=4))
+        assert_equal(part, table_from_rows(t.classes, [ROWS[0], ROWS[2]], "dev", width=4))
     assert t.keep(None) is t
     assert_equal(t.keep({"d2"}), t.select([2]))
     assert len(t.keep(())) == 0
@@ -243,13 +244,13 @@ def test_concatenate() -> None:
     assert concatenate([t], "oof").split == "oof"
     assert concatenate([t, vanilla()], "oof").fields is None
     with pytest.raises(ValueError, match="different classes"):
-        concatenate([t, PredictionTable.from_rows(("a", "b"), [])], "oof")
+        concatenate([t, table_from_rows(("a", "b"), [])], "oof")
 
 
 def test_the_mean_of_tables_is_that_of_probabilities_and_scores() -> None:
     def one(vanilla: list[float], scores: list[float] | None) -> PredictionTable:
         row = Row("d", "d_0", 0, "A", 1, None, vanilla, scores)
-        return PredictionTable.from_rows(("x", "y"), [row], "test")
+        return table_from_rows(("x", "y"), [row], "test")
 
     mean = mean_vanilla([one([0.2, 0.8], [1.0, 2.0, 3.0]), one([0.6, 0.4], [3.0, 2.0, 5.0])])
     row = mean.row(0)
@@ -267,6 +268,6 @@ def test_the_uniform_mean_is_of_the_fields_that_answered() -> None:
         Row("d", str(n), n, "A", 0, None, [0.5, 0.5], fields=[FieldReply(k, 2, 0, p) for k, p in enumerate(vectors)])
         for n, vectors in enumerate(answers)
     ]
-    t = PredictionTable.from_rows(("a", "b"), rows)
+    t = table_from_rows(("a", "b"), rows)
     np.testing.assert_allclose(t.uniform_mean(), [[0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])
     np.testing.assert_array_equal(vanilla().uniform_mean(), vanilla().vanilla)

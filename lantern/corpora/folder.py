@@ -309,12 +309,7 @@ def _write(corpus: Corpus, folder: Path) -> None:
         "modalities": list(corpus.features),
         "dialogues": len(corpus.dialogues),
         "utterances": len(corpus.utterances),
-        "redistribution": corpus.redistribution,
-        "made_up": corpus.made_up,
-        "contaminated": corpus.contaminated,
-        "source": corpus.source,
-        "notes": corpus.notes,
-        "checks": corpus.checks,
+        **{name: getattr(corpus, name) for name in (*_FACTS[1:], "notes", "checks")},
         "manifest_sha256": sha256_of(manifest),
     }
     _write_file(folder / "manifest.jsonl", manifest)

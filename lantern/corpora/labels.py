@@ -1,65 +1,19 @@
 """The named label sets. A set is never guessed from its size: two different ones are both called "4-way".
 
-A new label set is an entry of :data:`LABEL_SETS`; published counts, where they exist, are an entry of :data:`COUNTS`.
+They are in ``label_sets.yaml``, with their published counts.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lantern.corpora.text_files import read_yaml
 from lantern.corpora.types import LabelSet
 from lantern.errors import UserError, did_you_mean
 
-_IEMOCAP_SIX = {
-    "happy": "pleased, amused, content or affectionate, in a warm and fairly calm way",
-    "sad": "low, hurt, grieving, disappointed or resigned, with little energy",
-    "neutral": "matter-of-fact: informing, asking or agreeing, with no emotion that stands out",
-    "angry": "hostile or outraged, attacking or blaming someone, with raised force",
-    "excited": "thrilled, eager or elated, with high energy",
-    "frustrated": "annoyed or fed up because something does not work or is not heard, short of open hostility",
-}
-_MELD_SEVEN = {
-    "neutral": "matter-of-fact, with no emotion that stands out",
-    "surprise": "startled or astonished by something unexpected, pleasant or not",
-    "fear": "afraid, worried or anxious about something that may happen",
-    "sadness": "low, hurt, sorry or disappointed",
-    "joy": "pleased, amused, excited or affectionate",
-    "disgust": "repelled by something or someone, physically or morally",
-    "anger": "annoyed, hostile or outraged",
-}
-_IEMOCAP_FOUR = {name: _IEMOCAP_SIX[name] for name in ("happy", "sad", "neutral", "angry")}
-_IEMOCAP_MERGED = _IEMOCAP_FOUR | {
-    "happy": "pleased, amused, content or affectionate; also thrilled, eager or elated, with high energy"
-}
-_MELD_THREE = {
-    "neutral": "matter-of-fact, neither pleasant nor unpleasant",
-    "positive": "pleasant: joyful, amused, affectionate, or surprised by something good",
-    "negative": "unpleasant: angry, sad, afraid, disgusted, or surprised by something bad",
-}
-_EMORY_SEVEN = {
-    "joyful": "happy, amused, excited, hopeful or playful",
-    "mad": "annoyed, hostile, jealous or outraged",
-    "peaceful": "calm, content, trusting, tender or grateful",
-    "neutral": "matter-of-fact, with no emotion that stands out",
-    "sad": "low, lonely, ashamed, guilty or hurt",
-    "powerful": "proud, confident, important or respected",
-    "scared": "afraid, anxious, confused, insecure or overwhelmed",
-}
-LABEL_SETS: dict[str, LabelSet] = {
-    name: LabelSet(name, tuple(definitions), definitions)
-    for name, definitions in {
-        "iemocap-6": _IEMOCAP_SIX,
-        "iemocap-6-legacy": _IEMOCAP_SIX,
-        "iemocap-4-hap": _IEMOCAP_FOUR,
-        "iemocap-4-hap-legacy": _IEMOCAP_FOUR,
-        "iemocap-4-happexc": _IEMOCAP_MERGED,
-        "sample-6": _IEMOCAP_SIX,
-        "meld-7": _MELD_SEVEN,
-        "meld-3": _MELD_THREE,
-        "emorynlp-7": _EMORY_SEVEN,
-    }.items()
-}
+_READ: dict[str, Any] = read_yaml(Path(__file__).with_name("label_sets.yaml"))
+LABEL_SETS = {name: LabelSet(name, tuple(one["definitions"]), one["definitions"]) for name, one in _READ.items()}
 """Every label set by name. The order of the classes is that of the published feature files.
 
 ``iemocap-6`` and ``iemocap-4-hap`` hold the corpus's own labels. The ``-legacy`` sets are those of the widespread
@@ -69,23 +23,16 @@ speech field does.
 """
 
 COUNTS: dict[str, dict[str, tuple[int, ...]]] = {
-    "iemocap-6": {"train": (452, 839, 1324, 933, 742, 1468), "test": (143, 245, 384, 170, 299, 381)},
-    "iemocap-6-legacy": {"train": (504, 839, 1324, 933, 742, 1468), "test": (144, 245, 384, 170, 299, 381)},
-    "iemocap-4-hap": {"train": (452, 839, 1324, 933), "test": (143, 245, 384, 170)},
-    "iemocap-4-hap-legacy": {"train": (504, 839, 1324, 933), "test": (144, 245, 384, 170)},
-    "iemocap-4-happexc": {"train": (1194, 839, 1324, 933), "test": (442, 245, 384, 170)},
-    "meld-7": {
-        "train": (4710, 1205, 268, 683, 1743, 271, 1109),
-        "dev": (470, 150, 40, 111, 163, 22, 153),
-        "test": (1256, 281, 50, 208, 402, 68, 345),
-    },
-    "meld-3": {"train": (4710, 2334, 2945), "dev": (470, 233, 406), "test": (1256, 521, 833)},
+    name: {part: tuple(counts) for part, counts in one["counts"].items()}
+    for name, one in _READ.items()
+    if "counts" in one
 }
-"""Utterances per class of the whole corpus, by split; for IEMOCAP, train is sessions 1-4 and test is session 5.
-
-IEMOCAP's sets have 7,380, 7,433, 4,490, 4,543 and 5,531 utterances, in this order.
-"""
-
+"""Utterances per class of the whole corpus, by label set and split, where they are published."""
+SERIES = {
+    name.lower(): f"{name} is Friends, which LLMs have read: their results on it may be contaminated"
+    for name in ("MELD", "EmoryNLP")
+}
+"""Corpora of a TV series, and the warning that comes with their results."""
 _AMBIGUOUS = {"4-way", "4way", "iemocap-4", "iemocap4", "iemocap_4"}
 
 

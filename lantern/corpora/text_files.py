@@ -80,6 +80,14 @@ def repaired(text: str) -> str:
     return text.translate(_CONTROL)
 
 
+def mended(text: str) -> str:
+    """*text* whose letters are the bytes of UTF-8, as Python 2 and Messenger write it; other text is unchanged."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON *text*; ValueError for anything else, also for lone surrogates and deep nesting."""
     try:
@@ -89,6 +97,14 @@ def parse_json(text: str | bytes) -> Any:
     if "\\ud" in str(text).lower():  # a lone surrogate is read, but could never be written
         json.dumps(value, ensure_ascii=False).encode()
     return value
+
+
+def read_json(path: Path) -> Any:
+    """The value of the JSON file *path*, as :func:`parse_json` reads it; anything else is a UserError."""
+    try:
+        return parse_json(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
 
 
 def read_yaml(path: Path, hint: str = "") -> Any:

@@ -42,15 +42,6 @@ class LabelSet:
     def __len__(self) -> int:
         return len(self.classes)
 
-    def index(self, name: str) -> int:
-        """Index of class *name*; an unknown name is an error, never mapped to the nearest one."""
-        try:
-            return self.classes.index(name)
-        except ValueError:
-            raise UserError(
-                f"class {name!r} is not in label set {self.name!r}; its classes are {', '.join(self.classes)}"
-            ) from None
-
 
 @dataclass(frozen=True, slots=True)
 class Utterance:

@@ -127,6 +127,12 @@ def pooled_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
         return None
     rows = np.array([one["rows"] for one in reports])
     nll, error = (float(np.dot(rows, [one[name] for one in reports]) / rows.sum()) for name in ("nll", "brier"))
+    confusion = np.sum([one["confusion"] for one in reports], axis=0)
+    return _report(confusion, nll, error, pooled_curve(reports), list(reports[0]["per_class"]))
+
+
+def pooled_curve(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The :func:`reliability` curve of the rows of all *reports* together."""
     curve = []
     for bins in zip(*(one["reliability"] for one in reports), strict=True):
         counts = np.array([one["count"] for one in bins])
@@ -135,8 +141,7 @@ def pooled_report(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
             known = [one[name] or 0.0 for one in bins]
             joined[name] = float(np.dot(counts, known) / counts.sum()) if counts.any() else None
         curve.append(joined)
-    confusion = np.sum([one["confusion"] for one in reports], axis=0)
-    return _report(confusion, nll, error, curve, list(reports[0]["per_class"]))
+    return curve
 
 
 def _report(

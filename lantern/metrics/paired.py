@@ -33,10 +33,6 @@ class Difference:
     dialogues: int
     rows: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
@@ -48,59 +44,27 @@ class McNemar:
     """Utterances that only B gets right."""
     p_value: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
 
 def paired_bootstrap(
-    predicted_a: np.ndarray,
-    predicted_b: np.ndarray,
-    labels: np.ndarray,
-    dialogues: Sequence[str] | np.ndarray,
-    classes: int,
-    *,
-    resamples: int = 10_000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Difference]:
-    """Cluster bootstrap over dialogues of the difference in accuracy and weighted F1 (Efron & Tibshirani 1993).
-
-    Dialogues are drawn with replacement and every utterance of a drawn dialogue comes along, since utterances of one
-    dialogue are not independent. Both models see the same resamples.
-
-    Args:
-        predicted_a: ``[N]`` class of model A (for example vanilla).
-        predicted_b: ``[N]`` class of model B.
-        labels: ``[N]``, -1 where not scored.
-        dialogues: ``[N]`` dialogue of each utterance.
-        classes: ``C``.
-
-    Raises:
-        ValueError: the shapes do not fit or no row is labelled.
-    """
-    pairs = [(np.asarray(predicted_a), np.asarray(predicted_b))]
-    return pooled_bootstrap(pairs, labels, dialogues, classes, resamples=resamples, confidence=confidence, seed=seed)
-
-
-def pooled_bootstrap(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]],
     labels: np.ndarray,
     dialogues: Sequence[str] | np.ndarray,
     classes: int,
     *,
     resamples: int = 10_000,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """:func:`paired_bootstrap` of the difference averaged over seeds.
+    """Cluster bootstrap over dialogues of the difference in accuracy and weighted F1 (Efron & Tibshirani 1993).
 
-    All seeds see the same resampled dialogues, so the interval tells how far the mean over these seeds would move with
-    other test dialogues; the spread over seeds is not in it.
+    Dialogues are drawn with replacement and every utterance of a drawn dialogue comes along, since utterances of one
+    dialogue are not independent. The difference is the mean over seeds. All models see the same resamples, so the 95 %
+    interval tells how far that mean would move with other test dialogues; the spread over seeds is not in it.
 
     Args:
-        pairs: per seed the ``[N]`` classes of A and of B.
-        labels, dialogues, classes: as there.
+        pairs: per seed the ``[N]`` classes of model A (for example vanilla) and of model B.
+        labels: ``[N]``, -1 where not scored.
+        dialogues: ``[N]`` dialogue of each utterance.
+        classes: ``C``.
 
     Raises:
         ValueError: no pairs, the shapes do not fit or no row is labelled.
@@ -126,12 +90,11 @@ def pooled_bootstrap(
         sums = (times @ tables.reshape(groups, -1)).reshape(size[0], *tables.shape[1:])
         for name, (value_a, value_b) in _mean_metrics(sums, classes).items():
             drawn[name].append(value_b - value_a)
-    tail = (1 - confidence) / 2
     result = {}
     whole = _mean_metrics(tables.sum(0)[None], classes)
     for name, (value_a, value_b) in whole.items():
         differences = np.concatenate(drawn[name])
-        low, high = np.quantile(differences, (tail, 1 - tail))
+        low, high = np.quantile(differences, (0.025, 0.975))
         side = min((differences <= 1e-12).sum(), (differences >= -1e-12).sum())
         result[name] = Difference(
             metric=name,
@@ -203,7 +166,8 @@ def compare(
 
     The design effect is the bootstrap's variance of the accuracy difference over that of independent utterances.
     """
-    bootstrap = paired_bootstrap(predicted_a, predicted_b, labels, dialogues, classes, resamples=resamples, seed=seed)
+    pairs = [(predicted_a, predicted_b)]
+    bootstrap = paired_bootstrap(pairs, labels, dialogues, classes, resamples=resamples, seed=seed)
     test = mcnemar(predicted_a, predicted_b, labels)
     rows = bootstrap["accuracy"].rows
     discordance = (test.only_a + test.only_b) / rows
@@ -211,8 +175,8 @@ def compare(
     effect = bootstrap["accuracy"].standard_error ** 2 / independent if independent > 0 else 1.0
     effect = max(1.0, effect)
     return {
-        **{name: difference.as_dict() for name, difference in bootstrap.items()},
-        "mcnemar": test.as_dict(),
+        **{name: asdict(difference) for name, difference in bootstrap.items()},
+        "mcnemar": asdict(test),
         "discordance": discordance,
         "design_effect": effect,
         "minimum_detectable_effect": minimum_detectable_effect(rows, discordance, design_effect=effect),

@@ -28,10 +28,6 @@ def _kind(dialogue: Dialogue, index: int) -> str | None:
     return None if found is None else {"impro": "improvised", "script": "scripted"}[found[1]]
 
 
-def _speaker(dialogue: Dialogue, index: int) -> str | None:
-    return dialogue.utterances[index].speaker
-
-
 def _sex(dialogue: Dialogue, index: int) -> str | None:
     found = dialogue.utterances[index].extra.get("sex")
     return None if found is None else str(found)
@@ -54,14 +50,6 @@ POSITIONS = ("first third", "middle third", "last third")
 AGREEMENT = ("all annotators", "a majority", "half or fewer")
 
 
-def _length(dialogue: Dialogue, index: int) -> str | None:
-    return LENGTHS[sum(len(dialogue) > most for most in (10, 30, 60))]
-
-
-def _position(dialogue: Dialogue, index: int) -> str | None:
-    return POSITIONS[3 * index // len(dialogue)]
-
-
 def in_order(parts: Iterable[str]) -> list[str]:
     """Names of the parts of a slice in their natural order; where they have none, in that of the alphabet."""
     order = {part: place for names in (LENGTHS, POSITIONS, AGREEMENT) for place, part in enumerate(names)}
@@ -70,11 +58,11 @@ def in_order(parts: Iterable[str]) -> list[str]:
 
 SLICES: dict[str, Category] = {
     "scripted or improvised": _kind,
-    "speaker": _speaker,
+    "speaker": lambda dialogue, index: dialogue.utterances[index].speaker,
     "sex": _sex,
     "annotators who agree": _agreement,
-    "dialogue length": _length,
-    "position in the dialogue": _position,
+    "dialogue length": lambda dialogue, index: LENGTHS[sum(len(dialogue) > most for most in (10, 30, 60))],
+    "position in the dialogue": lambda dialogue, index: POSITIONS[3 * index // len(dialogue)],
 }
 MOST_PARTS = 12
 """A slice with more parts (260 speakers of a series) is left out: it would be noise."""
@@ -134,9 +122,8 @@ def _part(
     before = probabilities["vanilla"][mask].argmax(axis=1)
     after = probabilities.get("weighted", probabilities["vanilla"])[mask].argmax(axis=1)
     enough = len(labels) >= MIN_ROWS and len(set(names.tolist())) >= MIN_DIALOGUES
-    found = paired_bootstrap(
-        before, after, labels, names, len(table.classes), resamples=RESAMPLES if enough else 1, seed=seed
-    )
+    resamples = RESAMPLES if enough else 1
+    found = paired_bootstrap([(before, after)], labels, names, len(table.classes), resamples=resamples, seed=seed)
     part: dict[str, Any] = {"part": name, "labelled": len(labels), "dialogues": len(set(names.tolist()))}
     for metric in METRICS:
         one = found[metric]

@@ -50,9 +50,9 @@ def environment() -> Environment:
 
 
 @cache
-def macros() -> Any:
-    """The macros of ``parts.html`` as functions; each returns markup."""
-    return environment().get_template("parts.html").module
+def macros(template: str = "parts.html") -> Any:
+    """The macros of *template* as functions; each returns markup."""
+    return environment().get_template(template).module
 
 
 def breakable(text: str) -> Markup:

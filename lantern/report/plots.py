@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup, escape
+
+from lantern.report.pages import macros
 
 WIDTH, HEIGHT = 320, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 38
+_BOX = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM}
+"""Of a chart: its size, and where its axes end."""
 BARS_WIDTH = 360
 BINS = 16
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#b5a300", "#8c8c8c")
@@ -30,6 +33,11 @@ class Point:
     """Share of the largest mark's area."""
     text: str = ""
     """Stands beside the mark."""
+
+    @property
+    def radius(self) -> float:
+        """Of the mark."""
+        return 2.5 + 3 * math.sqrt(max(0.0, min(1.0, self.weight)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,73 +104,18 @@ def chart(x: Axis, y: Axis, series: Sequence[Series], label: str, *, diagonal: b
     def py(value: float) -> float:
         return round(HEIGHT - BOTTOM - (value - y.low) / (y.high - y.low or 1) * (HEIGHT - TOP - BOTTOM), 1)
 
-    parts = [_open(WIDTH, HEIGHT, label, "chart")]
-    for value in y.marks:
-        parts.append(f'<path class="grid" d="M{LEFT} {py(value)}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text class="tick end" x="{LEFT - 6}" y="{py(value) + 3.5}">{y.tick(value)}</text>')
-    for value in x.marks:
-        parts.append(f'<path class="grid" d="M{px(value)} {TOP}V{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text class="tick mid" x="{px(value)}" y="{HEIGHT - BOTTOM + 14}">{x.tick(value)}</text>')
-    if diagonal:
-        parts.append(f'<path class="rule" d="M{px(x.low)} {py(x.low)}L{px(x.high)} {py(x.high)}"/>')
-    if zero and y.low <= 0 <= y.high:
-        parts.append(f'<path class="rule" d="M{LEFT} {py(0)}H{WIDTH - RIGHT}"/>')
-    for one in series:
-        marks = [(px(p.x), py(p.y), p) for p in one.points]
-        if one.line and len(marks) > 1:
-            path = "L".join(f"{a} {b}" for a, b, _ in marks)
-            parts.append(f'<path class="line {one.style}" d="M{path}"/>')
-        for a, b, point in marks:
-            whisker = ""
-            if point.low is not None and point.high is not None:
-                low, high = py(max(point.low, y.low)), py(min(point.high, y.high))
-                whisker = f'<path class="whisker {one.style}" d="M{a} {low}V{high}"/>'
-            shape = mark(one.style, a, b, 2.5 + 3 * math.sqrt(max(0.0, min(1.0, point.weight))))
-            name = ""
-            if point.text:
-                side = a > LEFT + 0.7 * (WIDTH - LEFT - RIGHT)
-                kind, at = ("value end", a - 9) if side else ("value", a + 9)
-                name = f'<text class="{kind}" x="{at:.1f}" y="{b + 4:.1f}">{escape(point.text)}</text>'
-            parts.append(f"<g>{whisker}{shape}{name}<title>{escape(point.note)}</title></g>")
-    middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
-    parts.append(f'<text class="name mid" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}">{escape(x.title)}</text>')
-    parts.append(f'<text class="name mid" transform="translate(11 {middle}) rotate(-90)">{escape(y.title)}</text>')
-    return Markup("".join([*parts, "</svg>"]))
-
-
-def mark(style: str, x: float, y: float, radius: float) -> str:
-    """The shape of a style: a hollow circle for vanilla, a square for weighted, a diamond for anything else."""
-    r = round(radius, 1)
-    if style == "vanilla":
-        return f'<circle class="mark {style}" cx="{x}" cy="{y}" r="{r}"/>'
-    if style == "weighted":
-        return f'<rect class="mark {style}" x="{x - r:.1f}" y="{y - r:.1f}" width="{2 * r:.1f}" height="{2 * r:.1f}"/>'
-    d = f"M{x} {y - r - 1:.1f}l{r + 1} {r + 1}l{-r - 1} {r + 1}l{-r - 1} {-r - 1}z"
-    return f'<path class="mark {style}" d="{d}"/>'
+    return macros("drawings.html").chart(_BOX, x, y, series, label, px, py, diagonal, zero)
 
 
 def strip(low: float, value: float, high: float, span: tuple[float, float], label: str, width: int = 120) -> str:
     """An interval on a line of its own, zero marked; strips with the same *span* can be read below each other."""
-    x0, x1, x2, x3 = (_along(number, span, width) for number in (0, low, value, high))
-    sure = "sure" if low > 0 or high < 0 else "unsure"
-    return Markup(
-        f"{_open(width, 18, label, 'strip')}"
-        f'<path class="rule" d="M{x0} 1V17"/>'
-        f'<path class="whisker weighted {sure}" d="M{x1} 9H{x3}"/>'
-        f"{mark('weighted', x2, 9, 3.5)}</svg>"
-    )
+    zero, *ends = (_along(number, span, width) for number in (0, low, value, high))
+    return macros("drawings.html").strip(width, label, low > 0 or high < 0, zero, *ends)
 
 
 def ruler(span: tuple[float, float], title: str, width: int) -> str:
     """The axis below strips of *span* and *width*."""
-    axis = Axis(*span, title)
-    parts = [_open(width, 34, title, "strip"), f'<path class="grid" d="M4 1H{width - 4}"/>']
-    for value in axis.marks:
-        x = _along(value, span, width)
-        parts.append(
-            f'<path class="grid" d="M{x} 1v4"/><text class="tick mid" x="{x}" y="16">{axis.tick(value)}</text>'
-        )
-    return Markup("".join([*parts, f'<text class="name mid" x="{width / 2}" y="31">{escape(title)}</text></svg>']))
+    return macros("drawings.html").ruler(width, Axis(*span, title), lambda value: _along(value, span, width))
 
 
 def _along(number: float, span: tuple[float, float], width: int) -> float:
@@ -172,37 +125,22 @@ def _along(number: float, span: tuple[float, float], width: int) -> float:
 
 def bars(names: Sequence[str], values: Sequence[float], sds: Sequence[float | None], label: str) -> str:
     """Upright bars from 0 to 1 with their value above and the standard deviation as a whisker; the first is vanilla."""
-    parts = [_open(WIDTH, HEIGHT, label, "chart")]
-    room, base, top = WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM, TOP + 8
+    base, top = HEIGHT - BOTTOM, TOP + 8
     high = max([*values, 0.01])
     reach = min(1.0, nice_step(high, 4) * math.ceil(high / nice_step(high, 4) - 1e-9))
-    axis = Axis(0, reach, "weight")
-    for value in axis.marks:
-        y = round(base - value / reach * (base - top), 1)
-        parts.append(f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text class="tick end" x="{LEFT - 6}" y="{y + 3.5}">{axis.tick(value)}</text>')
-    step = room / max(1, len(names))
+    step = (WIDTH - LEFT - RIGHT) / max(1, len(names))
+    rows = []
     for place, (name, value, sd) in enumerate(zip(names, values, sds, strict=True)):
-        x, width = LEFT + step * (place + 0.5), min(46.0, step * 0.6)
-        height = value / reach * (base - top)
-        style = "vanilla" if place == 0 else "weighted"
-        parts.append(
-            f'<rect class="bar {style}" x="{x - width / 2:.1f}" y="{base - height:.1f}" width="{width:.1f}" '
-            f'height="{max(height, 0.5):.1f}"/>'
-        )
-        above = base - height
-        if sd:
-            half = sd / reach * (base - top)
-            high_end = max(TOP, base - height - half)
-            parts.append(
-                f'<path class="whisker ink" d="M{x:.1f} {high_end:.1f}V{min(base, base - height + half):.1f}"/>'
-            )
-            above = high_end
-        parts.append(f'<text class="value mid" x="{x:.1f}" y="{max(9, above - 4):.1f}">{value:.2f}</text>')
-        parts.append(f'<text class="tick mid" x="{x:.1f}" y="{base + 14}">{escape(name)}</text>')
-    middle = top + (base - top) / 2
-    parts.append(f'<text class="name mid" transform="translate(11 {middle}) rotate(-90)">mean weight</text>')
-    return Markup("".join([*parts, "</svg>"]))
+        height, half = (number / reach * (base - top) for number in (value, sd or 0.0))
+        ends = {"high": max(TOP, base - height - half), "low": min(base, base - height + half)} if sd else {}
+        bar = {"x": LEFT + step * (place + 0.5), "width": min(46.0, step * 0.6), "top": base - height}
+        shown = {"name": name, "value": value, "sd": sd, "height": max(height, 0.5)}
+        rows.append({**bar, **shown, "high": base - height, **ends})
+
+    def py(value: float) -> float:
+        return round(base - value / reach * (base - top), 1)
+
+    return macros("drawings.html").bars(_BOX, Axis(0, reach, "weight"), rows, label, py, top + (base - top) / 2)
 
 
 def colour(index: int) -> str:
@@ -217,15 +155,10 @@ def class_bars(title: str, classes: Sequence[str], counts: Sequence[int]) -> str
     room = BARS_WIDTH - left - 96
     rows = []
     for n, (name, count) in enumerate(zip(classes, counts, strict=True)):
-        y, width = 26 * n + 6, max(room * count / most, 1.5 if count else 0)
         share = f"{100 * count / total:.1f} %" if total else "-"
-        rows.append(
-            f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(_short(name))}</text>'
-            f'<rect x="{left}" y="{y}" width="{width:.1f}" height="18" rx="2" fill="{colour(n)}"/>'
-            f'<text x="{left + width + 6:.1f}" y="{y + 13}">{count:,} <tspan class="dim">{share}</tspan></text>'
-        )
+        rows.append((_short(name), count, max(room * count / most, 1.5 if count else 0), share, colour(n)))
     words = ", ".join(f"{name} {count}" for name, count in zip(classes, counts, strict=True))
-    return _figure(title, f"{total:,} labelled", f"{title}: {words}", 26 * len(classes) + 8, rows)
+    return macros("drawings.html").class_bars(title, f"{total:,} labelled", f"{title}: {words}", BARS_WIDTH, left, rows)
 
 
 def histogram(title: str, values: np.ndarray, low: float, high: float) -> str:
@@ -236,28 +169,18 @@ def histogram(title: str, values: np.ndarray, low: float, high: float) -> str:
     step, most = (BARS_WIDTH - 2 * left) / len(counts), max(int(counts.max()), 1)
     rows = []
     for n, count in enumerate(counts.tolist()):
-        size = height * count / most
-        note = f"{edges[n]:.4g} to {edges[n + 1]:.4g}: {count:,}"
-        rows.append(
-            f'<rect x="{left + n * step + 1:.1f}" y="{top + height - size:.1f}" width="{step - 2:.1f}" '
-            f'height="{size:.1f}" fill="{PALETTE[0]}"><title>{note}</title></rect>'
-        )
-    mean = float(values.mean())
-    scale = (BARS_WIDTH - 2 * left) / (edges[-1] - edges[0])
-    x = left + (mean - edges[0]) * scale
-    anchor, beside = ("start", x + 5) if x < BARS_WIDTH / 2 else ("end", x - 5)
-    rows.append(
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{top + height}" class="rule"/>'
-        f'<text x="{beside:.1f}" y="{top - 6}" text-anchor="{anchor}">mean {mean:.2f}</text>'
-        f'<line x1="{left}" x2="{BARS_WIDTH - left}" y1="{top + height}" y2="{top + height}" class="grid"/>'
+        text = f"{edges[n]:.4g} to {edges[n + 1]:.4g}: {count:,}"
+        rows.append((left + n * step + 1, height * count / most, step - 2, text))
+
+    def at(value: float) -> float:
+        return left + (value - edges[0]) * (BARS_WIDTH - 2 * left) / (edges[-1] - edges[0])
+
+    first, last = ("start", "end") if edges[0] == low else ("middle", "middle")
+    ticks = [(low + n * (high - low) / 2, anchor) for n, anchor in enumerate((first, "middle", last))]
+    note, mean = f"{len(values):,} scores, sd {values.std():.2f}", float(values.mean())
+    return macros("drawings.html").histogram(
+        title, note, mean, BARS_WIDTH, left, top, top + height, rows, ticks, at, PALETTE[0]
     )
-    inward = ("start", "end") if edges[0] == low else ("middle", "middle")
-    for n, anchor in ((0, inward[0]), (1, "middle"), (2, inward[1])):
-        tick = low + n * (high - low) / 2
-        at = left + (tick - edges[0]) * scale
-        rows.append(f'<text x="{at:.1f}" y="{top + height + 17}" text-anchor="{anchor}" class="dim">{tick:g}</text>')
-    note = f"{len(values):,} scores, sd {values.std():.2f}"
-    return _figure(title, note, f"{title}: {note}, mean {mean:.2f}", top + height + 24, rows)
 
 
 def _edges(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -272,18 +195,3 @@ def _edges(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def _short(name: str) -> str:
     return name if len(name) <= 18 else name[:17] + "…"
-
-
-def _figure(title: str, note: str, words: str, height: int, rows: Sequence[str]) -> str:
-    return Markup(
-        f'<figure><figcaption>{escape(title)} <span class="dim">{escape(note)}</span></figcaption>'
-        f'<svg class="bars" viewBox="0 0 {BARS_WIDTH} {height}" role="img" aria-label="{escape(words)}">'
-        f"{''.join(rows)}</svg></figure>"
-    )
-
-
-def _open(width: int, height: int, label: str, kind: str) -> str:
-    return (
-        f'<svg class="{kind}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{escape(label)}">'
-    )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from lantern.metrics.classification import classification_report
+from lantern.metrics.classification import classification_report, pooled_curve
 from lantern.metrics.methods import WEIGHTED
 from lantern.metrics.paired import mean_sd
 from lantern.metrics.slices import by_context, in_order
@@ -156,26 +156,18 @@ def reliability(line: Line) -> Markup:
         same = reports(line, method)
         if not same:
             continue
-        points, most = [], max(sum(r["reliability"][k]["count"] for r in same) for k in range(_bins(same)))
-        for k in range(_bins(same)):
-            bins = [r["reliability"][k] for r in same if r["reliability"][k]["count"]]
-            count = sum(b["count"] for b in bins)
-            if count:
-                x = sum(b["confidence"] * b["count"] for b in bins) / count
-                y = sum(b["accuracy"] * b["count"] for b in bins) / count
-                note = f"{method}: confidence {x:.2f}, accuracy {y:.2f}, {count} turns"
-                points.append(Point(x, y, note, weight=count / most))
+        curve, points = pooled_curve(same), []
+        for one in (one for one in curve if one["count"]):
+            x, y, share = one["confidence"], one["accuracy"], one["count"] / max(b["count"] for b in curve)
+            note = f"{method}: confidence {x:.2f}, accuracy {y:.2f}, {one['count']} turns"
+            points.append(Point(x, y, note, weight=share))
         series.append(Series(method, points, line=True, name=method))
         errors.append(f"{method} ECE {spread(mean_sd([r['ece'] for r in same]))} %")
-    share = Axis(0, 1, "confidence", ticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
-    right = Axis(0, 1, "accuracy", ticks=share.marks)
-    drawn = chart(share, right, series, "Calibration: " + ", ".join(errors), diagonal=True)
+    sure = Axis(0, 1, "confidence", ticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
+    right = Axis(0, 1, "accuracy", ticks=sure.marks)
+    drawn = chart(sure, right, series, "Calibration: " + ", ".join(errors), diagonal=True)
     note = f"{', '.join(errors)}; the area of a mark is the share of utterances; on the line, confidence is accuracy."
     return macros().figure("Reliability (calibration)", macros().key(series) + drawn, note)
-
-
-def _bins(reports: list[dict[str, Any]]) -> int:
-    return min(len(report["reliability"]) for report in reports)
 
 
 def weights(line: Line) -> Markup:

@@ -11,7 +11,7 @@ import numpy as np
 from lantern.files import digest
 from lantern.metrics.classification import classification_report
 from lantern.metrics.methods import WEIGHTED
-from lantern.metrics.paired import Difference, holm, mean_sd, pooled_bootstrap
+from lantern.metrics.paired import Difference, holm, mean_sd, paired_bootstrap
 from lantern.results.folds import test_table
 from lantern.tables import PredictionTable
 
@@ -88,7 +88,7 @@ class Group:
         if len(set(tables[0].dialogues[tables[0].labels >= 0].tolist())) < 2:
             return None
         pairs = [(t.vanilla.argmax(axis=1), m.argmax(axis=1)) for t, m in zip(tables, merges) if m is not None]
-        return pooled_bootstrap(pairs, tables[0].labels, tables[0].dialogues, len(tables[0].classes))
+        return paired_bootstrap(pairs, tables[0].labels, tables[0].dialogues, len(tables[0].classes))
 
     @cached_property
     def ensemble(self) -> dict[str, Any] | None:

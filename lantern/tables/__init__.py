@@ -1,15 +1,8 @@
 """The predictions table: the one value that passes from stage to stage and to the report. Arrays, no torch."""
 
 from lantern.tables.row import FieldReply, Row
-from lantern.tables.table import (
-    ANSWERED,
-    DIMENSIONS,
-    KINDS,
-    Fields,
-    PredictionTable,
-    concatenate,
-    mean_vanilla,
-)
+from lantern.tables.shapes import DIMENSIONS
+from lantern.tables.table import ANSWERED, KINDS, Fields, PredictionTable, concatenate, mean_vanilla
 
 __all__ = [
     "ANSWERED",

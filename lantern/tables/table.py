@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,9 @@ from lantern.errors import FailureKind, UserError
 from lantern.files import atomic
 from lantern.tables import columns
 from lantern.tables.row import FieldReply, Row
-from lantern.tables.shapes import wrong_column
+from lantern.tables.shapes import FIELDS, NAMES, OPTIONAL, ROWS, wrong_column
 
 SCHEMA = 2
-DIMENSIONS = 3
-"""Valence, arousal and dominance."""
 KINDS = tuple(FailureKind)
 """Failure kinds in the order of their codes in :attr:`Fields.failures`."""
 ANSWERED = -1
@@ -79,7 +77,7 @@ class Fields:
         return Fields(self.width, *(getattr(self, name)[rows] for name in _PER_FIELD))
 
 
-_PER_FIELD = tuple(f.name for f in fields(Fields))[1:]
+_PER_ROW, _OPTIONAL, _PER_FIELD = (tuple(one.attribute for one in columns) for columns in (ROWS, OPTIONAL, FIELDS))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -192,54 +190,6 @@ class PredictionTable:
     def __iter__(self) -> Iterator[Row]:
         return (self.row(number) for number in range(len(self)))
 
-    @classmethod
-    def from_rows(cls, classes: Sequence[str], rows: Sequence[Row], split: str = "", width: int = 0) -> PredictionTable:
-        """The table of *rows*, which must all have fields, scores, weights or merges, or none of them.
-
-        *width* is that of a field that is not cut; 0 for the longest field in *rows*.
-        """
-        n, c = len(rows), len(classes)
-        coverage = max((len(row.fields) for row in rows), default=0)
-        made: Fields | None = None
-        if coverage:
-            longest = max(reply.length for row in rows for reply in row.fields)
-            made = Fields.empty(n, coverage, c, width or longest)
-            for i, row in enumerate(rows):
-                for reply in row.fields:
-                    at = i, reply.band
-                    made.lengths[at], made.positions[at], made.repaired[at] = (
-                        reply.length,
-                        reply.position,
-                        reply.repaired,
-                    )
-                    made.raw_sums[at] = np.nan if reply.raw_sum is None else reply.raw_sum
-                    made.spreads[at] = np.nan if reply.spread is None else reply.spread
-                    if reply.probabilities is not None:
-                        made.probabilities[at], made.failures[at] = reply.probabilities, ANSWERED
-                    else:
-                        made.failures[at] = KINDS.index(FailureKind(reply.failure or FailureKind.INCOMPLETE))
-
-        def optional(name: str) -> np.ndarray | None:
-            values = [getattr(row, name) for row in rows]
-            return None if not values or any(v is None for v in values) else np.array(values, dtype=np.float64)
-
-        unrated = [None] * DIMENSIONS
-        return cls(
-            tuple(classes),
-            np.array([row.dialogue for row in rows], dtype=object),
-            np.array([row.utterance for row in rows], dtype=object),
-            np.array([row.index for row in rows], dtype=np.int32),
-            np.array([row.speaker for row in rows], dtype=object),
-            np.array([-1 if row.label is None else row.label for row in rows], dtype=np.int64),
-            np.array([row.scores or unrated for row in rows], dtype=np.float64).reshape(n, DIMENSIONS),
-            np.array([row.vanilla for row in rows], dtype=np.float64).reshape(n, c),
-            optional("predicted_scores"),
-            made,
-            optional("weights"),
-            optional("merged"),
-            split,
-        )
-
     def save(self, path: Path) -> None:
         """Write Parquet atomically; ``pandas.read_parquet(path)`` and ``polars.read_parquet(path)`` read it."""
         shown: dict[str, np.ndarray] = {name: getattr(self, name) for name in _PER_ROW}
@@ -255,7 +205,7 @@ class PredictionTable:
             "classes": list(self.classes),
             "width": None if self.fields is None else self.fields.width,
         }
-        columns.write(path, {_COLUMNS[name]: values for name, values in shown.items()}, about)
+        columns.write(path, {NAMES[name]: values for name, values in shown.items()}, about)
 
     def export(self, path: Path) -> None:
         """Write JSON Lines atomically, a row per utterance; ``pandas.read_json(path, lines=True)`` reads it."""
@@ -298,7 +248,7 @@ class PredictionTable:
         Raises:
             UserError: the file is missing, damaged, not a predictions table, or has another number of rows.
         """
-        attributes = {column: name for name, column in _COLUMNS.items() if fields or name not in _PER_FIELD}
+        attributes = {column: name for name, column in NAMES.items() if fields or name not in _PER_FIELD}
         read, about = columns.read(path, attributes.__contains__)
         values = {attributes[column]: array for column, array in read.items()}
         if about.get("schema") != SCHEMA:
@@ -332,32 +282,8 @@ class PredictionTable:
             raise ValueError(f"a vector is not of {len(classes)} classes")
         wrong = wrong_column(table)
         if wrong is not None:
-            raise ValueError(f"column {_COLUMNS.get(wrong, wrong)} is not what such a table holds")
+            raise ValueError(f"column {wrong} is not what such a table holds")
         return table
-
-
-_PER_ROW = ("dialogues", "utterances", "indices", "speakers", "labels", "scores", "vanilla")
-_OPTIONAL = ("predicted_scores", "weights", "merged")
-_COLUMNS = {
-    "dialogues": "dialogue",
-    "utterances": "utterance",
-    "indices": "index",
-    "speakers": "speaker",
-    "labels": "label",
-    "scores": "scores",
-    "vanilla": "vanilla",
-    "predicted_scores": "predicted_scores",
-    "probabilities": "refined",
-    "failures": "failure",
-    "lengths": "field_length",
-    "positions": "field_position",
-    "repaired": "repaired",
-    "raw_sums": "raw_sum",
-    "spreads": "spread",
-    "weights": "weights",
-    "merged": "merged",
-}
-"""Attributes and the columns of the file that hold them, in the file's order."""
 
 
 def concatenate(tables: Sequence[PredictionTable], split: str) -> PredictionTable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lantern.weighting.config import WeightingConfig
 from lantern.weighting.features import WeightingInputs, floored_log
 
 
@@ -14,9 +15,9 @@ class TemperatureScaling(nn.Module):
     With *classes*, an offset for each of them is learned too (vector scaling).
     """
 
-    def __init__(self, *, scale: float = 1.0, classes: int | None = None) -> None:
+    def __init__(self, config: WeightingConfig, classes: int | None = None) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale = config.temperature_scale
         self.offset = None if classes is None else nn.Parameter(torch.zeros(classes, dtype=torch.float64))
         self.log_temperature = nn.Parameter(torch.zeros((), dtype=torch.float64))
 
@@ -43,9 +44,9 @@ class LogisticStacking(nn.Module):
     the vanilla prediction. It has no weights per source.
     """
 
-    def __init__(self, classes: int, coverage: int, *, floor: float = 1e-3, scale: float = 0.3) -> None:
+    def __init__(self, classes: int, coverage: int, config: WeightingConfig) -> None:
         super().__init__()
-        self.floor, self.scale = floor, scale
+        self.floor, self.scale = config.floor, config.stacking_scale
         self.log_slope = nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.coefficients = nn.Parameter(torch.zeros(coverage, classes, classes, dtype=torch.float64))
         self.offsets = nn.Parameter(torch.zeros(coverage + 1, classes, dtype=torch.float64))

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from lantern.weighting.config import WeightingConfig
 from lantern.weighting.features import DESCRIPTORS, DIMENSIONS, WeightingInputs, agreement, floored_log
 
 _TINY = 1e-12
@@ -30,46 +31,26 @@ class AttentionWeighting(nn.Module):
     Args:
         classes: ``C``.
         coverage: ``t``, the number of bands.
-        hidden: ``h``.
-        pool: ``linear`` or ``log``.
+        config: sizes, pool, what is learned, and the widths of the priors.
         attend: False leaves only the band biases and the temperatures (one learned scalar per source).
-        use_dimensions: whether ``d`` is part of the query.
-        recalibrate: learned exponent on the linear pool.
-        unanchor: learned share of the vanilla prediction that is divided out of the replies.
-        offsets: learned offset per class on the log-probabilities of the replies (vector scaling, Guo et al. 2017).
-        floor: smallest probability told apart from zero.
-        scales: standard deviations of the priors on (query and key weights, biases, temperatures, anchor and offsets).
     """
 
-    def __init__(
-        self,
-        classes: int,
-        coverage: int,
-        *,
-        hidden: int = 16,
-        pool: str = "linear",
-        attend: bool = True,
-        use_dimensions: bool = True,
-        recalibrate: bool = True,
-        unanchor: bool = True,
-        offsets: bool = True,
-        floor: float = 1e-3,
-        scales: tuple[float, float, float] = (0.15, 3.0, 1.0),
-    ) -> None:
+    def __init__(self, classes: int, coverage: int, config: WeightingConfig | None = None, attend: bool = True) -> None:
         super().__init__()
-        self.pool, self.attend, self.use_dimensions = pool, attend, use_dimensions
-        self.recalibrate, self.floor, self.hidden, self.scales = recalibrate and pool == "linear", floor, hidden, scales
+        self.config = config = config or WeightingConfig()
+        self.attend, self.floor = attend, config.floor
+        self.recalibrate = config.recalibrate and config.pool == "linear"
         self.bias = nn.Parameter(torch.zeros(coverage + 1, dtype=torch.float64))
         """One per source: vanilla, band 0 ... t-1."""
         self.log_temperature = nn.Parameter(torch.zeros(2, dtype=torch.float64))
         """Of the vanilla source and of the LLM's."""
         self.log_exponent = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=self.recalibrate)
-        self.anchor = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=unanchor)
-        self.offset = nn.Parameter(torch.zeros(classes, dtype=torch.float64), requires_grad=offsets)
+        self.anchor = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=config.unanchor)
+        self.offset = nn.Parameter(torch.zeros(classes, dtype=torch.float64), requires_grad=config.offsets)
         if attend:
-            inputs = classes + (DIMENSIONS if use_dimensions else 0)
-            self.query = nn.Linear(inputs, hidden, dtype=torch.float64)
-            self.key = nn.Linear(classes + len(DESCRIPTORS) + 2, hidden, bias=False, dtype=torch.float64)
+            inputs = classes + (DIMENSIONS if config.use_dimensions else 0)
+            self.query = nn.Linear(inputs, config.hidden, dtype=torch.float64)
+            self.key = nn.Linear(classes + len(DESCRIPTORS) + 2, config.hidden, bias=False, dtype=torch.float64)
             nn.init.zeros_(self.query.weight)
             nn.init.zeros_(self.query.bias)
 
@@ -79,14 +60,14 @@ class AttentionWeighting(nn.Module):
         source = torch.cat((torch.zeros(n, 1, dtype=torch.int64, device=inputs.band.device), inputs.band + 1), dim=1)
         score = self.bias[source]
         if self.attend:
-            score = score + self._attention(inputs) / math.sqrt(self.hidden)
+            score = score + self._attention(inputs) / math.sqrt(self.config.hidden)
         vanilla = torch.ones(n, 1, dtype=torch.bool, device=inputs.mask.device)
         present = torch.cat((vanilla, inputs.mask), dim=1)
         return score.masked_fill(~present, -math.inf).softmax(dim=1)
 
     def _attention(self, inputs: WeightingInputs) -> Tensor:
         asked = self._scaled_log(inputs.vanilla)
-        query = self.query(torch.cat((asked, inputs.dimensions), dim=1) if self.use_dimensions else asked)
+        query = self.query(torch.cat((asked, inputs.dimensions), dim=1) if self.config.use_dimensions else asked)
         sources = torch.cat((inputs.vanilla.unsqueeze(1), inputs.refined), dim=1)
         no_field = inputs.descriptors.new_zeros(len(inputs), 1, len(DESCRIPTORS))
         described = torch.cat((no_field, inputs.descriptors), dim=1)
@@ -101,13 +82,13 @@ class AttentionWeighting(nn.Module):
     def forward(self, inputs: WeightingInputs) -> tuple[Tensor, Tensor]:
         """Log of the merged probabilities ``[N, C]`` and the weights ``[N, 1 + T]``."""
         weights = self.weights(inputs)
-        floor = _TINY if self.pool == "linear" else self.floor
+        floor = _TINY if self.config.pool == "linear" else self.floor
         log_vanilla, log_refined = floored_log(inputs.vanilla, floor), floored_log(inputs.refined, floor)
         vanilla_inverse, refined_inverse = (-self.log_temperature).exp()
         repeated = self.anchor * floored_log(inputs.vanilla, self.floor).unsqueeze(1)
         corrected = (log_refined + self.offset - repeated) * refined_inverse
         logs = torch.cat(((log_vanilla * vanilla_inverse).unsqueeze(1), corrected), dim=1)
-        if self.pool == "log":
+        if self.config.pool == "log":
             merged = torch.einsum("ns,nsc->nc", weights, logs).log_softmax(-1)
         else:
             merged = torch.einsum("ns,nsc->nc", weights, logs.softmax(-1)).clamp_min(_TINY).log()
@@ -118,7 +99,8 @@ class AttentionWeighting(nn.Module):
 
     def penalty(self) -> Tensor:
         """Minus the log-density of the priors, up to a constant."""
-        attention, bias, temperature = self.scales
+        config = self.config
+        attention, bias, temperature = config.attention_scale, config.bias_scale, config.temperature_scale
         total = self.bias.square().sum() / (2 * bias**2)
         shape = self.log_temperature.square().sum() + self.log_exponent.square() + self.anchor.square()
         total = total + (shape + self.offset.square().sum()) / (2 * temperature**2)

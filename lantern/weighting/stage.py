@@ -246,23 +246,11 @@ def compare_baselines(
 
 def _build(name: str, config: WeightingConfig, classes: int, coverage: int) -> nn.Module:
     if name in ("temperature", "vector"):
-        return TemperatureScaling(scale=config.temperature_scale, classes=classes if name == "vector" else None)
+        return TemperatureScaling(config, classes if name == "vector" else None)
     if name in ("attention", "band"):
-        return AttentionWeighting(
-            classes,
-            coverage,
-            hidden=config.hidden,
-            pool=config.pool,
-            attend=name == "attention",
-            use_dimensions=config.use_dimensions,
-            recalibrate=config.recalibrate,
-            unanchor=config.unanchor,
-            offsets=config.offsets,
-            floor=config.floor,
-            scales=(config.attention_scale, config.bias_scale, config.temperature_scale),
-        )
+        return AttentionWeighting(classes, coverage, config, attend=name == "attention")
     if name == "stacking":
-        return LogisticStacking(classes, coverage, floor=config.floor, scale=config.stacking_scale)
+        return LogisticStacking(classes, coverage, config)
     return FieldMean() if name == "mean" else VanillaAlone()
 
 

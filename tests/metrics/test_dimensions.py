@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from lantern.metrics.dimensions import concordance, dimension_report, pearson, table_dimension_report
-from lantern.tables import PredictionTable, Row
+from lantern.tables import Row
+from tests.rows import table_from_rows
 
 
 def plain_ccc(x: np.ndarray, y: np.ndarray) -> float:
@@ -48,7 +49,7 @@ def test_table_without_scores_has_no_report() -> None:
         Row("d", f"u{i}", i, "A", 0, [1.0 + i, None, 3.0], [1.0, 0.0], predicted_scores=[1.5 + i, 2.0, 3.0])
         for i in range(3)
     ]
-    table = PredictionTable.from_rows(("a", "b"), rows)
+    table = table_from_rows(("a", "b"), rows)
     report = table_dimension_report(table)
     assert report is not None
     assert report["valence"]["pearson"] == pytest.approx(1)

@@ -10,6 +10,7 @@ import pytest
 from lantern.errors import FailureKind
 from lantern.metrics.llm_effect import llm_effect
 from lantern.tables import FieldReply, PredictionTable, Row
+from tests.rows import table_from_rows
 
 A, B, C = [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]
 
@@ -38,7 +39,7 @@ def table() -> PredictionTable:
         row(3, None, A, [A, C], merged=A),  # not scored
         row(4, 1, B, [None, None], merged=B),  # all failed
     ]
-    return PredictionTable.from_rows(("a", "b", "c"), rows)
+    return table_from_rows(("a", "b", "c"), rows)
 
 
 def test_counts_by_hand(table: PredictionTable) -> None:
@@ -73,7 +74,7 @@ def test_counts_by_hand(table: PredictionTable) -> None:
 def test_replies_that_are_missing_count_for_nothing() -> None:
     rows = [row(0, 0, B, [A, None], repaired=1), row(1, 0, A, [A, B], repaired=0)]
     rows += [row(2, 0, A, [C, C]), row(3, 0, A, [None, A])]
-    effect = llm_effect(PredictionTable.from_rows(("a", "b", "c"), rows))
+    effect = llm_effect(table_from_rows(("a", "b", "c"), rows))
     # A repair turn that failed too mended nothing.
     assert effect["replies"]["repaired"] == 1
     assert [(entry["length"], entry["replies"]) for entry in effect["lengths"]] == [(2, 3), (4, 3)]
@@ -82,7 +83,7 @@ def test_replies_that_are_missing_count_for_nothing() -> None:
     assert effect["disagreement"]["argmax"] == [[0, 0.5], [0.5, 0]]
     assert effect["disagreement"]["distance"][1][0] == pytest.approx(0.5 * 0.7)
     assert effect["disagreement"]["rows_split"] == 0.5
-    never = llm_effect(PredictionTable.from_rows(("a", "b", "c"), [rows[0], rows[3]]))
+    never = llm_effect(table_from_rows(("a", "b", "c"), [rows[0], rows[3]]))
     assert never["disagreement"]["argmax"] == [[0, None], [None, 0]]
     assert never["disagreement"]["rows_split"] is None
 
@@ -92,10 +93,10 @@ def test_before_refinement_and_without_labels(table: PredictionTable) -> None:
     assert effect["bands"] == []
     assert effect["merged"] is None
     assert effect["all_replies"]["copy_rate"] is None
-    nothing = llm_effect(PredictionTable.from_rows(("a", "b", "c"), [row(0, None, A, [B])]))
+    nothing = llm_effect(table_from_rows(("a", "b", "c"), [row(0, None, A, [B])]))
     assert nothing["all_replies"]["gain"] is None
     assert nothing["all_replies"]["copy_rate"] == 0
-    assert llm_effect(PredictionTable.from_rows(("a", "b", "c"), []))["rows"] == 0
+    assert llm_effect(table_from_rows(("a", "b", "c"), []))["rows"] == 0
 
 
 def test_metrics_do_not_import_torch() -> None:

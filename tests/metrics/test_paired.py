@@ -15,7 +15,6 @@ from lantern.metrics.paired import (
     mean_sd,
     minimum_detectable_effect,
     paired_bootstrap,
-    pooled_bootstrap,
 )
 
 
@@ -32,7 +31,7 @@ def draw(
 
 def test_bootstrap_reports_the_plain_metrics() -> None:
     a, b, labels, dialogues = draw(0.1)
-    result = paired_bootstrap(a, b, labels, dialogues, 6, resamples=500)
+    result = paired_bootstrap([(a, b)], labels, dialogues, 6, resamples=500)
     kept = labels >= 0
     for name, function in (
         ("accuracy", accuracy_score),
@@ -46,7 +45,7 @@ def test_bootstrap_reports_the_plain_metrics() -> None:
 
 def test_bootstrap_agrees_with_a_loop() -> None:
     a, b, labels, dialogues = draw(0.02, n=400)
-    result = paired_bootstrap(a, b, labels, dialogues, 6, resamples=4000)["weighted_f1"]
+    result = paired_bootstrap([(a, b)], labels, dialogues, 6, resamples=4000)["weighted_f1"]
     rng = np.random.default_rng(1)
     members = [np.flatnonzero((dialogues == name) & (labels >= 0)) for name in np.unique(dialogues)]
     loop = []
@@ -60,7 +59,7 @@ def test_bootstrap_agrees_with_a_loop() -> None:
 
 def test_equal_models_do_not_differ() -> None:
     a, _, labels, dialogues = draw(0.0)
-    result = paired_bootstrap(a, a, labels, dialogues, 6, resamples=200)["accuracy"]
+    result = paired_bootstrap([(a, a)], labels, dialogues, 6, resamples=200)["accuracy"]
     assert (result.difference, result.low, result.high, result.p_value) == (0, 0, 0, 1)
     assert mcnemar(a, a, labels).p_value == 1
 
@@ -68,9 +67,9 @@ def test_equal_models_do_not_differ() -> None:
 def test_ten_thousand_resamples_take_seconds_and_are_reproducible() -> None:
     a, b, labels, dialogues = draw(0.05, n=7000)
     start = time.perf_counter()
-    first = paired_bootstrap(a, b, labels, dialogues, 6, resamples=10_000, seed=3)
+    first = paired_bootstrap([(a, b)], labels, dialogues, 6, resamples=10_000, seed=3)
     assert time.perf_counter() - start < 10
-    assert first == paired_bootstrap(a, b, labels, dialogues, 6, resamples=10_000, seed=3)
+    assert first == paired_bootstrap([(a, b)], labels, dialogues, 6, resamples=10_000, seed=3)
 
 
 def test_intervals_cover() -> None:
@@ -80,7 +79,7 @@ def test_intervals_cover() -> None:
         labels = rng.integers(3, size=600)
         a = np.where(rng.random(600) < 0.5, labels, (labels + 1) % 3)
         b = np.where(rng.random(600) < 0.5, labels, (labels + 1) % 3)
-        result = paired_bootstrap(a, b, labels, np.arange(600) // 10, 3, resamples=400, seed=trial)["accuracy"]
+        result = paired_bootstrap([(a, b)], labels, np.arange(600) // 10, 3, resamples=400, seed=trial)["accuracy"]
         covered += result.low <= 0 <= result.high
     assert 87 <= covered <= 100
 
@@ -129,13 +128,13 @@ def test_p_values_count_resamples_on_the_far_side_of_zero_twice() -> None:
     dialogues = [f"d{i // 2}" for i in range(20)]
 
     def p_value(a: np.ndarray, b: np.ndarray) -> float:
-        return paired_bootstrap(a, b, labels, dialogues, 2, resamples=99)["accuracy"].p_value
+        return paired_bootstrap([(a, b)], labels, dialogues, 2, resamples=99)["accuracy"].p_value
 
     # None of 99 resamples lies there: the least p-value that so many can give.
     assert p_value(wrong, right) == p_value(right, wrong) == pytest.approx(2 / 100)
     assert p_value(right, right) == 1
     half = np.where(np.arange(20) < 4, wrong, right)  # two of ten dialogues got worse
-    drawn = paired_bootstrap(right, half, labels, dialogues, 2, resamples=9_999)["accuracy"].p_value
+    drawn = paired_bootstrap([(right, half)], labels, dialogues, 2, resamples=9_999)["accuracy"].p_value
     # Neither is drawn, so that nothing differs, with probability 0.8 ** 10.
     assert drawn == pytest.approx(2 * 0.8**10, rel=0.1)
 
@@ -164,9 +163,9 @@ def test_nothing_labelled_is_refused() -> None:
     with pytest.raises(ValueError, match="none of the 3 rows"):
         mcnemar(np.zeros(3), np.zeros(3), np.full(3, -1))
     with pytest.raises(ValueError, match=r"\[N\]"):
-        paired_bootstrap(np.zeros(3), np.zeros(2), np.zeros(3), ["a"] * 3, 2)
+        paired_bootstrap([(np.zeros(3), np.zeros(2))], np.zeros(3), ["a"] * 3, 2)
     with pytest.raises(ValueError, match="dialogues"):
-        paired_bootstrap(np.zeros(3), np.zeros(3), np.zeros(3), ["a"] * 2, 2)
+        paired_bootstrap([(np.zeros(3), np.zeros(3))], np.zeros(3), ["a"] * 2, 2)
 
 
 def test_mean_sd() -> None:
@@ -180,12 +179,12 @@ def test_the_pooled_bootstrap_is_of_the_mean_over_seeds() -> None:
     draws = [draw(0.1, seed=seed) for seed in range(3)]
     labels, dialogues = draws[0][2], draws[0][3]
     pairs = [(a, b) for a, b, _, _ in draws]
-    pooled = pooled_bootstrap(pairs, labels, dialogues, 6, resamples=2000)
-    single = [paired_bootstrap(a, b, labels, dialogues, 6, resamples=2000) for a, b in pairs]
+    pooled = paired_bootstrap(pairs, labels, dialogues, 6, resamples=2000)
+    single = [paired_bootstrap([(a, b)], labels, dialogues, 6, resamples=2000) for a, b in pairs]
     for metric in ("accuracy", "weighted_f1"):
         assert pooled[metric].difference == pytest.approx(np.mean([s[metric].difference for s in single]))
         assert pooled[metric].standard_error < np.mean([s[metric].standard_error for s in single])
-    same = pooled_bootstrap([pairs[0]] * 4, labels, dialogues, 6, resamples=300)
-    assert same == paired_bootstrap(*pairs[0], labels, dialogues, 6, resamples=300)
+    same = paired_bootstrap([pairs[0]] * 4, labels, dialogues, 6, resamples=300)
+    assert same == paired_bootstrap(pairs[:1], labels, dialogues, 6, resamples=300)
     with pytest.raises(ValueError, match="no predictions"):
-        pooled_bootstrap([], labels, dialogues, 6)
+        paired_bootstrap([], labels, dialogues, 6)

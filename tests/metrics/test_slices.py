@@ -10,6 +10,7 @@ import pytest
 from lantern.corpora.types import Dialogue, Utterance
 from lantern.metrics.slices import SLICES, by_context, in_order, normalised, slice_parts, slice_report
 from lantern.tables import FieldReply, PredictionTable, Row
+from tests.rows import table_from_rows
 
 
 def corpus() -> dict[str, Dialogue]:
@@ -36,7 +37,7 @@ def table(dialogues: dict[str, Dialogue]) -> PredictionTable:
         for d in dialogues.values()
         for i, u in enumerate(d.utterances)
     ]
-    return PredictionTable.from_rows(("a", "b"), rows)
+    return table_from_rows(("a", "b"), rows)
 
 
 def report_of(
@@ -152,7 +153,7 @@ def replied(seed: int, dialogues: int, vanilla_right: float = 0.5, reply_right: 
                     f"d{d}", f"d{d}_{i}", i, "A", label, None, vanilla.tolist(), None, fields, weights, said[0].tolist()
                 )
             )
-    return PredictionTable.from_rows(("a", "b"), rows, width=4)
+    return table_from_rows(("a", "b"), rows, width=4)
 
 
 def test_replies_by_context_length_by_hand() -> None:

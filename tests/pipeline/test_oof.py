@@ -24,6 +24,7 @@ from lantern.tables import PredictionTable
 from lantern.weighting.config import WeightingConfig
 from lantern.weighting.stage import fit_weighting
 from tests.pipeline.test_run import Recorder
+from tests.rows import table_from_rows
 
 Tiny = Callable[..., list[str]]
 
@@ -128,7 +129,7 @@ def test_in_sample_is_refused_and_says_why(tiny: Tiny, fit_on: str) -> None:
     with pytest.raises(UserError, match=r"trust it too much; use weighting\.fit_on=oof"):
         compose(tiny(f"weighting.fit_on={fit_on}"))
     with pytest.raises(UserError, match="trained on"):
-        fit_weighting(WeightingConfig(), PredictionTable.from_rows(("a", "b"), [], "train"))
+        fit_weighting(WeightingConfig(), table_from_rows(("a", "b"), [], "train"))
 
 
 def test_test_dialogues_are_not_built_while_anything_is_fitted(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,9 +30,10 @@ from lantern.refine.questions import Refiner
 from lantern.refine.reply import parse
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Answer, Price, Reply
-from lantern.tables import PredictionTable, Row
+from lantern.tables import Row
 from tests.pipeline.test_run import Recorder
 from tests.refine.engine.test_engine import Fake, questions
+from tests.rows import table_from_rows
 
 Tiny = Callable[..., list[str]]
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -152,9 +153,7 @@ def test_the_embedded_models_json_is_foreseen(tmp_path: Path) -> None:
     rows = [Row(dialogue.id, u.id, n, u.speaker, u.label, None, [1 / 6] * 6) for n, u in enumerate(dialogue.utterances)]
     prompt = Prompt(config.prompt, corpus.label_set, None)
     refiner = Refiner(corpus.by_id, prompt, config.refine, config.llm)
-    requests = [
-        question.requests[0] for question in refiner.questions(PredictionTable.from_rows(classes, rows, "dev"))[:3]
-    ]
+    requests = [question.requests[0] for question in refiner.questions(table_from_rows(classes, rows, "dev"))[:3]]
     found = estimate(requests, config.llm, None, tokenizer_of(config.llm, simulated=False), ledger)
     replies = Engine(LiteLLMBackend(config.llm), ledger).run(requests)
     usage = [outcome[0].reply.usage for outcome in replies if isinstance(outcome[0], Answer)]

@@ -20,8 +20,9 @@ from lantern.features.extractors import minilm
 from lantern.refine.demonstrations import CONTEXT, Demonstrations, meanings
 from lantern.refine.prompt import Demonstration, Prompt
 from lantern.results.texts import examples_of, refiner_of
-from lantern.tables import PredictionTable, Row
+from lantern.tables import Row
 from tests.refine.test_prompt import turn
+from tests.rows import table_from_rows
 
 NEAREST = ("prompt.demonstrations=3",)
 BY_CLASS = ("prompt.demonstrations=2", "prompt.demonstrations_by=class")
@@ -143,7 +144,7 @@ def test_examples_are_in_the_question_and_in_that_about_an_empty_turn(tmp_path: 
     refiner = refiner_of(config, corpus.by_id, corpus.label_set, corpus.score_range, examples)
     dialogue = corpus.by_id[resolve_split(corpus, config.protocol, config.seed).test[0]]
     rows = [Row(dialogue.id, u.id, n, u.speaker, u.label, None, [1 / 6] * 6) for n, u in enumerate(dialogue.utterances)]
-    questions = refiner.questions(PredictionTable.from_rows(corpus.label_set.classes, rows, "test"))
+    questions = refiner.questions(table_from_rows(corpus.label_set.classes, rows, "test"))
     speakers = {u.speaker for one in corpus.dialogues for u in one.utterances}
     for request in questions[0].sent:
         system = request.messages[0]["content"]
@@ -152,7 +153,7 @@ def test_examples_are_in_the_question_and_in_that_about_an_empty_turn(tmp_path: 
     assert len(questions[0].sent) == 2
     bare = refiner_of(config, corpus.by_id, corpus.label_set, corpus.score_range)
     with pytest.raises(ValueError, match="nothing chooses them"):
-        bare.questions(PredictionTable.from_rows(corpus.label_set.classes, rows, "test"))
+        bare.questions(table_from_rows(corpus.label_set.classes, rows, "test"))
 
 
 def test_vectors_are_kept_by_a_run_and_read_ever_after(encoder: type[Encoder], tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from lantern.errors import FailureKind
 from lantern.refine.prompt import Prompt
 from lantern.refine.questions import Refiner
 from lantern.refine.types import Failure, Reply
-from lantern.tables import PredictionTable, Row
+from lantern.tables import Row
+from tests.rows import table_from_rows
 
 MASKED = ("prompt.names=masked", "prompt.words=false", "prompt.priors=shuffled")
 CASES = [
@@ -46,7 +47,7 @@ def test_keys_of_questions_and_repair_turns(overrides: tuple[str, ...], digest: 
             vanilla = [weight / sum(weights) for weight in weights]
             scores = [2.0, 3.0, i % 5 + 0.5]
             rows.append(Row(dialogue.id, said.id, i, said.speaker, said.label, None, vanilla, scores))
-    questions = refiner.questions(PredictionTable.from_rows(corpus.label_set.classes, rows, "dev"))
+    questions = refiner.questions(table_from_rows(corpus.label_set.classes, rows, "dev"))
     keys = [request.key for question in questions for request in question.requests]
     reply = Reply('{"1": 0} odd', "stop")
     for question in questions:

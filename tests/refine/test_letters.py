@@ -23,9 +23,10 @@ from lantern.refine.questions import RefineConfig, Refiner
 from lantern.refine.reply import parse
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Answer, Failure, Outcome, Reply, Request, Stored
-from lantern.tables import PredictionTable, Row
+from lantern.tables import Row
 from tests.refine.test_prompt import turn
 from tests.refine.test_questions import LABELS, ScriptedEngine, dialogues, table_of
+from tests.rows import table_from_rows
 
 THREE = ("happy", "sad", "angry")
 
@@ -194,7 +195,7 @@ def permuted(found: dict[str, Dialogue], labels: LabelSet, seed: int, **settings
         for d in found.values()
         for i, u in enumerate(d.utterances)
     ]
-    return refiner, PredictionTable.from_rows(labels.classes, rows, "dev")
+    return refiner, table_from_rows(labels.classes, rows, "dev")
 
 
 @pytest.mark.parametrize("context", ["both", "causal"])

@@ -17,6 +17,7 @@ from lantern.refine.questions import RefineConfig, Refiner, RefineStats
 from lantern.refine.reply import parse
 from lantern.refine.types import Failure, Outcome, Reply, Request, Stored, Usage
 from lantern.tables import PredictionTable, Row
+from tests.rows import table_from_rows
 
 LABELS = LabelSet("two", ("happy", "sad"))
 
@@ -35,7 +36,7 @@ def table_of(found: dict[str, Dialogue]) -> PredictionTable:
         for d in found.values()
         for i, u in enumerate(d.utterances)
     ]
-    return PredictionTable.from_rows(LABELS.classes, rows, "dev")
+    return table_from_rows(LABELS.classes, rows, "dev")
 
 
 class ScriptedEngine:

@@ -24,10 +24,11 @@ from lantern.refine.reply import parse
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Answer, Failure, Outcome, Reply, Request
 from lantern.results.texts import refiner_of
-from lantern.tables import PredictionTable, Row
+from lantern.tables import Row
 from tests.refine.test_letters import permuted, reply, token
 from tests.refine.test_prompt import turn
 from tests.refine.test_questions import LABELS, ScriptedEngine, dialogues, table_of
+from tests.rows import table_from_rows
 
 MELD = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 EMOTIONS = LabelSet("six", ("happy", "sad", "neutral", "angry", "excited", "frustrated"))
@@ -175,7 +176,7 @@ def test_a_real_llm_answers_by_words(ledger: Ledger) -> None:
     backend.check_words(refiner.prompt.shape(1))
     dialogue, classes = corpus.dialogues[0], corpus.label_set.classes
     rows = [Row(dialogue.id, u.id, n, u.speaker, u.label, None, [1 / 6] * 6) for n, u in enumerate(dialogue.utterances)]
-    questions = refiner.questions(PredictionTable.from_rows(classes, rows, "dev"))[:4]
+    questions = refiner.questions(table_from_rows(classes, rows, "dev"))[:4]
     outcomes = [history[0] for history in Engine(backend, ledger).run([q.requests[0] for q in questions])]
     assert any(isinstance(outcome, Answer) and min(outcome.sums) > 0.1 for outcome in outcomes)
     for question, outcome in zip(questions, outcomes, strict=True):

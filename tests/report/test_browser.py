@@ -17,6 +17,7 @@ from lantern.results.texts import Asked, Attempt
 from lantern.tables import FieldReply, PredictionTable, Row
 from tests.report.browser import Page, browser
 from tests.results.made_runs import write_run
+from tests.rows import table_from_rows
 
 LONG = ("happiness-or-contentment", "sadness", "neutral", "anger_and_outrage", "excitement", "frustration")
 HOSTILE = (
@@ -199,7 +200,7 @@ def test_any_table_can_be_read_and_its_text_is_only_text(tab: Page, tmp_path: Pa
         )
         for k in range(2)
     ]
-    shown = Shown("</script>my chat", PredictionTable.from_rows(("x</script>", "y"), rows, "predict"))
+    shown = Shown("</script>my chat", table_from_rows(("x</script>", "y"), rows, "predict"))
     data = reader_data([shown], {"u0": HOSTILE})
     path = tmp_path / "page.html"
     path.write_text(whole_page("conversation.html", data, title="t", facts=[]), encoding="utf-8")
@@ -374,7 +375,7 @@ def test_prompts_and_replies_unfold_and_are_only_text(tab: Page, tmp_path: Path)
         Row("d", f"u{k}", k, "A", 0, None, [0.6, 0.4], fields=[FieldReply(0, 2, k, [0.1, 0.9])], merged=[0.3, 0.7])
         for k in range(2)
     ]
-    table = PredictionTable.from_rows(("x", "y"), rows, "test")
+    table = table_from_rows(("x", "y"), rows, "test")
     first = Attempt(
         (("system", "Judge.\nWell."), ("user", HOSTILE)), HOSTILE, "no JSON: x", "m", (120, 30), 0.01, 1.5, False
     )

@@ -9,8 +9,9 @@ import pytest
 from lantern.errors import FailureKind
 from lantern.report.pages import embedded_json
 from lantern.report.reader import ALPHABET, NOTHING, ReaderData, Shown, reader_data
-from lantern.tables import FieldReply, PredictionTable, Row
+from lantern.tables import FieldReply, Row
 from tests.results.made_runs import made_table
+from tests.rows import table_from_rows
 
 SIX = ("a", "b", "c", "d", "e", "f")
 
@@ -57,11 +58,11 @@ def test_what_is_missing_is_nothing() -> None:
         Row("d", "u0", 0, "A", None, None, [0.5, 0.5]),
         Row("d", "u1", 1, "B", 1, None, [1.0, 0.0], fields=[FieldReply(0, 2, 0, None, failure=FailureKind.REFUSAL)]),
     ]
-    run = reader_data([Shown("r", PredictionTable.from_rows(("x", "y"), rows))], {"u0": "words"})
+    run = reader_data([Shown("r", table_from_rows(("x", "y"), rows))], {"u0": "words"})
     assert run["sets"][0]["dialogues"][0]["turns"] == [[0, 0, "u0", 0, -1, None, "words"], [1, 1, "u1", 1, 1]]
     assert numbers(run["runs"][0], 0)[2:] == [NOTHING] * (len(numbers(run["runs"][0], 0)) - 2)
     assert run["runs"][0]["kinds"] == ["refusal"]
-    empty = reader_data([Shown("r", PredictionTable.from_rows(("x", "y"), []))], {})
+    empty = reader_data([Shown("r", table_from_rows(("x", "y"), []))], {})
     assert empty["runs"][0]["rows"] == ""
 
 

@@ -16,6 +16,7 @@ from lantern.files import write_json
 from lantern.results.scores import methods, split_result
 from lantern.tables import PredictionTable
 from lantern.weighting.simulation import World, draw, softmax
+from tests.rows import table_from_rows
 
 LLMS = ("simulated", "smollm2", "gpt-4o", "llama-3.1-405b")
 
@@ -54,7 +55,7 @@ def made_table(
                 merged=merged.tolist(),
             )
         )
-    return PredictionTable.from_rows(classes, rows, "test", width=12)
+    return table_from_rows(classes, rows, "test", width=12)
 
 
 def write_run(
@@ -90,7 +91,7 @@ def write_run(
             )
             for place, row in enumerate(other)
         ]
-        table = PredictionTable.from_rows(classes, rows, "test", width=12)
+        table = table_from_rows(classes, rows, "test", width=12)
     weighting: dict[str, Any] | None = None
     if llm == "none":
         config.refine.enabled = False

@@ -20,7 +20,8 @@ from lantern.report.html import report_html
 from lantern.results.comparison import compare_runs
 from lantern.results.load import Run, read_run
 from lantern.results.texts import Asked, asked_by, asked_of, refiner_of, texts_of
-from lantern.tables import Fields, PredictionTable, Row
+from lantern.tables import Fields, Row
+from tests.rows import table_from_rows
 
 Tiny = Callable[..., list[str]]
 
@@ -32,7 +33,7 @@ def test_every_kind_of_history_is_read_back_and_nothing_is_written(tmp_path: Pat
     dialogue, classes = corpus.dialogues[0], corpus.label_set.classes
     vanilla = [1 / len(classes)] * len(classes)
     rows = [Row(dialogue.id, u.id, k, u.speaker, u.label, None, vanilla) for k, u in enumerate(dialogue.utterances)]
-    table = PredictionTable.from_rows(classes, rows)
+    table = table_from_rows(classes, rows)
     table = replace(table, fields=Fields.empty(len(table), 2, len(classes), 4))
     questions = refiner.questions(table)
     good, broken, refused = (question.requests[0] for question in questions[:3])

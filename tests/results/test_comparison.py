@@ -48,7 +48,7 @@ def test_one_seed_has_the_interval_of_a_run(tmp_path: Path) -> None:
     predictions = PredictionTable.load(folder / "predictions.test.parquet")
     assert predictions.merged is not None
     after, names = predictions.merged.argmax(1), predictions.dialogues
-    expected = paired_bootstrap(predictions.vanilla.argmax(1), after, predictions.labels, names, 6)
+    expected = paired_bootstrap([(predictions.vanilla.argmax(1), after)], predictions.labels, names, 6)
     assert table.lines[0].difference("accuracy") == expected["accuracy"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from lantern.metrics.classification import classification_report, pooled_report
-from lantern.metrics.paired import mean_sd, pooled_bootstrap
+from lantern.metrics.paired import mean_sd, paired_bootstrap
 from lantern.report import sections
 from lantern.report.html import report_html
 from lantern.report.terminal import print_sweep
@@ -82,7 +82,7 @@ def test_folds_are_one_evaluation_per_seed(tmp_path: Path) -> None:
         assert {"band0", "band1", "mean"} < set(run.result["test"]["methods"])
         assert run.table().utterances.tolist() == one.utterances.tolist()
     pairs = [(tables[seed].vanilla.argmax(1), merged[seed].argmax(1)) for seed in (0, 1)]
-    assert line.difference("accuracy") == pooled_bootstrap(pairs, labels, names, 6)["accuracy"]
+    assert line.difference("accuracy") == paired_bootstrap(pairs, labels, names, 6)["accuracy"]
     assert dict(zip(heads(Place.TEXT), cells(line, Place.TEXT), strict=True))["seeds"] == "2"
     assert line.cost == pytest.approx(5 * 1.25)
     assert line.llm_sum("fields") == 2 * 5 * 60

@@ -9,11 +9,13 @@ import torch
 from lantern.errors import FailureKind, UserError
 from lantern.tables import KINDS, FieldReply, PredictionTable, Row
 from lantern.weighting.baselines import FieldMean, LogisticStacking, TemperatureScaling
+from lantern.weighting.config import WeightingConfig
 from lantern.weighting.features import WeightingInputs, agreement, build_inputs
 from lantern.weighting.module import AttentionWeighting
 from lantern.weighting.simulation import CLASSES, World, draw, softmax
 from lantern.weighting.stage import width_of
 from lantern.weighting.training import WeightingTask
+from tests.rows import table_from_rows
 
 
 def inputs_of(table: PredictionTable) -> WeightingInputs:
@@ -29,7 +31,7 @@ def permuted(inputs: WeightingInputs, order: torch.Tensor) -> WeightingInputs:
 def awakened(pool: str = "linear", coverage: int = 3) -> AttentionWeighting:
     """A module whose every parameter is away from its start."""
     torch.manual_seed(0)
-    module = AttentionWeighting(len(CLASSES), coverage, pool=pool)
+    module = AttentionWeighting(len(CLASSES), coverage, WeightingConfig(pool=pool))
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.7)
@@ -76,14 +78,14 @@ def by_hand(module: AttentionWeighting, inputs: WeightingInputs, row: int) -> tu
     for vector, facts, place in zip(sources, described, places, strict=True):
         agrees = [np.minimum(vanilla, vector).sum(), float(vanilla.argmax() == vector.argmax())]
         key = p["key.weight"] @ np.concatenate([scaled(vector), 6 * np.concatenate([facts, agrees])])
-        scores.append(p["bias"][place] + query @ key / np.sqrt(module.hidden))
+        scores.append(p["bias"][place] + query @ key / np.sqrt(module.config.hidden))
     alpha = softmax(np.array(scores))
     warm, warm_llm = np.exp(p["log_temperature"])
-    least = 1e-12 if module.pool == "linear" else floor
+    least = 1e-12 if module.config.pool == "linear" else floor
     logs = [np.log(np.maximum(vanilla, least)) / warm]
     repeated = p["anchor"] * np.log(np.maximum(vanilla, floor))
     logs += [(np.log(np.maximum(vector, least)) + p["offset"] - repeated) / warm_llm for vector in sources[1:]]
-    if module.pool == "log":
+    if module.config.pool == "log":
         merged = softmax(sum(a * log for a, log in zip(alpha, logs)))
     else:
         merged = sum(a * softmax(log) for a, log in zip(alpha, logs)) ** np.exp(p["log_exponent"])
@@ -111,7 +113,9 @@ def test_the_merge_is_what_its_documentation_says(pool: str, inputs: WeightingIn
 def test_the_penalty_is_the_density_of_the_priors(pool: str, flag: bool) -> None:
     scales = (0.5, 3.0, 2.0)
     torch.manual_seed(0)
-    module = AttentionWeighting(6, 3, pool=pool, recalibrate=flag, unanchor=flag, offsets=flag, scales=scales)
+    config = WeightingConfig(pool=pool, recalibrate=flag, unanchor=flag, offsets=flag)
+    config.attention_scale, config.bias_scale, config.temperature_scale = scales
+    module = AttentionWeighting(6, 3, config)
     # Only what is used is learned, and the others stay where they are.
     assert module.log_exponent.requires_grad == (flag and pool == "linear")
     assert module.anchor.requires_grad == flag
@@ -138,8 +142,9 @@ def test_the_prior_counts_once_however_many_utterances_there_are(inputs: Weighti
 
 
 def test_baselines_are_what_their_documentation_says(inputs: WeightingInputs) -> None:
-    cold, vector = TemperatureScaling(), TemperatureScaling(scale=2.0, classes=len(CLASSES))
-    stacking = LogisticStacking(len(CLASSES), 3)
+    cold = TemperatureScaling(WeightingConfig())
+    vector = TemperatureScaling(WeightingConfig(temperature_scale=2.0), len(CLASSES))
+    stacking = LogisticStacking(len(CLASSES), 3, WeightingConfig(stacking_scale=0.3))
     torch.manual_seed(1)
     with torch.no_grad():
         cold.log_temperature.fill_(0.7)
@@ -174,7 +179,7 @@ def test_permuting_fields_with_their_descriptors_changes_nothing(pool: str, inpu
     other, moved = module(permuted(inputs, order))
     assert torch.allclose(merged, other, atol=1e-12)
     assert torch.allclose(weights[:, 1:][:, order], moved[:, 1:], atol=1e-12)
-    stacking = LogisticStacking(len(CLASSES), 3)
+    stacking = LogisticStacking(len(CLASSES), 3, WeightingConfig(stacking_scale=0.3))
     torch.nn.init.normal_(stacking.coefficients)
     assert torch.allclose(stacking(inputs)[0], stacking(permuted(inputs, order))[0], atol=1e-12)
     swapped = permuted(inputs, order)
@@ -191,7 +196,7 @@ def test_starts_as_the_plain_mean_of_all_sources_that_are_there(inputs: Weightin
 
 
 def test_starts_as_the_geometric_mean_with_the_log_pool(inputs: WeightingInputs) -> None:
-    module = AttentionWeighting(len(CLASSES), 3, pool="log")
+    module = AttentionWeighting(len(CLASSES), 3, WeightingConfig(pool="log"))
     logs = (inputs.refined.clamp_min(1e-3).log() * inputs.mask.unsqueeze(-1)).sum(1)
     expected = ((inputs.vanilla.clamp_min(1e-3).log() + logs) / (1 + inputs.mask.sum(1, keepdim=True))).softmax(-1)
     replied = inputs.mask.any(1)
@@ -232,7 +237,7 @@ def test_gradients_are_finite_with_missing_replies_and_hard_zeros(pool: str) -> 
 def test_size_and_the_dimension_switch(inputs: WeightingInputs) -> None:
     module = AttentionWeighting(6, 3)
     assert 200 < sum(p.numel() for p in module.parameters()) < 5000
-    blind, seeing = AttentionWeighting(6, 3, use_dimensions=False), awakened()
+    blind, seeing = AttentionWeighting(6, 3, WeightingConfig(use_dimensions=False)), awakened()
     assert blind.query.in_features == module.query.in_features - 3
     moved = inputs.select(torch.arange(200))
     moved.dimensions = -moved.dimensions
@@ -253,7 +258,7 @@ def test_mean_and_single_band_by_hand(inputs: WeightingInputs) -> None:
 
 
 def test_baselines_start_at_vanilla(inputs: WeightingInputs) -> None:
-    for module in (TemperatureScaling(), LogisticStacking(6, 3, floor=1e-9)):
+    for module in (TemperatureScaling(WeightingConfig()), LogisticStacking(6, 3, WeightingConfig(floor=1e-9))):
         assert torch.allclose(module(inputs)[0].exp(), inputs.vanilla, atol=1e-6)
 
 
@@ -261,7 +266,7 @@ def test_a_reply_is_described_by_its_field() -> None:
     start = Row("d", "d_0", 0, "A", 0, None, [1 / 6] * 6)
     kept = [FieldReply(1, 4, 3, [0.1] * 4 + [0.3, 0.3], repaired=True), FieldReply(0, 1, 0, [0.5] * 2 + [0.0] * 4)]
     failed = FieldReply(2, 30, 15, None, failure=FailureKind.REFUSAL)
-    table = PredictionTable.from_rows(CLASSES, [replace(start, fields=[*kept, failed])])
+    table = table_from_rows(CLASSES, [replace(start, fields=[*kept, failed])])
     found = build_inputs(table, coverage=3, width=12, score_range=None)
     assert found.mask.tolist() == [[True, True, False]]
     assert found.band.tolist() == [[0, 1, 2]]
@@ -269,7 +274,7 @@ def test_a_reply_is_described_by_its_field() -> None:
     # Share of the window, place in the field from 0 to 1, repaired; nothing is told of a reply that is missing.
     assert found.descriptors[0].tolist() == [[1 / 12, 0.0, 0.0], [4 / 12, 1.0, 1.0], [0.0, 0.0, 0.0]]
     whole = FieldReply(2, 30, 15, [1 / 6] * 6)
-    table = PredictionTable.from_rows(CLASSES, [replace(start, fields=[*kept, whole])])
+    table = table_from_rows(CLASSES, [replace(start, fields=[*kept, whole])])
     longer = build_inputs(table, coverage=3, width=12, score_range=None)
     assert longer.descriptors[0, 2].tolist() == [1.0, 15 / 29, 0.0]
     with pytest.raises(

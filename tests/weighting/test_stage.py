@@ -26,6 +26,7 @@ from lantern.weighting.stage import (
     fit_weighting,
     weight_summary,
 )
+from tests.rows import table_from_rows
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +308,7 @@ def test_tables_that_do_not_fit_are_refused(fitted: FittedWeighting) -> None:
     with pytest.raises(UserError, match=r"has 4 fields per utterance, but .* fitted with 3"):
         fitted.predict(wider)
     with pytest.raises(UserError, match="fitted on classes"):
-        fitted.predict(PredictionTable.from_rows(("a", "b"), []))
+        fitted.predict(table_from_rows(("a", "b"), []))
 
 
 def test_baselines_side_by_side(tables: tuple[PredictionTable, PredictionTable], fitted: FittedWeighting) -> None:

@@ -35,7 +35,7 @@ def text_twins(corpus: Corpus, split: Split) -> frozenset[str]:
 
 def speaker_overlap(corpus: Corpus, split: Split) -> dict[str, tuple[str, ...]]:
     """For ``dev`` and ``test`` the speakers who also speak in training; empty where speakers are disjoint."""
-    speakers = {part: {s for i in getattr(split, part) for s in corpus.by_id[i].speakers} for part in PARTS}
+    speakers = {part: {s for i in ids for s in corpus.by_id[i].speakers} for part, ids in split.parts.items()}
     return {part: tuple(sorted(speakers[part] & speakers["train"])) for part in ("dev", "test")}
 
 
@@ -46,7 +46,7 @@ def protocol_report(corpus: Corpus, split: Split, protocol: ProtocolConfig) -> d
     their utterances with a label. ``same_speakers`` are those of dev and test who also speak in training, ``twins`` the
     labelled test utterances whose text also occurs in training.
     """
-    parts = {part: getattr(split, part) for part in PARTS}
+    parts = split.parts
     labelled = {part: {u.id for u in _turns(corpus, ids) if u.label is not None} for part, ids in parts.items()}
     sessions = {part: sorted({corpus.by_id[i].session or "" for i in ids}) for part, ids in parts.items()}
     few = all(len(names) <= FEW_SESSIONS and "" not in names for names in sessions.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,11 @@ class Split:
     test: tuple[str, ...]
     held_out: str = ""
     """Where dev comes from, for people; empty when the corpus came with one."""
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Dialogue ids by part."""
+        return {part: getattr(self, part) for part in PARTS}
 
 
 def resolve_split(corpus: Corpus, protocol: ProtocolConfig, seed: int = 0) -> Split:
@@ -60,10 +65,11 @@ def resolve_split(corpus: Corpus, protocol: ProtocolConfig, seed: int = 0) -> Sp
             chosen = set(dev)
             train = [i for i in train if i not in chosen]
         split = Split(tuple(train), tuple(dev), tuple(test), held_out)
-    check_split(corpus, {part: getattr(split, part) for part in PARTS})
-    if protocol.name == "cosmic" and (len(split.train), len(split.dev), len(split.test)) != COSMIC:
-        sizes = " / ".join(str(len(getattr(split, part))) for part in PARTS)
-        raise UserError(f"protocol=cosmic is 108 / 12 / 31 dialogues, corpus {corpus.name!r} gives {sizes}")
+    check_split(corpus, split.parts)
+    sizes = tuple(map(len, split.parts.values()))
+    if protocol.name == "cosmic" and sizes != COSMIC:
+        given = " / ".join(map(str, sizes))
+        raise UserError(f"protocol=cosmic is 108 / 12 / 31 dialogues, corpus {corpus.name!r} gives {given}")
     if protocol.selection == "paper-style":
         everyone = set(split.train) | set(split.dev)
         train = [d.id for d in corpus.dialogues if d.id in everyone]
@@ -71,7 +77,7 @@ def resolve_split(corpus: Corpus, protocol: ProtocolConfig, seed: int = 0) -> Sp
     return split
 
 
-def check_split(corpus: Corpus, parts: dict[str, Sequence[str]]) -> None:
+def check_split(corpus: Corpus, parts: Mapping[str, Sequence[str]]) -> None:
     """Refuse empty *parts*, dialogues that the corpus lacks, and dialogues that occur twice."""
     for part, ids in parts.items():
         if not ids:

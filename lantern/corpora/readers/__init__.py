@@ -14,14 +14,8 @@ if TYPE_CHECKING:
     from lantern.corpora.folder import Corpus
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option of the command line."""
-
-    flag: str
-    help: str
-    settings: dict[str, Any]
-    """Further arguments of ``argparse.ArgumentParser.add_argument``."""
+Option = tuple[str, dict[str, Any]]
+"""A flag of the command line and the other arguments of ``argparse.ArgumentParser.add_argument``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +33,27 @@ class Source:
     def read(self, arguments: dict[str, Any]) -> Corpus:
         """The corpus that the reader makes of *arguments*, one per option. Errors are those of the reader."""
         module, function = self.reader.split(":")
-        return getattr(import_module(f"lantern.corpora.{module}"), function)(
-            **arguments, **({"of": self.of} if self.of else {})
-        )
+        given = {**arguments, "of": self.of} if self.of else arguments
+        return getattr(import_module(f"lantern.corpora.{module}"), function)(**given)
 
 
 def _option(flag: str, help: str, **settings: Any) -> Option:
-    return Option(flag, help, settings)
+    return flag, {"help": help, **settings}
 
 
 def _path(flag: str, help: str, metavar: str = "DIR", **settings: Any) -> Option:
-    return Option(flag, help, {"type": Path, "metavar": metavar, **settings})
+    return _option(flag, help, type=Path, metavar=metavar, **settings)
 
 
 def _label_set(help: str, default: str | None = None, metavar: str = "NAME", **settings: Any) -> Option:
-    return Option("--label-set", help, {"default": default, "metavar": metavar, **settings})
+    return _option("--label-set", help, default=default, metavar=metavar, **settings)
 
 
 def _published(name: str, origin: str, layouts: tuple[str, ...], **more: Option) -> Source:
     """Features of the corpus *name* as other projects publish them; *origin* has its full transcript."""
     joined = f"corpus folder imported from {origin}: its full transcript, labels and scores with these features"
     options = {
-        "path": _path(
-            "--pickle",
-            "a pickle, read without running anything in it; or the folder of DAG-ERC's or DialogXL's JSON files",
-            "FILE|DIR",
-            required=True,
-        ),
+        "path": _path("--pickle", _PICKLE, "FILE|DIR", required=True),
         "layout": _option("--layout", "accept only this layout; default: the one that fits", choices=layouts),
         "folder": _path("--join", joined),
         **more,
@@ -96,6 +84,7 @@ _COLUMNS = (
 _YAML = "one of Lantern's, or a file with name, classes (a list), definitions (a line per class; optional)"
 _SPLIT = "dialogues of train, dev or test, by id or pattern (test='s05_*'); in place of a column split"
 _TERMS = "whether the text may be passed on, for example to a remote LLM; default: %(default)s"
+_PICKLE = "a pickle, read without running anything in it; or the folder of DAG-ERC's or DialogXL's JSON files"
 _MINILM = "only text features, by MiniLM from the words: such runs can predict your own conversations"
 
 SOURCES: dict[str, Source] = {
@@ -140,12 +129,7 @@ SOURCES: dict[str, Source] = {
         "your own transcript, labels, scores and feature files",
         "readers.custom:read_custom",
         {
-            "path": _path(
-                "--transcript",
-                _COLUMNS,
-                "FILE",
-                required=True,
-            ),
+            "path": _path("--transcript", _COLUMNS, "FILE", required=True),
             "label_set_name": _label_set(_YAML, metavar="NAME|FILE.yaml", required=True),
             "name": _option("--name", "of the corpus; default: that of the transcript", default=""),
             "score_range": _option("--score-range", "scale of the scores, for example 1,5", metavar="LOW,HIGH"),

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lantern.corpora.folder import Corpus
-from lantern.corpora.labels import label_set
+from lantern.corpora.labels import SERIES, label_set
 from lantern.corpora.summary import compare_counts, numbering_notes
-from lantern.corpora.text_files import filled, parse_json, read_csv, read_text, repaired, whole_number
+from lantern.corpora.text_files import filled, read_csv, read_json, repaired, whole_number
 from lantern.corpora.types import PARTS, Dialogue, Utterance
 from lantern.errors import UserError
 
@@ -85,7 +85,7 @@ def import_emorynlp(json: Path | None = None, csv: Path | None = None) -> Corpus
         dialogues=tuple(d for dialogues in parts.values() for d in dialogues),
         splits={split: tuple(d.id for d in dialogues) for split, dialogues in parts.items()},
         redistribution="allowed",
-        contaminated="EmoryNLP is Friends, which LLMs have read: their results on it may be contaminated",
+        contaminated=SERIES["emorynlp"],
         source=f"{_SOURCE[form]}; annotation under Apache-2.0; the text is that of a TV series",
         notes=tuple(notes),
         checks=tuple(checks),
@@ -118,10 +118,7 @@ def _csv_turns(path: Path, classes: tuple[str, ...]) -> _Turns:
 
 
 def _json_turns(path: Path, classes: tuple[str, ...]) -> _Turns:
-    try:
-        content = parse_json(read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+    content = read_json(path)
     scenes: _Turns = {}
     for episode in _list(content, "episodes", f"{path}"):
         session = _session(_key(episode, "episode_id", f"{path}"), f"{path}")

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from lantern.corpora.folder import Corpus, load_corpus
+from lantern.corpora.protocols.overlaps import normalised
 from lantern.corpora.readers.pickled import (
-    Imported,
     count_checks,
     meld_csv_id,
     pickle_corpus,
@@ -22,7 +22,6 @@ from lantern.corpora.readers.pickled import (
 from lantern.corpora.readers.published import PublishedDialogue, PublishedFeatures, read_published
 from lantern.errors import UserError
 
-_WORD = re.compile(r"\w+")
 _SCENE = re.compile(r"(\d+)_(\d+)_(\d+)")
 
 
@@ -44,44 +43,42 @@ def import_pickle(
         UserError: see :func:`read_pickle`, :func:`with_turn_ids` and :func:`join`.
     """
     corpus = None if folder is None else load_corpus(folder)
-    imported = read_pickle(of, path, layout, label_set_name)
+    published = read_pickle(of, path, layout, label_set_name)
     if ids is not None:
-        if imported.published.dialogues[0].turns is not None:
+        if published.dialogues[0].turns is not None:
             raise UserError(f"--ids {ids}: {path} has turn ids of its own")
-        imported = with_turn_ids(imported, read_published(ids, of))
-    return pickle_corpus(imported) if corpus is None else join(corpus, imported)
+        published = with_turn_ids(published, read_published(ids, of))
+    return pickle_corpus(published) if corpus is None else join(corpus, published)
 
 
-def with_turn_ids(imported: Imported, ids: PublishedFeatures) -> Imported:
-    """*imported*, whose layout has no turn ids, with those of the same turns in *ids*.
+def with_turn_ids(published: PublishedFeatures, ids: PublishedFeatures) -> PublishedFeatures:
+    """*published*, whose layout has no turn ids, with those of the same turns in *ids*.
 
     Turns are matched by dialogue and by place among the turns whose class is in the label set. Every dialogue must have
     as many of them, with the same labels.
 
     Raises:
-        UserError: *ids* has no turn ids either, lacks a dialogue, or differs from *imported* in one.
+        UserError: *ids* has no turn ids either, lacks a dialogue, or differs from *published* in one.
     """
     known = {d.id: d for d in ids.dialogues}
     dialogues = []
-    for dialogue in imported.published.dialogues:
+    for dialogue in published.dialogues:
         other = known.get(dialogue.id)
         if other is None or other.turns is None:
             what = "no turn ids" if other else f"no dialogue {dialogue.id!r}"
             raise UserError(f"--ids: {ids.title} ({ids.source}) has {what}")
-        kept = [n for n, label in enumerate(other.labels) if label is not None and label < len(imported.labels)]
-        mine, theirs = list(dialogue.labels), [other.labels[n] for n in kept]
-        if mine != theirs:
-            raise UserError(f"--ids: {_difference(dialogue.id, mine, theirs, 'the file with the ids')}")
-        dialogues.append(replace(dialogue, turns=tuple(other.turns[n] for n in kept)))
-    published = replace(
-        imported.published,
-        dialogues=tuple(dialogues),
-        notes=(*imported.published.notes, f"turn ids from {ids.title} ({ids.source})"),
-    )
-    return replace(imported, published=published)
+        classes = range(len(published.labels))
+        other = other.select([n for n, label in enumerate(other.labels) if label in classes])
+        if dialogue.labels != other.labels:
+            raise UserError(
+                f"--ids: {_difference(dialogue.id, dialogue.labels, other.labels, 'the file with the ids')}"
+            )
+        dialogues.append(replace(dialogue, turns=other.turns))
+    notes = (*published.notes, f"turn ids from {ids.title} ({ids.source})")
+    return replace(published, dialogues=tuple(dialogues), notes=notes)
 
 
-def join(corpus: Corpus, imported: Imported) -> Corpus:
+def join(corpus: Corpus, published: PublishedFeatures) -> Corpus:
     """*corpus* with the pickle's features; its transcript, labels and scores stay, turns without features are masked.
 
     Turns are matched by id. Where the pickle has none, or MELD's mere numbers, they are matched by dialogue and place,
@@ -91,14 +88,16 @@ def join(corpus: Corpus, imported: Imported) -> Corpus:
     Raises:
         UserError: turns or dialogues that *corpus* does not have, or a match by place that is not exact.
     """
-    published = replace(imported.published, dialogues=tuple(map(_labelled, imported.published.dialogues)))
-    imported = replace(imported, published=published)
+    # Others cannot be matched by label, and few files have any.
+    labelled = ([n for n, label in enumerate(d.labels) if label is not None] for d in published.dialogues)
+    dialogues = tuple(d.select(turns) for d, turns in zip(published.dialogues, labelled))
+    published = replace(published, dialogues=dialogues)
     if not published.cards:
         raise UserError(f"{published.title} ({published.source}) has no features to join")
-    names = _dialogue_names(corpus, imported)
-    rows = _rows(corpus, imported, names)
+    names = _dialogue_names(corpus, published)
+    rows = _rows(corpus, published, names)
     notes = [f"features of {len(rows):,} of {len(corpus.utterances):,} turns from {published.source}", *published.notes]
-    notes += _compared(corpus, imported, rows)
+    notes += _compared(corpus, published, rows)
     splits = {part: tuple(names[i] for i in ids) for part, ids in published.splits.items()}
     left = len(corpus.dialogues) - len({i for ids in splits.values() for i in ids})
     if left:
@@ -108,43 +107,30 @@ def join(corpus: Corpus, imported: Imported) -> Corpus:
         splits=splits,
         source=f"{corpus.source}; features: {published.title} ({published.source})",
         notes=(*corpus.notes, *notes),
-        checks=(*corpus.checks, *count_checks(imported)),
+        checks=(*corpus.checks, *count_checks(published)),
         path=None,
         manifest_sha256="",
     )
     return with_published_features(joined, published, rows)
 
 
-def _labelled(dialogue: PublishedDialogue) -> PublishedDialogue:
-    """Its labelled turns: others cannot be matched by label, and few files have any."""
-    kept = [n for n, label in enumerate(dialogue.labels) if label is not None]
-    return replace(
-        dialogue,
-        turns=dialogue.turns and tuple(dialogue.turns[n] for n in kept),
-        speakers=tuple(dialogue.speakers[n] for n in kept),
-        labels=tuple(dialogue.labels[n] for n in kept),
-        sentences=tuple(dialogue.sentences[n] for n in kept),
-        features={modality: values[kept] for modality, values in dialogue.features.items()},
-    )
-
-
-def _dialogue_names(corpus: Corpus, imported: Imported) -> dict[str, str]:
+def _dialogue_names(corpus: Corpus, published: PublishedFeatures) -> dict[str, str]:
     """Ids in the corpus by ids in the file.
 
     MELD's pickles number the dialogues of the CSV files consecutively, EmoryNLP's join the three numbers of a scene.
     Files without ids are matched by their words.
     """
-    published, classes = imported.published, imported.labels.classes
+    classes = published.labels.classes
     names = {}
     said: dict[tuple[str, ...], list[str]] = {}
     if not published.named:
         for identity, rows in corpus.rows.items():
             scored = [row for row in range(rows.start, rows.stop) if _class(corpus, row) in classes]
-            said.setdefault(tuple(" ".join(_words(corpus.utterances[row].text)) for row in scored), []).append(identity)
+            said.setdefault(tuple(normalised(corpus.utterances[row].text) for row in scored), []).append(identity)
     for dialogue in published.dialogues:
         name: str | None = dialogue.id
         if not published.named:
-            found = said.get(tuple(" ".join(_words(text)) for text in dialogue.sentences), [])
+            found = said.get(tuple(normalised(text) for text in dialogue.sentences), [])
             if len(found) != 1:
                 what = "several dialogues" if found else "no dialogue"
                 raise UserError(f"dialogue {dialogue.id!r} has the words of {what} in {corpus.path or corpus.name}")
@@ -158,18 +144,18 @@ def _dialogue_names(corpus: Corpus, imported: Imported) -> dict[str, str]:
     return names
 
 
-def _rows(corpus: Corpus, imported: Imported, names: dict[str, str]) -> np.ndarray:
+def _rows(corpus: Corpus, published: PublishedFeatures, names: dict[str, str]) -> np.ndarray:
     """The row of every turn of the pickle, in its order."""
-    dialogues = imported.published.dialogues
+    dialogues = published.dialogues
     index = {u.id: row for row, u in enumerate(corpus.utterances)}
     given = [turn for d in dialogues for turn in d.turns or ()]
-    by_id = bool(given) and (imported.published.corpus == "iemocap" or all(turn in index for turn in given))
+    by_id = bool(given) and (published.corpus == "iemocap" or all(turn in index for turn in given))
     if not by_id:
-        return np.concatenate([_places(corpus, imported, d, names[d.id]) for d in dialogues])
+        return np.concatenate([_places(corpus, published, d, names[d.id]) for d in dialogues])
     _refuse_unknown(corpus, [turn for turn in given if turn not in index], "turns")
     twice = [turn for turn, count in Counter(given).items() if count > 1]
     if twice:
-        raise UserError(f"{imported.published.source}: turn {twice[0]!r} occurs twice")
+        raise UserError(f"{published.source}: turn {twice[0]!r} occurs twice")
     for dialogue in dialogues:
         rows = corpus.rows[names[dialogue.id]]
         strayed = [turn for turn in dialogue.turns or () if not rows.start <= index[turn] < rows.stop]
@@ -180,17 +166,17 @@ def _rows(corpus: Corpus, imported: Imported, names: dict[str, str]) -> np.ndarr
     return np.array([index[turn] for turn in given])
 
 
-def _places(corpus: Corpus, imported: Imported, dialogue: PublishedDialogue, name: str) -> np.ndarray:
+def _places(corpus: Corpus, published: PublishedFeatures, dialogue: PublishedDialogue, name: str) -> np.ndarray:
     """Rows of the turns of one dialogue by place among those of the pickle's classes."""
     rows = corpus.rows[name]
-    classes = imported.labels.classes
+    classes = published.labels.classes
     labels = [_class(corpus, row) for row in range(rows.start, rows.stop)]
     kept = [row for row, label in zip(range(rows.start, rows.stop), labels) if label in classes]
     mine = [classes[label] for label in dialogue.labels if label is not None]
     theirs = [label for label in labels if label in classes]
     if mine != theirs:
         hint = ""
-        if imported.published.corpus == "iemocap":
+        if published.corpus == "iemocap":
             hint = (
                 "; import the release with --label-set iemocap-6-legacy, whose labels are the pickles', or give a "
                 "pickle that has turn ids with --ids"
@@ -220,15 +206,17 @@ def _class(corpus: Corpus, row: int) -> str | None:
     return None if label is None else corpus.label_set.classes[label]
 
 
-def _compared(corpus: Corpus, imported: Imported, rows: np.ndarray) -> list[str]:
+def _compared(corpus: Corpus, published: PublishedFeatures, rows: np.ndarray) -> list[str]:
     """Notes on where the pickle differs from the corpus, which keeps its own labels and texts."""
-    dialogues, classes, places = imported.published.dialogues, imported.labels.classes, rows.tolist()
+    dialogues, classes, places = published.dialogues, published.labels.classes, rows.tolist()
     labels = [classes[label] for d in dialogues for label in d.labels if label is not None]
     pairs = Counter((label, _class(corpus, row) or "unlabelled") for label, row in zip(labels, places))
     changes = [f"{count} {one} not {other}" for (one, other), count in sorted(pairs.items()) if one != other]
     differing = sum(count for (one, other), count in pairs.items() if one != other)
     sentences = [text for d in dialogues for text in d.sentences]
-    other_texts = sum(_words(text) != _words(corpus.utterances[row].text) for text, row in zip(sentences, places))
+    other_texts = sum(
+        normalised(text) != normalised(corpus.utterances[row].text) for text, row in zip(sentences, places)
+    )
     bare = len({row for row, u in enumerate(corpus.utterances) if u.label is not None} - set(places))
     notes = {
         f"{differing} labels differ, the corpus's are kept; the pickle has {', '.join(changes)}": differing,
@@ -236,7 +224,3 @@ def _compared(corpus: Corpus, imported: Imported, rows: np.ndarray) -> list[str]
         f"{bare} labelled turns have no features; they are scored all the same": bare,
     }
     return [note for note, count in notes.items() if count]
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lantern.corpora.labels import LABEL_SETS
 from lantern.corpora.readers.unpickle import FileSet, load_pickle
-from lantern.corpora.text_files import parse_json, read_text
+from lantern.corpora.text_files import read_json
 from lantern.corpora.types import PARTS
 from lantern.errors import UserError
 
@@ -26,8 +26,8 @@ CODES = dict(zip(("hap", "sad", "neu", "ang", "exc", "fru"), LABEL_SETS[CLASSES[
 """IEMOCAP's classes by its own abbreviations."""
 MELD_FIRST = {"train": 0, "dev": 1039, "test": 1153}
 """MELD's published files number the dialogues of the three CSV files consecutively."""
-_WIDTHS = {"vectors of 1582": "audio", "vectors of 342": "visual"}
-"""Vectors that are known for what they are: openSMILE IS10, DenseNet."""
+_WIDTHS = {1582: "audio", 342: "visual"}
+"""Lengths of vectors that are known for what they are: openSMILE IS10, DenseNet."""
 IEMOCAP_ID = re.compile(r"Ses0[1-5][FM]_\w+")
 _SPEAKER = re.compile(r"(Ses0[1-5][FM]_\w+)_([FM])")
 _TURN = re.compile(r"Ses0[1-5][FM]_\w+|[a-z]*_?\d+(_[a-z]*\d+)*")
@@ -97,6 +97,19 @@ LAYOUTS = {
         Layout("dag-erc", "the JSON files of DAG-ERC and DialogXL"),
     )
 }
+
+
+class _Kind(NamedTuple):
+    """What the entries of a part are, and how long where they are vectors."""
+
+    name: str
+    size: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.size}" if self.size else self.name
+
+
+_NOTHING, _OTHER = _Kind("nothing"), _Kind("something else")
 Table = dict[str, dict[str, Any]]
 """Member, then dialogue id, then one entry per turn."""
 
@@ -134,7 +147,7 @@ def recognise(path: Path, corpus: str) -> Recognised:
         return _of_dialogues(path, LAYOUTS["corect"], content, "iemocap", (path,))
     kinds = [_kind(part) for part in content] if isinstance(content, tuple | list) and len(content) < 99 else []
     seen = _seen(content, kinds)
-    if "dialogue ids" in kinds and set(kinds) <= {"nothing", "dialogue ids"}:
+    if _Kind("dialogue ids") in kinds and set(kinds) <= {_NOTHING, _Kind("dialogue ids")}:
         raise UserError(f"{path} holds no dialogues")
     found = _roles(kinds)
     if found is None:
@@ -151,10 +164,10 @@ def recognise(path: Path, corpus: str) -> Recognised:
             table[name] = {_key(path, key): value for key, value in part.items()}
             if len(table[name]) < len(part):
                 raise UserError(f"{path}: the member '{name}' has one dialogue id twice, as text and as a number")
-    slots = int(kinds[roles["speakers"]].rpartition(" ")[2]) if kinds[roles["speakers"]] != "M or F" else 0
+    slots = kinds[roles["speakers"]].size
     of = "iemocap" if not slots or any(map(IEMOCAP_ID.fullmatch, table["labels"])) else _of_friends(table)
     notes = list(_put_right(of, lists))
-    if kinds[-1] == "something else":
+    if kinds[-1] == _OTHER:
         notes.append("the last part of the tuple is unknown and left out")
     return Recognised(of, layout, layout.title(len(content)), seen, table, lists, (path,), slots, notes=tuple(notes))
 
@@ -181,9 +194,9 @@ def each(values: Any) -> list[Any]:
     return list(values)
 
 
-def _roles(kinds: list[str]) -> tuple[Layout, dict[str, int]] | None:
+def _roles(kinds: list[_Kind]) -> tuple[Layout, dict[str, int]] | None:
     """The layout of a tuple and the places of its parts by name; None when the parts do not make one."""
-    match = _ORDER.fullmatch("".join(_LETTERS.get(kind.partition(" of ")[0], "?") for kind in kinds))
+    match = _ORDER.fullmatch("".join(_LETTERS.get(kind.name, "?") for kind in kinds))
     if match is None:
         return None
     places = {name: match.start(name) for name, text in match.groupdict().items() if text and name != "vectors"}
@@ -192,38 +205,38 @@ def _roles(kinds: list[str]) -> tuple[Layout, dict[str, int]] | None:
     for layout in LAYOUTS.values():
         if layout.vectors is not None and len(layout.vectors) == len(widths):
             views = widths[: len(VIEWS)] if layout.views else []
-            strange = [m for m, width in zip(layout.vectors, widths) if _WIDTHS.get(width, m) != m]
+            strange = [m for m, width in zip(layout.vectors, widths) if _WIDTHS.get(width.size, m) != m]
             if len(set(views)) > 1 or strange:
                 return None
             return layout, places | {m: match.start("vectors") + n for n, m in enumerate(layout.vectors)}
     return None
 
 
-def _kind(part: Any) -> str:
+def _kind(part: Any) -> _Kind:
     """What most entries of a *part* are."""
     if isinstance(part, dict):
         sequences = (values for values in part.values() if isinstance(values, list | tuple | np.ndarray))
         entries = (entry for values in islice(sequences, 50) for entry in islice(each(values), 100))
         counts = Counter(map(_kind_of_entry, entries))
-        return counts.most_common(1)[0][0] if counts else "something else" if part else "nothing"
+        return counts.most_common(1)[0][0] if counts else _OTHER if part else _NOTHING
     if isinstance(part, list | tuple) or (isinstance(part, np.ndarray) and part.ndim == 1):
-        return "dialogue ids" if all(isinstance(decoded(i), str | int) for i in each(part)) else "something else"
-    return "nothing" if part is None else "something else"
+        return _Kind("dialogue ids") if all(isinstance(decoded(i), str | int) for i in each(part)) else _OTHER
+    return _NOTHING if part is None else _OTHER
 
 
-def _kind_of_entry(value: Any) -> str:
+def _kind_of_entry(value: Any) -> _Kind:
     value = decoded(value)
     if isinstance(value, str):
-        return "M or F" if value in ("M", "F") else "ids" if _TURN.fullmatch(value) else "words"
+        return _Kind("M or F" if value in ("M", "F") else "ids" if _TURN.fullmatch(value) else "words")
     if isinstance(value, int) and not isinstance(value, bool):
-        return "numbers"
+        return _Kind("numbers")
     if not isinstance(value, list | tuple | np.ndarray) or len(value) < 2:
-        return "something else"
+        return _OTHER
     numbers = each(value[:65])
     if not all(isinstance(number, int | float) for number in numbers):
-        return "something else"
+        return _OTHER
     one_hot = len(value) < 65 and set(numbers) == {0, 1} and sum(numbers) == 1
-    return f"{'one-hot ' if one_hot else ''}vectors of {len(value)}"
+    return _Kind("one-hot vectors" if one_hot else "vectors", len(value))
 
 
 def _of_friends(table: Table) -> str:
@@ -275,7 +288,7 @@ def _json_files(path: Path, corpus: str) -> Recognised:
             raise UserError(f"{path}: two files of {part}: {matching[0].name} and {matching[1].name}; keep one")
         for file in matching:
             content[part] = [
-                _transposed(file, part, n, d) for n, d in enumerate(_list(file, _parsed(file), "dialogues"))
+                _transposed(file, part, n, d) for n, d in enumerate(_list(file, read_json(file), "dialogues"))
             ]
             files.append(file)
     if not files:
@@ -292,13 +305,6 @@ def words_of(corpus: str) -> dict[str, int]:
     """Labels by the words that stand for them."""
     words = {name: n for n, name in enumerate(LABEL_SETS[CLASSES[corpus]].classes)}
     return words | ({code: words[name] for code, name in CODES.items()} if corpus == "iemocap" else {})
-
-
-def _parsed(file: Path) -> Any:
-    try:
-        return parse_json(read_text(file))
-    except ValueError as error:
-        raise UserError(f"{file}: not JSON ({error})") from None
 
 
 def _list(where: object, value: Any, what: str) -> list[Any]:
@@ -350,10 +356,10 @@ def _key(path: Path, key: Any) -> str:
     return str(key)
 
 
-def _seen(content: Any, kinds: list[str]) -> str:
+def _seen(content: Any, kinds: list[_Kind]) -> str:
     if isinstance(content, dict):
         return f"a dict with the keys {', '.join(f'{key!a}' for key in list(content)[:5])}"
     if isinstance(content, tuple | list):
-        names = [type(part).__name__ if kind == "something else" else kind for part, kind in zip(content, kinds)]
+        names = [type(part).__name__ if kind == _OTHER else str(kind) for part, kind in zip(content, kinds)]
         return f"a {type(content).__name__} of {len(content)} ({', '.join(names[:16])})"
     return f"a {type(content).__name__}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lantern.corpora.folder import Corpus
-from lantern.corpora.labels import COUNTS, label_set
+from lantern.corpora.labels import COUNTS, SERIES, label_set
 from lantern.corpora.summary import compare_counts, numbering_notes
 from lantern.corpora.text_files import filled, read_csv, repaired, whole_number
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
@@ -50,7 +50,7 @@ def import_meld(folder: Path, label_set_name: str = "meld-7") -> Corpus:
         dialogues=tuple(d for dialogues in parts.values() for d in dialogues),
         splits={split: tuple(d.id for d in dialogues) for split, dialogues in parts.items()},
         redistribution="allowed",
-        contaminated="MELD is Friends, which LLMs have read: their results on it may be contaminated",
+        contaminated=SERIES["meld"],
         source="MELD CSV files (Poria et al. 2019), repository under GPL-3.0; the text is that of a TV series",
         notes=tuple(notes),
         checks=tuple(checks),

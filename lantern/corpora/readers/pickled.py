@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lantern.corpora.folder import Corpus
-from lantern.corpora.labels import COUNTS, label_set
+from lantern.corpora.labels import COUNTS, SERIES, label_set
 from lantern.corpora.readers.emorynlp import PUBLISHED as EMORYNLP_TOTALS
 from lantern.corpora.readers.iemocap import SPEAKER_NUMBERS, iemocap_labels
 from lantern.corpora.readers.layouts import CLASSES, IEMOCAP_ID, MELD_FIRST, part_of
 from lantern.corpora.readers.meld import PUBLISHED as MELD_TOTALS
 from lantern.corpora.readers.published import PublishedFeatures, read_published, slot_name
 from lantern.corpora.summary import class_differences
-from lantern.corpora.types import PARTS, Dialogue, LabelSet, Utterance
+from lantern.corpora.types import PARTS, Dialogue, Utterance
 from lantern.errors import UserError
 
 SIX = CLASSES["iemocap"]
 FOUR = "iemocap-4-hap-legacy"
+_TERMS = (", under IEMOCAP's licence: not to be passed on", "; the text is that of a TV series")
 _TOTALS: dict[str, Sequence[Mapping[str, tuple[int, int, tuple[int, ...]]]]] = {
     "meld": ({part: (*totals, COUNTS["meld-7"][part]) for part, totals in MELD_TOTALS.items()},),
     "emorynlp": (EMORYNLP_TOTALS["csv"], EMORYNLP_TOTALS["json"]),
@@ -29,46 +30,20 @@ _TOTALS: dict[str, Sequence[Mapping[str, tuple[int, int, tuple[int, ...]]]]] = {
 """Published dialogues, utterances and utterances per class, by split; EmoryNLP has two forms."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """What every corpus made of published features says about itself."""
-
-    terms: str
-    """Ends the sentence about the source."""
-    advice: str
-    """What the file lacks, and how to add it."""
-    redistribution: str = "allowed"
-    contaminated: str = ""
-
-
-_AGAIN = "and import this file again with --join <that folder>"
-_FACTS = {
-    "iemocap": _Facts(
-        ", under IEMOCAP's licence: not to be passed on",
-        "no dimension scores and only the labelled turns: pickles have no others. To add them, import the release "
-        "(import_corpus iemocap) and import this pickle again with --join <that folder>",
-        redistribution="forbidden",
-    )
+_ADVICE = {
+    "iemocap": "no dimension scores and only the labelled turns: pickles have no others. To add them, import the "
+    "release (import_corpus iemocap) and import this pickle again with --join <that folder>"
 } | {
-    of: _Facts(
-        "; the text is that of a TV series",
-        "speakers are slots within a dialogue, not characters; for names, import the CSV files "
-        f"(import_corpus {of}) {_AGAIN}",
-        contaminated=f"{name} is Friends, which LLMs have read: their results on it may be contaminated",
-    )
-    for of, name in (("meld", "MELD"), ("emorynlp", "EmoryNLP"))
+    of: "speakers are slots within a dialogue, not characters; for names, import the CSV files "
+    f"(import_corpus {of}) and import this file again with --join <that folder>"
+    for of in SERIES
 }
+"""What a file lacks, and how to add it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """Published features and the label set that their labels are of."""
-
-    published: PublishedFeatures
-    labels: LabelSet
-
-
-def read_pickle(corpus: str, path: Path, layout: str | None = None, label_set_name: str | None = None) -> Imported:
+def read_pickle(
+    corpus: str, path: Path, layout: str | None = None, label_set_name: str | None = None
+) -> PublishedFeatures:
     """Read the features of *corpus* in *path*.
 
     IEMOCAP's labels up to 5 are ``iemocap-6-legacy``. Labels up to 3 are ``iemocap-4-hap-legacy`` only where the counts
@@ -81,11 +56,11 @@ def read_pickle(corpus: str, path: Path, layout: str | None = None, label_set_na
     """
     published = read_published(path, corpus, layout)
     if corpus != "iemocap":
-        return Imported(_with_meld_dev(published) if corpus == "meld" else published, label_set(CLASSES[corpus]))
+        return _with_meld_dev(published) if corpus == "meld" else published
     highest = max((label for d in published.dialogues for label in d.labels if label is not None), default=0)
     if label_set_name is None:
         label_set_name = SIX if highest > 3 else FOUR
-        if highest <= 3 and _differences(published, label_set(FOUR)):
+        if highest <= 3 and _differences(replace(published, labels=label_set(FOUR))):
             total = sum(len(d.labels) for d in published.dialogues)
             raise UserError(
                 f"{path} has labels 0 to {highest} in {total:,} turns, as no published 4-way file: say with "
@@ -94,24 +69,23 @@ def read_pickle(corpus: str, path: Path, layout: str | None = None, label_set_na
     labels = iemocap_labels(label_set_name)
     if highest >= len(labels):
         raise UserError(f"{path} has the label {highest}, --label-set {labels.name} goes from 0 to {len(labels) - 1}")
-    return Imported(published, labels)
+    return replace(published, labels=labels)
 
 
-def pickle_corpus(imported: Imported) -> Corpus:
+def pickle_corpus(published: PublishedFeatures) -> Corpus:
     """The corpus of the file's turns only, in the file's order; no dimension scores.
 
     IEMOCAP's speakers are ``M1``, ``F1``, ... ``F5``, since every session has its own two. Speakers of the others are
     slots within a dialogue where the file does not name them.
     """
-    published, labels = imported.published, imported.labels
-    facts, of = _FACTS[published.corpus], published.corpus
+    of, labels = published.corpus, published.labels
     placed = {i for ids in published.splits.values() for i in ids}
     left = sum(d.id not in placed for d in published.dialogues)
     notes = [*published.notes, f"{left} dialogues are in none of the lists" if left else ""]
-    if of == "iemocap" and labels.name == SIX and not _differences(published, labels):
+    if of == "iemocap" and labels.name == SIX and not _differences(published):
         notes.append("53 of the happy turns are xxx (no agreement) in the release, which has 595 happy ones, not 648")
     if of == "iemocap" or published.slots:
-        notes.append(facts.advice)
+        notes.append(_ADVICE[of])
     numbers = {slot_name(n): n for n in range(published.slots)}
     if of == "iemocap":
         numbers = SPEAKER_NUMBERS if published.named else {"M": 0, "F": 1}
@@ -122,23 +96,23 @@ def pickle_corpus(imported: Imported) -> Corpus:
             dialogues=_dialogues(published),
             splits=published.splits,
             speaker_numbers=numbers,
-            redistribution=facts.redistribution,
-            contaminated=facts.contaminated,
-            source=f"{published.title} ({published.source}){facts.terms}",
+            redistribution="allowed" if of in SERIES else "forbidden",
+            contaminated=SERIES.get(of, ""),
+            source=f"{published.title} ({published.source}){_TERMS[of in SERIES]}",
             notes=tuple(filter(None, notes)),
-            checks=count_checks(imported),
+            checks=count_checks(published),
         ),
         published,
     )
 
 
-def count_checks(imported: Imported) -> tuple[str, ...]:
+def count_checks(published: PublishedFeatures) -> tuple[str, ...]:
     """One line that agrees with the published counts, or one for each that differs."""
-    published, labels = imported.published, imported.labels
+    labels = published.labels
     if published.corpus == "iemocap":
         total = sum(map(sum, COUNTS[labels.name].values()))
         agrees = f"agrees: pickle: {labels.name}: {total:,} utterances and all class counts of both splits as published"
-        return tuple(_differences(published, labels) or [agrees])
+        return tuple(_differences(published) or [agrees])
     mine = {part: _totals(published, published.splits.get(part, ())) for part in PARTS}
     forms = _TOTALS[published.corpus]
     lines = []
@@ -178,8 +152,7 @@ def _with_meld_dev(published: PublishedFeatures) -> PublishedFeatures:
 def _totals(published: PublishedFeatures, ids: tuple[str, ...]) -> tuple[int, int, tuple[int, ...]]:
     """Dialogues, utterances, utterances per class."""
     counts = _counts(published, {"train": ids})["train"]
-    classes = len(label_set(CLASSES[published.corpus]))
-    return len(ids), counts.total(), tuple(counts[index] for index in range(classes))
+    return len(ids), counts.total(), tuple(counts[index] for index in range(len(published.labels)))
 
 
 def _counts(published: PublishedFeatures, splits: dict[str, tuple[str, ...]]) -> dict[str, Counter[int | None]]:
@@ -187,11 +160,11 @@ def _counts(published: PublishedFeatures, splits: dict[str, tuple[str, ...]]) ->
     return {part: Counter(label for i in splits.get(part, ()) for label in labels[i]) for part in PARTS}
 
 
-def _differences(published: PublishedFeatures, labels: LabelSet) -> list[str]:
+def _differences(published: PublishedFeatures) -> list[str]:
     """One line per count of IEMOCAP that is not the published one; dev is counted with train."""
     counts = _counts(published, published.splits)
     both = {"train": counts["train"] + counts["dev"], "test": counts["test"]}
-    return class_differences("pickle: ", both, labels)
+    return class_differences("pickle: ", both, published.labels)
 
 
 def _dialogues(published: PublishedFeatures) -> tuple[Dialogue, ...]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lantern.corpora.feature_files import FeatureCard
-from lantern.corpora.labels import LABEL_SETS
+from lantern.corpora.labels import label_set
 from lantern.corpora.readers.layouts import (
     CLASSES,
     LAYOUTS,
@@ -24,11 +24,23 @@ from lantern.corpora.readers.layouts import (
     words_of,
 )
 from lantern.corpora.readers.unpickle import FileSet
-from lantern.corpora.types import PARTS
+from lantern.corpora.text_files import mended
+from lantern.corpora.types import PARTS, LabelSet
 from lantern.errors import UserError
 
 _FEATURES = ("text", "audio", "visual")
 """Members that hold features; these files have no others, whatever modalities Lantern knows."""
+_COSMIC = "RoBERTa large, fine-tuned on the corpus (COSMIC)", "train-labels"
+_EXTRACTORS = {
+    ("text", 1024, "sdt"): _COSMIC,
+    ("text", 1024, "cosmic-roberta"): _COSMIC,
+    ("text", 1024, "dag-erc"): ("RoBERTa large, fine-tuned on the corpus (DAG-ERC)", "train-labels"),
+    ("text", 768, "corect"): ("sentence-transformers/paraphrase-distilroberta-base-v1", "none"),
+    ("text", 100, "iemocap"): ("utterance CNN of DialogueRNN and MMGCN", "train-labels"),
+    ("audio", 1582, "iemocap"): ("openSMILE IS10", "unknown"),
+    ("visual", 342, ""): ("DenseNet on faces", "unknown"),
+}
+"""What made vectors of a length, in a layout, in a corpus or anywhere, and what it was fitted on."""
 _MOST_VALUES = 200_000_000
 """Per modality; published files have 25 million at most."""
 _MOST_TURNS = 1_000_000
@@ -48,12 +60,22 @@ class PublishedDialogue:
     features: dict[str, np.ndarray]
     """Per modality float32 ``[L, D]``, finite."""
 
+    def select(self, turns: Sequence[int]) -> PublishedDialogue:
+        """The dialogue with some of its *turns*, by number."""
+        kept = list(turns)
+        lists: dict[str, Any] = {
+            name: tuple(getattr(self, name)[n] for n in kept) for name in ("speakers", "labels", "sentences")
+        }
+        features = {modality: values[kept] for modality, values in self.features.items()}
+        return replace(self, **lists, turns=self.turns and tuple(self.turns[n] for n in kept), features=features)
+
 
 @dataclass(frozen=True, slots=True)
 class PublishedFeatures:
     """A whole file, checked: every dialogue has every member, and members of a dialogue have one entry per turn."""
 
     corpus: str
+    labels: LabelSet
     layout: Layout
     title: str
     """``the 9-tuple of MMGCN`` and the like."""
@@ -108,28 +130,18 @@ def read_published(path: Path, corpus: str, layout: str | None = None) -> Publis
     ]
     if "sentiments" in table:
         notes.append("the file's sentiment labels are checked and left out; import the CSV files for them")
+    source, labels = _source(path, found.files), label_set(CLASSES[corpus])
     return PublishedFeatures(
-        *(corpus, found.layout, found.title, _source(path, found.files), found.slots, found.named),
+        *(corpus, labels, found.layout, found.title, source, found.slots, found.named),
         *(dialogues, {name: tuple(ids) for name, ids in splits.items()}, cards, (*notes, *found.notes)),
     )
 
 
 def feature_card(layout: Layout, corpus: str, modality: str, dims: int, count: int) -> FeatureCard:
     """What is known about published features; ``unknown`` otherwise."""
-    extractor, fitted, used = "unknown", "unknown", ""
-    if modality == "text" and dims == 1024 and (layout.views or layout.name == "dag-erc"):
-        extractor, fitted = (
-            f"RoBERTa large, fine-tuned on the corpus ({'COSMIC' if layout.views else 'DAG-ERC'})",
-            "train-labels",
-        )
-    elif layout.name == "corect" and modality == "text" and dims == 768:
-        extractor, fitted = "sentence-transformers/paraphrase-distilroberta-base-v1", "none"
-    elif corpus == "iemocap" and modality == "text" and dims == 100:
-        extractor, fitted = "utterance CNN of DialogueRNN and MMGCN", "train-labels"
-    elif corpus == "iemocap" and modality == "audio" and dims == 1582:
-        extractor = "openSMILE IS10"
-    elif modality == "visual" and dims == 342:
-        extractor = "DenseNet on faces"
+    found = (_EXTRACTORS.get((modality, dims, where)) for where in (layout.name, corpus, ""))
+    extractor, fitted = next(filter(None, found), ("unknown", "unknown"))
+    used = ""
     if layout.views and modality == "text":
         only = ", the only one that SDT's code uses" if layout.name == "sdt" else ""
         used = f"view 1 of 4{only}; views 2 to 4 are left out, nothing is averaged"
@@ -167,7 +179,7 @@ def _check_members(path: Path, table: Table) -> None:
 
 def _dialogue(where: str, identity: str, found: Recognised) -> PublishedDialogue:
     words = words_of(found.corpus)
-    classes = len(LABEL_SETS[CLASSES[found.corpus]])
+    classes = len(label_set(CLASSES[found.corpus]))
 
     def read(member: str, parse: Callable[[str, Any], Any]) -> tuple[Any, ...]:
         return tuple(parse(f"{where}, turn {n}", value) for n, value in enumerate(each(found.table[member][identity])))
@@ -199,7 +211,7 @@ def _dialogue(where: str, identity: str, found: Recognised) -> PublishedDialogue
         turns=read("turn ids", _text) if "turn ids" in found.table else None,
         speakers=read("speakers", speaker),
         labels=read("labels", label),
-        sentences=tuple(map(_mended, read("sentences", _text))),
+        sentences=tuple(map(mended, read("sentences", _text))),
         features={m: _features(f"{where}, {m}", found.table[m][identity]) for m in _FEATURES if m in found.table},
     )
 
@@ -217,14 +229,6 @@ def _text(where: str, value: Any) -> str:
     if any("\ud800" <= letter <= "\udfff" for letter in str(value)):
         raise UserError(f"{where}: {str(value)[:40]!a} holds half a character")
     return str(value)
-
-
-def _mended(text: str) -> str:
-    """*text* as UTF-8 where Python 2 wrote UTF-8 bytes, which were read as Latin-1; other text is unchanged."""
-    try:
-        return text.encode("latin1").decode("utf-8")
-    except UnicodeError:
-        return text
 
 
 def _slot(where: str, value: Any, slots: int) -> str:

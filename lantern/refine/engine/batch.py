@@ -24,7 +24,7 @@ from lantern.refine.failures import BackendFailure
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.ledger.rows import LEASE, new_owner
 from lantern.refine.ledger.schema import DamagedRow
-from lantern.refine.types import Failure, Outcome, Price, Progress, Request, Stored
+from lantern.refine.types import Failure, Outcome, Progress, Request, Stored
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -94,11 +94,10 @@ class BatchEngine(BaseEngine):
     def _settle(self, chains: Chains, left: list[Chain]) -> dict[str, Outcome]:
         """The outcomes of the present requests of the chains in *left*."""
         requests = {chain.key: chain.request for chain in left}
-        price = self.backend.batch_price
         with self._alone():
             self._adopt()
         # What a damaged batch holds is not known before its replies are there; then it need not be paid for again.
-        self._collect(chains, requests, price, damaged=True)
+        self._collect(chains, requests, damaged=True)
         with self._alone():
             outcomes = self.known(left)
             waiting: set[str] = set()
@@ -108,11 +107,11 @@ class BatchEngine(BaseEngine):
                     self.ledger.forget_batch(name)  # left by a process that was killed when it had collected it
                 waiting.update(held)
             todo = [request for key, request in requests.items() if key not in outcomes and key not in waiting]
-            outcomes |= self._over_budget(todo, price)
+            outcomes |= self._over_budget(todo)
             todo = [request for request in todo if request.key not in outcomes]
             for start in range(0, len(todo), MOST):
                 self._submit(todo[start : start + MOST])
-        outcomes |= self._collect(chains, requests, price)
+        outcomes |= self._collect(chains, requests)
         outcomes |= self.known([chain for chain in left if chain.key not in outcomes])  # another process collected it
         cancelled = Failure(FailureKind.CANCELLED, "the batch ended without it")
         return {key: outcomes.get(key, cancelled) for key in requests}
@@ -188,9 +187,10 @@ class BatchEngine(BaseEngine):
         self.calls += len(requests)
         log.info("batch %s submitted with %d requests", identity, len(requests))
 
-    def _over_budget(self, requests: list[Request], price: Price | None) -> dict[str, Outcome]:
+    def _over_budget(self, requests: list[Request]) -> dict[str, Outcome]:
         if self.max_cost is None:
             return {}
+        price = self.backend.batch_price
         if price is None:
             raise UserError(f"refine.max_cost={self.max_cost} cannot be kept: the price is not known")
         refused: dict[str, Outcome] = {}
@@ -203,9 +203,7 @@ class BatchEngine(BaseEngine):
                 held += need
         return refused
 
-    def _collect(
-        self, chains: Chains, requests: dict[str, Request], price: Price | None, damaged: bool = False
-    ) -> dict[str, Outcome]:
+    def _collect(self, chains: Chains, requests: dict[str, Request], damaged: bool = False) -> dict[str, Outcome]:
         """Wait for the batches that hold any of *requests*, or the *damaged* ones; the outcomes of those, by key."""
         outcomes: dict[str, Outcome] = {}
 
@@ -225,7 +223,7 @@ class BatchEngine(BaseEngine):
                     if not state.ended:
                         under_way += state.done + state.failed
                         continue
-                    outcomes |= self._store(state, {**(batch.requests or {}), **requests}, requests.keys(), price)
+                    outcomes |= self._store(state, {**(batch.requests or {}), **requests}, requests.keys())
                     if batch.requests is None:
                         self._looked.add(name)  # it stays in the ledger: other runs may have requests in it
                         continue
@@ -256,9 +254,7 @@ class BatchEngine(BaseEngine):
             self.ledger.name_batch(name, found)
             return await self.client.state(found)
 
-    def _store(
-        self, state: BatchState, requests: dict[str, Request], wanted: Collection[str], price: Price | None
-    ) -> dict[str, Outcome]:
+    def _store(self, state: BatchState, requests: dict[str, Request], wanted: Collection[str]) -> dict[str, Outcome]:
         """Put all results of a batch into the ledger, those of other runs too; the outcomes of *wanted*, by key."""
         outcomes: dict[str, Outcome] = {}
         for file in filter(None, (state.output_file, state.error_file)):
@@ -270,13 +266,14 @@ class BatchEngine(BaseEngine):
                 if key in kept:
                     outcome = self.outcome(request, kept[key])
                 else:
-                    outcome = self._keep(request, result, price)
+                    outcome = self._keep(request, result)
                 if key in wanted:
                     outcomes[key] = outcome
         return outcomes
 
-    def _keep(self, request: Request, result: Stored, price: Price | None) -> Outcome:
+    def _keep(self, request: Request, result: Stored) -> Outcome:
         """Store one result of a batch, then parse it."""
+        price = self.backend.batch_price
         reply = result.reply if isinstance(result, Failure) else result
         if reply is not None:
             reply = replace(reply, cost=None if price is None else price.cost(reply.usage))

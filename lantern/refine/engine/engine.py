@@ -39,7 +39,7 @@ class Engine(BaseEngine):
         """
         chains = Chains(requests, follow_up)
         left = chains.take(chains.all, self.known)
-        run = EngineRun(self, chains, left, self.limits, self.health)
+        run = EngineRun(self, chains, left)
         if left:
             self.health.recall([outcome for chain in chains.all for outcome in chain.outcomes])
             self._send(run)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from lantern.errors import FailureKind
-from lantern.refine.engine.base import BaseEngine, Chain, Chains
-from lantern.refine.engine.health import Health
-from lantern.refine.engine.limits import Budget, Gate, backoff, worst_case
+from lantern.refine.engine.base import Chain, Chains
+from lantern.refine.engine.limits import backoff, worst_case
 from lantern.refine.engine.loop import WriteQueue
 from lantern.refine.failures import BackendFailure
 from lantern.refine.ledger import rows
 from lantern.refine.types import Failure, Outcome, Progress, Reply, Request, Usage
+
+if TYPE_CHECKING:
+    from lantern.refine.engine.engine import Engine
 
 GRACE = 10.0
 """Seconds that calls in flight have to land after Ctrl-C."""
@@ -28,23 +30,14 @@ class EngineRun:
     """State of one :meth:`Engine.run`. All but :meth:`snapshot` runs in the loop's thread.
 
     Args:
-        engine: backend, ledger, parser and counters.
+        engine: backend, ledger, parser, counters, limits, and what earlier calls to the backend have shown.
         chains: all requests of the run.
         left: those whose outcome the ledger does not hold.
-        limits: makes or returns the gate and the budget, once the backend is ready.
-        health: what earlier calls to this backend have shown.
     """
 
-    def __init__(
-        self,
-        engine: BaseEngine,
-        chains: Chains,
-        left: list[Chain],
-        limits: Callable[[], tuple[Gate, Budget]],
-        health: Health,
-    ) -> None:
+    def __init__(self, engine: Engine, chains: Chains, left: list[Chain]) -> None:
         self.engine, self.backend, self.config = engine, engine.backend, engine.backend.config
-        self.chains, self.limits, self.health = chains, limits, health
+        self.chains, self.health = chains, engine.health
         self.owner = rows.new_owner()
         self._todo = deque(left)
         self._elsewhere: list[Chain] = []
@@ -75,7 +68,7 @@ class EngineRun:
         helpers: list[asyncio.Task[None]] = []
         try:
             await asyncio.to_thread(self.backend.start)
-            self._gate, self._budget = self.limits()
+            self._gate, self._budget = self.engine.limits()
             self._started = time.monotonic()
             helpers = [asyncio.create_task(self._renew()), asyncio.create_task(self._poll())]
             # More workers than places: some claim and store while the places are all taken by calls.

@@ -45,23 +45,17 @@ _inherited: list[sa.Connection] = []
 """Connections of a parent process; a forked child must neither use nor close them."""
 
 
-def _reading(work: Callable[Concatenate[sa.Connection, P], T]) -> Callable[Concatenate[Ledger, P], T]:
-    """*work* as a method."""
+def _method(
+    work: Callable[Concatenate[sa.Connection, P], T], writes: bool = False
+) -> Callable[Concatenate[Ledger, P], T]:
+    """*work* as a method; one that *writes* has a transaction of its own."""
 
     @functools.wraps(work)
     def method(self: Ledger, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.do(lambda db: work(db, *args, **kwargs))
+        def operation(db: sa.Connection) -> T:
+            return work(db, *args, **kwargs)
 
-    return method
-
-
-def _writing(work: Callable[Concatenate[sa.Connection, P], T]) -> Callable[Concatenate[Ledger, P], T]:
-    """*work* as a method, in a transaction of its own."""
-
-    @functools.wraps(work)
-    def method(self: Ledger, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = self.apply([lambda db: work(db, *args, **kwargs)])[0]
-        return result
+        return self.apply([operation])[0] if writes else self.do(operation)
 
     return method
 
@@ -171,9 +165,9 @@ class Ledger:
 
     # -- reading
 
-    free = _reading(rows.free)
-    stats = _reading(stats_of)
-    latency = _reading(rows.mean_latency)
+    free = _method(rows.free)
+    stats = _method(stats_of)
+    latency = _method(rows.mean_latency)
 
     def get(self, key: str) -> Stored | None:
         """The reply or the settled failure for *key*; None when it has still to be sent."""
@@ -274,16 +268,16 @@ class Ledger:
 
     # -- writing
 
-    renew = _writing(rows.renew)
-    release = _writing(rows.release)
-    store_reply = _writing(rows.store_reply)
-    store_failure = _writing(rows.store_failure)
-    refuse = _writing(rows.refuse)
-    unsettle = _writing(rows.unsettle)
-    adopt = _writing(rows.adopt)
-    keep_batch = _writing(rows.keep_batch)
-    name_batch = _writing(rows.name_batch)
-    forget_batch = _writing(rows.forget_batch)
+    renew = _method(rows.renew, writes=True)
+    release = _method(rows.release, writes=True)
+    store_reply = _method(rows.store_reply, writes=True)
+    store_failure = _method(rows.store_failure, writes=True)
+    refuse = _method(rows.refuse, writes=True)
+    unsettle = _method(rows.unsettle, writes=True)
+    adopt = _method(rows.adopt, writes=True)
+    keep_batch = _method(rows.keep_batch, writes=True)
+    name_batch = _method(rows.name_batch, writes=True)
+    forget_batch = _method(rows.forget_batch, writes=True)
 
     def claim(self, key: str, owner: str, lease: float = rows.LEASE) -> bool:
         """True when *owner* is to send *key* now; False when it is settled or another process is sending it."""

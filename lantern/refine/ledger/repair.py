@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from lantern.errors import UserError
+from lantern.files import atomic
 from lantern.refine.ledger import rows
 from lantern.refine.ledger.ledger import Ledger, described, is_named, store_of
 from lantern.refine.ledger.schema import ANSWERS, HELD, TABLES, DamagedRow, entry_of
@@ -273,15 +274,13 @@ def _written(path: Path | None) -> Iterator[Writer]:
     if path is None:
         yield lambda *_: None
         return
-    with path.open("x", encoding="ascii") as file:
+    with atomic(path) as partial, partial.open("w", encoding="ascii") as file:
 
         def out(table: sa.Table, row: dict[str, Any], damage: DamagedRow) -> None:
             values = {str(name): _plain(value) for name, value in row.items() if name != "place"}
             file.write(json.dumps({"table": table.name, "problem": str(damage), "row": values}) + "\n")
 
         yield out
-        file.flush()
-        os.fsync(file.fileno())
     _sync(path.parent)
 
 
@@ -301,10 +300,8 @@ def _keep(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as old, target.open("xb") as new:
-        shutil.copyfileobj(old, new)
-        new.flush()
-        os.fsync(new.fileno())
+    with atomic(target) as partial:
+        shutil.copyfile(source, partial)
 
 
 def _sync(folder: Path) -> None:

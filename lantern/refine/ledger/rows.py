@@ -156,13 +156,6 @@ def mean_latency(db: sa.Connection, model: str) -> float | None:
 
 _LIVE = CLAIMS.c.expires.between(NOW, NOW + LONGEST)
 _HELD = sa.select(CLAIMS.c.key, CLAIMS.c.owner).where(CLAIMS.c.key.in_(_KEYS), _LIVE)
-_CLAIM = sa.select(CLAIMS.c.owner, _LIVE).where(CLAIMS.c.key == sa.bindparam("k"))
-_EXPIRES = NOW + sa.bindparam("lease", type_=sa.Double)
-_TAKE = CLAIMS.insert().values(key=sa.bindparam("k"), owner=sa.bindparam("o"), expires=_EXPIRES)
-_TAKE_OVER = CLAIMS.update().where(CLAIMS.c.key == sa.bindparam("k")).values(owner=sa.bindparam("o"), expires=_EXPIRES)
-_RENEW = CLAIMS.update().where(CLAIMS.c.owner == sa.bindparam("o")).values(expires=_EXPIRES)
-_RELEASE_ALL = CLAIMS.delete().where(CLAIMS.c.owner == sa.bindparam("o"))
-_RELEASE = _RELEASE_ALL.where(CLAIMS.c.key == sa.bindparam("k"))
 _END = CLAIMS.delete().where(CLAIMS.c.key == sa.bindparam("k"))
 
 
@@ -171,10 +164,11 @@ def claim(db: sa.Connection, key: str, owner: str, lease: float = LEASE) -> Stor
     known = read(db, [key])
     if known:
         return known[key]
-    held = db.execute(_CLAIM, {"k": key}).first()
+    held = db.execute(sa.select(CLAIMS.c.owner, _LIVE).where(CLAIMS.c.key == key)).first()
     if held is not None and held[1] and not is_dead(held[0]):
         return False
-    db.execute(_TAKE if held is None else _TAKE_OVER, {"k": key, "o": owner, "lease": lease})
+    take = CLAIMS.insert() if held is None else CLAIMS.update().where(CLAIMS.c.key == key)
+    db.execute(take.values(key=key, owner=owner, expires=NOW + lease))
     return True
 
 
@@ -198,51 +192,25 @@ def look(db: sa.Connection, keys: Sequence[str]) -> tuple[dict[str, Stored], set
 
 def renew(db: sa.Connection, owner: str, lease: float = LEASE) -> None:
     """Prolong every claim of *owner*."""
-    db.execute(_RENEW, {"o": owner, "lease": lease})
+    db.execute(CLAIMS.update().where(CLAIMS.c.owner == owner).values(expires=NOW + lease))
 
 
 def release(db: sa.Connection, owner: str, key: str | None = None) -> None:
     """Give up the claim of *owner* on *key*, or all its claims."""
-    if key is None:
-        db.execute(_RELEASE_ALL, {"o": owner})
-    else:
-        db.execute(_RELEASE, {"o": owner, "k": key})
+    held = CLAIMS.delete().where(CLAIMS.c.owner == owner)
+    db.execute(held if key is None else held.where(CLAIMS.c.key == key))
 
 
 # -- writing
 
 
-def _new_row(table: sa.Table, names: Sequence[str]) -> list[sa.ColumnElement[Any]]:
-    return [sa.bindparam(name, type_=table.c[name].type) for name in names]
-
-
 _ANSWER = ["key", "request", *PAID]
-_STORE_REPLY = (
-    ANSWERS.insert()
-    .from_select(
-        _ANSWER,
-        sa.select(*_new_row(ANSWERS, _ANSWER)).where(
-            ~sa.exists().where(ANSWERS.c.key == sa.bindparam("key", type_=sa.Text))
-        ),
-    )
-    .execution_options(preserve_rowcount=True)
-)
-_FAILURE = ["key", "kind", "status", "message", "settled", "request", *PAID]
-_STORE_FAILURE = FAILURES.insert().from_select([*_FAILURE, "time"], sa.select(*_new_row(FAILURES, _FAILURE), NOW))
-_VERDICT = ["kind", "status", "message"]
-_REFUSE = FAILURES.insert().from_select(
-    [*_VERDICT, "settled", "time", *_ANSWER],
-    sa.select(*_new_row(FAILURES, _VERDICT), sa.literal(1), NOW, *(ANSWERS.c[name] for name in _ANSWER)).where(
-        ANSWERS.c.key == sa.bindparam("k")
-    ),
-)
-_FORGET = ANSWERS.delete().where(ANSWERS.c.key == sa.bindparam("k"))
-_SET_BY = ANSWERS.update().where(ANSWERS.c.key == sa.bindparam("k")).values(key=sa.bindparam("aside"))
+_STORE_FAILURE = FAILURES.insert().values(time=NOW)
 
 
 def _make_room(db: sa.Connection, key: str) -> None:
     """Let the damaged answer to *key* stay under a key of its own, until it is repaired."""
-    db.execute(_SET_BY, {"k": key, "aside": f"{key} damaged {uuid.uuid4().hex}"})
+    db.execute(ANSWERS.update().where(ANSWERS.c.key == key).values(key=f"{key} damaged {uuid.uuid4().hex}"))
 
 
 def store_reply(db: sa.Connection, request: Request, reply: Reply, price: Price | None = None, key: str = "") -> Reply:
@@ -252,22 +220,23 @@ def store_reply(db: sa.Connection, request: Request, reply: Reply, price: Price 
     """
     key = key or request.key
     db.execute(_END, {"k": key})
+    for kept in db.execute(_ANSWERED, {"keys": [key]}).mappings():
+        try:
+            return reply_of(kept)
+        except DamagedRow:
+            _make_room(db, key)
     row = {"key": key, "request": request_json(request), **columns(reply, price)}
-    if not db.execute(_STORE_REPLY, row).rowcount:
-        for kept in db.execute(_ANSWERED, {"keys": [key]}).mappings():
-            try:
-                return reply_of(kept)
-            except DamagedRow:
-                _make_room(db, key)
-        db.execute(_STORE_REPLY, row)
+    db.execute(ANSWERS.insert(), row)
     return reply_of(row)
 
 
 def refuse(db: sa.Connection, key: str, failure: Failure) -> None:
     """Make the stored reply of *key* a settled failure: its content cannot be used."""
-    verdict = {"kind": failure.kind.value, "status": _status(failure), "message": storable(failure.message)}
-    db.execute(_REFUSE, {"k": key, **verdict})
-    db.execute(_FORGET, {"k": key})
+    verdict = _verdict(failure, settled=True)
+    said = (sa.literal(value, FAILURES.c[name].type) for name, value in verdict.items())
+    moved = sa.select(*said, NOW, *(ANSWERS.c[name] for name in _ANSWER)).where(ANSWERS.c.key == key)
+    db.execute(FAILURES.insert().from_select([*verdict, "time", *_ANSWER], moved))
+    db.execute(ANSWERS.delete().where(ANSWERS.c.key == key))
 
 
 def store_failure(
@@ -281,20 +250,14 @@ def store_failure(
     db.execute(_STORE_FAILURE, _failure(key, request_json(request) if settled else None, failure, settled, price))
 
 
-def _status(failure: Failure) -> int | None:
-    return failure.status if RULES["status"][0](failure.status) else None
+def _verdict(failure: Failure, settled: bool) -> dict[str, Any]:
+    status = failure.status if RULES["status"][0](failure.status) else None
+    message = storable(failure.message)
+    return {"kind": failure.kind.value, "status": status, "message": message, "settled": int(settled)}
 
 
 def _failure(key: str, request: str | None, failure: Failure, settled: bool, price: Price | None) -> dict[str, Any]:
-    return {
-        "key": key,
-        "kind": failure.kind.value,
-        "status": _status(failure),
-        "message": storable(failure.message),
-        "settled": int(settled),
-        "request": request,
-        **columns(failure.reply, price),
-    }
+    return {"key": key, "request": request, **_verdict(failure, settled), **columns(failure.reply, price)}
 
 
 def unsettle(db: sa.Connection, kinds: Sequence[FailureKind] | None = None) -> int:
@@ -322,7 +285,7 @@ def adopt(db: sa.Connection, imported: Sequence[tuple[str, str, Stored]]) -> lis
             failures.append(_failure(key, request, stored, settled=True, price=None))
         else:
             replies.append({"key": key, "request": request, **columns(stored, None)})
-    for statement, rows in ((_STORE_REPLY, replies), (_STORE_FAILURE, failures)):
+    for statement, rows in ((ANSWERS.insert(), replies), (_STORE_FAILURE, failures)):
         if rows:
             db.execute(_END, [{"k": row["key"]} for row in rows])
             db.execute(statement, rows)

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lantern.corpora.readers.conversations.cha import read_cha
 from lantern.corpora.readers.conversations.chats import read_txt
-from lantern.corpora.readers.conversations.exports import read_json
+from lantern.corpora.readers.conversations.exports import read_export
 from lantern.corpora.readers.conversations.subtitles import read_subtitles
-from lantern.corpora.readers.conversations.tables import read_table
-from lantern.corpora.readers.conversations.turns import LeftOut, Source, Turn
+from lantern.corpora.readers.conversations.turns import Source, Turn
+from lantern.corpora.text_files import read_rows
 from lantern.corpora.types import Dialogue, Utterance
 from lantern.errors import UserError
+
+
+def read_table(source: Source) -> Iterator[Turn]:
+    """Rows with ``speaker`` and ``text``, perhaps with ``dialogue`` and ``utterance`` (an id)."""
+    for line, row in read_rows(source.path, ("speaker", "text")):
+        for name in ("speaker", "text"):
+            value = row.get(name)
+            if not isinstance(value, str) or not value.strip():
+                raise source.error(line, f"{name} is {value!r}, expected words")
+        ids: list[str] = []
+        for name in ("dialogue", "utterance"):
+            value = row.get(name)
+            if not isinstance(value, str | int | None) or isinstance(value, bool):
+                raise source.error(line, f"{name} is {value!r}, expected text or a number")
+            ids.append("" if value is None else str(value))
+        yield Turn(str(row["speaker"]).strip(), str(row["text"]).strip(), dialogue=ids[0], id=ids[1])
+
 
 _READERS: dict[str, Callable[[Source], Iterator[Turn]]] = {
     ".csv": read_table,
@@ -21,7 +39,7 @@ _READERS: dict[str, Callable[[Source], Iterator[Turn]]] = {
     ".srt": read_subtitles,
     ".vtt": read_subtitles,
     ".txt": read_txt,
-    ".json": read_json,
+    ".json": read_export,
     ".cha": read_cha,
 }
 log = logging.getLogger(__name__)
@@ -45,7 +63,7 @@ def read_transcript(path: str | Path, speakers: Sequence[str] = ()) -> list[Dial
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{path}: a transcript ends in {', '.join(_READERS)}, not in {path.suffix or 'nothing'!r}")
-    source = Source(path, LeftOut(), tuple(speakers))
+    source = Source(path, Counter(), tuple(speakers))
     dialogues: dict[str, list[Utterance]] = {}
     seen: set[str] = set()
     for turn in reader(source):
@@ -57,8 +75,9 @@ def read_transcript(path: str | Path, speakers: Sequence[str] = ()) -> list[Dial
         seen.add(identity)
         extra: dict[str, object] = {} if turn.times is None else {"start": turn.times[0], "end": turn.times[1]}
         turns.append(Utterance(identity, turn.speaker, turn.text, extra=extra))
-    if source.left_out:
-        log.warning("%s: skipped %s", path, source.left_out)
+    if left := source.left_out:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in left.items())
+        log.warning("%s: skipped %s lines that are no speech: %s", path, left.total(), kinds)
     if not dialogues:
         raise UserError(f"{path} holds no turns")
     return [Dialogue(name, tuple(turns)) for name, turns in dialogues.items()]

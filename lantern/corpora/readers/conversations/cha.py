@@ -40,7 +40,7 @@ def read_cha(source: Source) -> Iterator[Turn]:
         if any(c.isalnum() for c in text):
             yield Turn(match["code"], text, times=times)
         else:
-            source.left_out.add("without words")
+            source.left_out["without words"] += 1
 
 
 def _said(text: str) -> str:

@@ -60,7 +60,7 @@ def _stamped(source: Source, chat: Stamped) -> Iterator[Turn]:
                 line.number, f"{short(line.text)} has no stamp, and the messages below have; give it one, or delete it"
             )
         if line.text:
-            source.left_out.add("heading")
+            source.left_out["heading"] += 1
     for n in heads:
         match = senders[n]
         if alone:  # the name alone on the stamped line, the words below it
@@ -68,14 +68,14 @@ def _stamped(source: Source, chat: Stamped) -> Iterator[Turn]:
         elif match is None or _by_program(source, lines[n], match["name"], counts):
             name, _, text = lines[n].text.partition(":")  # "Olek:yes", after an editor or a script
             if match is not None or name.strip() not in names:
-                source.left_out.add("by the chat program")
+                source.left_out["by the chat program"] += 1
                 continue
             speaker, message = name, [text, *below[n]]
         else:
             speaker, message = match["name"], [match["text"], *below[n]]
         text, placeholders = said(message)
         if not text or placeholders:
-            source.left_out.add("placeholder or deleted")
+            source.left_out["placeholder or deleted"] += 1
         speaker = words(speaker)
         if text and not speaker:
             raise source.error(lines[n].number, f"{short(text)} has no speaker; write 'date time - Name: text'")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lantern.corpora.readers.conversations.turns import Source, Turn, words
-from lantern.corpora.text_files import parse_json, read_text
+from lantern.corpora.text_files import mended, read_json
 from lantern.errors import UserError
 
 _LISTS = ("messages", "segments", "utterances", "turns")
@@ -22,12 +22,9 @@ _SYSTEM = frozenset(
 _DISCORD = frozenset(("Default", "Reply", "ThreadStarterMessage", "ChatInputCommand", "0", "19"))
 
 
-def read_json(source: Source) -> Iterator[Turn]:
+def read_export(source: Source) -> Iterator[Turn]:
     """The messages of a ``.json`` file in the order in which they were written."""
-    try:
-        value = parse_json(read_text(source.path))
-    except ValueError as error:
-        raise UserError(f"{source.path}: not JSON ({error})") from None
+    value = read_json(source.path)
     chats = value.get("chats") if isinstance(value, dict) else None
     if isinstance(chats, dict) and isinstance(chats.get("list"), list):  # all chats of a Telegram account
         for n, chat in enumerate(chats["list"], 1):
@@ -56,17 +53,17 @@ def _messages(source: Source, value: Any, where: str) -> Iterator[Turn]:
         if not isinstance(message, dict):
             raise UserError(f"{place}: not an object; expected {_FORMS}")
         if not _by_a_person(message):
-            source.left_out.add("by the chat program")
+            source.left_out["by the chat program"] += 1
             continue
         message = _unwrapped(message)
         if not any(key in message for key in _TEXTS):
             if any(key in message for key in (*_SPEAKERS, "attachments", "files", "photos", "sticker")):
-                source.left_out.add("without words")
+                source.left_out["without words"] += 1
                 continue
             raise UserError(f"{place}: keys {', '.join(map(str, message))[:80]}; expected {_FORMS}")
         text = _text(place, message, people)
         if not text:
-            source.left_out.add("without words")
+            source.left_out["without words"] += 1
             continue
         speaker = _speaker(message, people)
         if not speaker:
@@ -111,7 +108,7 @@ def _text(place: str, message: dict[str, Any], people: dict[str, str]) -> str:
     if "ts" in message or "user_profile" in message:
         value = _slack(value, people)
     if "sender_name" in message:
-        value = _repaired(value)
+        value = mended(value)
     return words(value)
 
 
@@ -120,14 +117,6 @@ def _slack(text: str, people: dict[str, str]) -> str:
     text = re.sub(r"<[#!]([^<>|]*)(?:\|([^<>]*))?>", lambda m: "@" + (m[2] or m[1]), text)
     text = re.sub(r"<([a-z]+:[^<>|]*)(?:\|([^<>]*))?>", lambda m: m[2] or m[1], text)
     return html.unescape(text)
-
-
-def _repaired(text: str) -> str:
-    """Messenger writes the bytes of UTF-8 as if each were a letter."""
-    try:
-        return text.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        return text
 
 
 def _speaker(message: dict[str, Any], people: dict[str, str]) -> str:
@@ -141,7 +130,7 @@ def _speaker(message: dict[str, Any], people: dict[str, str]) -> str:
         if isinstance(value, dict):  # Discord's author
             value = value.get("nickname") or value.get("name") or value.get("username") or value.get("id")
         if name := _string(value):
-            return _repaired(name) if key == "sender_name" else people.get(name, name)
+            return mended(name) if key == "sender_name" else people.get(name, name)
     return _string(message.get("from_id"))
 
 
@@ -150,10 +139,7 @@ def _people(path: Path) -> dict[str, str]:
     for folder in (path.parent, path.parent.parent):
         file = folder / "users.json"
         if file.is_file() and file != path:
-            try:
-                users = parse_json(read_text(file))
-            except ValueError as error:
-                raise UserError(f"{file}: not JSON ({error})") from None
+            users = read_json(file)
             known = [user for user in users if isinstance(user, dict)] if isinstance(users, list) else []
             names = {_string(u.get("id")): _string(u.get("real_name")) or _string(u.get("name")) for u in known}
             return {key: name for key, name in names.items() if key and name}

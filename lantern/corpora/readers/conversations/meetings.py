@@ -94,7 +94,7 @@ def without_heading(source: Source, lines: Lines) -> Lines:
     headings = {place for top, end in zip(rules[::2], rules[1::2], strict=False) for place in range(top, end + 1)}
     if rules and len(rules) % 2 == 0 and not any(line.strip() for _, line in lines[: rules[0]]):
         lines = [(number, "" if place in headings else line) for place, (number, line) in enumerate(lines)]
-        source.left_out.add("heading")
+        source.left_out["heading"] += 1
     start = 0
     for place, (_, line) in enumerate(lines[:60]):
         if NAMED.match(line.strip()):
@@ -107,7 +107,7 @@ def without_heading(source: Source, lines: Lines) -> Lines:
         time = _TIME_ALONE.match(text) and (place == 0 or not lines[place - 1][1].strip() or place == start)
         if place < start or time or _CLOSING.match(text):
             if text and not time:
-                source.left_out.add("heading")
+                source.left_out["heading"] += 1
             continue
         kept.append((number, line))
     return kept
@@ -123,7 +123,7 @@ def _zoom(source: Source, lines: Lines, pattern: re.Pattern[str]) -> Iterator[Tu
     for name, parts in messages:
         text = words(_QUOTED.sub("", words(" ".join(parts))))
         if not text or _REACTION.match(text):
-            source.left_out.add("reaction or empty")
+            source.left_out["reaction or empty"] += 1
         else:
             yield Turn(name, text)
 
@@ -161,7 +161,7 @@ def _headed(source: Source, lines: Lines, headers: dict[int, _Header], inline: b
             if speaker and any(text):
                 yield Turn(speaker, words(" ".join(text)))
             elif speaker:
-                source.left_out.add(f"without words (line {first})")
+                source.left_out[f"without words (line {first})"] += 1
             if candidate is not None:
                 speaker, first, text = candidate.name, number, [headers[number].text]
             continue
@@ -171,4 +171,4 @@ def _headed(source: Source, lines: Lines, headers: dict[int, _Header], inline: b
         if speaker:
             text.append(line)
         else:
-            source.left_out.add("heading")
+            source.left_out["heading"] += 1

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import re
 
-from lantern.corpora.readers.conversations.wordlists import ATTACHED, EDITED, NO_MESSAGE, OMITTED
+from lantern.corpora.readers.conversations.wordlists import ATTACHED, NO_MESSAGE
 
+_KIND = (
+    "image|photo|video|audio|sticker|gif|document|contact card|bild|foto|dokument|kontaktkarte|imagen|imagem|vidéo|"
+    "vídeo|áudio|immagine|afbeelding|documento|kuva|ääni|asiakirja|media|multimedia|medien|médias"
+)
+_LEFT_OUT = (
+    "omitted|weggelassen|ausgeschlossen|absente?|omise?s?|omitid[oa]|ocultad[oa]|omess[oai]|weggelaten|jätetty pois"
+)
+_OMITTED = re.compile(rf"(?:[^\s.]+\.\w{{2,5}} • .{{1,30}})?(?:{_KIND})s? (?:{_LEFT_OUT})", re.IGNORECASE)
+_EDITED = re.compile(
+    "edit|bearbeit|modifi|édit|muoka|bewerk|edytow|измен|düzenlen|redig|upraven|编辑|編輯|編集|수정|تعديل|تحرير",
+    re.IGNORECASE,
+)
 _IN_BRACKETS = re.compile(r"^<(?=[^<>]*[\s:.]|multi|media|médi|mídia)[^<>]{4,120}>\s*", re.IGNORECASE)
 """``<Media omitted>``, ``<attached: 1.jpg>`` and the like: two words or more, which leaves ``<3`` and ``<grin>``."""
 _FILE = re.compile(
@@ -24,7 +36,7 @@ def said(lines: list[str]) -> tuple[str, bool]:
     left_out = False
     for line in lines:
         text = line.strip()
-        if (last := _LAST_BRACKETS.search(text)) and EDITED.search(last["note"]):
+        if (last := _LAST_BRACKETS.search(text)) and _EDITED.search(last["note"]):
             text = text[: last.start()]
         if text.startswith("\u200e"):  # WhatsApp for iOS marks what it writes itself
             left_out = True
@@ -41,7 +53,7 @@ def said(lines: list[str]) -> tuple[str, bool]:
 
 def _placeholder(text: str) -> bool:
     """Whether *text*, not empty, stands in place of words."""
-    if _FILE.fullmatch(text) or OMITTED.fullmatch(text) or text.strip("🚫 .。").casefold() in NO_MESSAGE:
+    if _FILE.fullmatch(text) or _OMITTED.fullmatch(text) or text.strip("🚫 .。").casefold() in NO_MESSAGE:
         return True
     attached = _ATTACHED.fullmatch(text)
     return attached is not None and attached["note"].strip().casefold() in ATTACHED

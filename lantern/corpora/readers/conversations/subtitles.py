@@ -79,7 +79,7 @@ def read_subtitles(source: Source) -> Iterator[Turn]:
                 speaker, text = named
                 turns.append((speaker, [text]))
             elif _SOUND.match(part.text):
-                source.left_out.add("sounds in brackets")
+                source.left_out["sounds in brackets"] += 1
             elif part.change:
                 shown = short(part.change + part.text)
                 raise source.error(part.line, f"{shown} does not say who speaks; write '{part.change}Name: text'")

@@ -11,29 +11,13 @@ from lantern.corpora.text_files import read_text
 from lantern.errors import UserError
 
 
-class LeftOut:
-    """Counts what is no utterance, by kind."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-
-    def add(self, kind: str) -> None:
-        self.counts[kind] += 1
-
-    def __bool__(self) -> bool:
-        return bool(self.counts)
-
-    def __str__(self) -> str:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.counts.items())
-        return f"{self.counts.total()} lines that are no speech: {kinds}"
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
     """A file to read."""
 
     path: Path
-    left_out: LeftOut
+    left_out: Counter[str]
+    """Lines that are no utterance, by kind."""
     speakers: tuple[str, ...] = ()
     """Everybody who speaks; empty when the file alone decides."""
 
