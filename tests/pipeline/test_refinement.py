@@ -28,7 +28,7 @@ Tiny = Callable[..., list[str]]
 
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[tuple[str, bool]]]:
-    """How often the callback ends a validation, by split and whether a model trains; no table is made from rows."""
+    """How often the callback ends a validation, by split and whether a model trains; no row is made of a table."""
     seen: Counter[tuple[str, bool]] = Counter()
     refine = LLMRefinement.on_validation_epoch_end
 
@@ -36,12 +36,13 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[tuple[str, bool
         seen[self.split, trainer.state.fn == "fit"] += 1
         refine(self, trainer, module)
 
-    def from_rows(*_: Any, **__: Any) -> PredictionTable:
-        raise AssertionError("a run builds arrays, not rows")
+    def row(*_: Any) -> Any:
+        raise AssertionError("a run works on arrays, not on rows")
 
     with monkeypatch.context() as patch:
         patch.setattr(LLMRefinement, "on_validation_epoch_end", ended)
-        patch.setattr(PredictionTable, "from_rows", from_rows)
+        patch.setattr(PredictionTable, "__iter__", row)
+        patch.setattr(PredictionTable, "row", row)
         yield seen
 
 
