@@ -27,10 +27,10 @@ class Product:
     needs_input_gradient: bool = True
     """False on raw features: the backward pass then has the product for the weights only."""
 
-    @property
-    def multiply_adds(self) -> int:
-        """Of forward and backward pass."""
-        return self.count * self.rows * self.inner * self.columns * (3 if self.needs_input_gradient else 2)
+    def multiply_adds(self, backward: bool) -> int:
+        """Of the forward pass, and the *backward* pass if it is asked for."""
+        passes = 1 + backward + (backward and self.needs_input_gradient)
+        return self.count * self.rows * self.inner * self.columns * passes
 
 
 def dialogue_lengths() -> list[int]:
@@ -121,15 +121,15 @@ def _attention(count: int, length: int, width: int) -> Iterator[Product]:
 
 
 class Floor:
-    """Runs the products of a batch, each with its input and weight gradient, and nothing else."""
+    """Runs the products of a batch, with their input and weight gradients if *backward*, and nothing else."""
 
-    def __init__(self, products: list[Product]) -> None:
-        self.products = products
+    def __init__(self, products: list[Product], backward: bool, device: str) -> None:
+        self.products, self.backward = products, backward
         shapes = [shape for p in products for shape in ((p.rows, p.inner), (p.inner, p.columns), (p.rows, p.columns))]
-        self.pool = torch.randn(max(rows * columns for rows, columns in shapes) * 4)
+        self.pool = torch.randn(max(rows * columns for rows, columns in shapes) * 4, device=device)
 
     def step(self) -> None:
-        """One training step's worth."""
+        """The work of one batch."""
         for product in self.products:
             rows, inner, columns = product.rows, product.inner, product.columns
             sizes = [rows * inner, inner * columns, rows * columns]
@@ -139,6 +139,7 @@ class Floor:
             out = self.pool[ends[-1] :]
             for _ in range(product.count):
                 torch.mm(a, b, out=out[: rows * columns].view(rows, columns))
-                torch.mm(a.t(), g, out=out[: inner * columns].view(inner, columns))
-                if product.needs_input_gradient:
+                if self.backward:
+                    torch.mm(a.t(), g, out=out[: inner * columns].view(inner, columns))
+                if self.backward and product.needs_input_gradient:
                     torch.mm(g, b.t(), out=out[: rows * inner].view(rows, inner))

@@ -1,7 +1,8 @@
-"""CORECT (arXiv 2311.04507) written down plainly, on padded dialogues: what the backbone is timed against.
+"""CORECT (arXiv 2311.04507) computed as the published implementation computes it: what the backbone is timed against.
 
-Stock transformer layers and ``nn.MultiheadAttention`` with padding masks on all ``[B, L]`` positions, and PyG's two
-convolutions on a list of edges, built edge by edge for every batch. Parameters are named as in the backbone.
+All layers run on all ``[B, L]`` positions and none masks padding; the cross-modal stacks are time-major, project query,
+key and value apart and average their attention weights over the heads; the graph is built edge by edge for every batch
+and PyG's two convolutions run on it. Parameters are named as in the backbone, whose ``exact_published`` form it equals.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class TextEncoder(nn.Module):
         )
         self.output = nn.Linear(size, config.hidden)
 
-    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
-            x = block(x, src_key_padding_mask=padding)
+            x = block(x)
         out: Tensor = self.output(x)
         return out
 
@@ -46,9 +47,30 @@ class UtteranceEncoder(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
 
-    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layers(x)
         return out
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention of time-major ``[L, B, width]``, and its weights averaged over the heads."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        length, batch, width = query.shape
+        size = width // self.heads
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases))
+        q, k, v = (x.contiguous().view(-1, batch * self.heads, size).transpose(0, 1) for x in (q * size**-0.5, k, v))
+        attention = F.softmax(torch.bmm(q, k.transpose(1, 2)).float(), dim=-1)
+        mixed = torch.bmm(attention, v).transpose(0, 1).contiguous().view(length, batch, width)
+        return self.out_proj(mixed), attention.view(batch, self.heads, length, -1).sum(dim=1) / self.heads
 
 
 class Layer(nn.Module):
@@ -56,14 +78,17 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.self_attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.self_attn = Attention(width, heads)
         self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.layer_norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
 
-    def forward(self, x: Tensor, source: Tensor | None, padding: Tensor) -> Tensor:
-        query = self.layer_norms[0](x)
-        keys = query if source is None else self.layer_norms[0](source)
-        x = x + self.self_attn(query, keys, keys, key_padding_mask=padding, need_weights=False)[0]
+    def forward(self, x: Tensor, source: Tensor | None) -> Tensor:
+        residual, query = x, self.layer_norms[0](x)
+        if source is None:
+            mixed, _ = self.self_attn(query, query, query)
+        else:
+            mixed, _ = self.self_attn(query, self.layer_norms[0](source), self.layer_norms[0](source))
+        x = residual + mixed
         out: Tensor = x + self.fc2(F.relu(self.fc1(self.layer_norms[1](x))))
         return out
 
@@ -77,10 +102,10 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(Layer(width, heads) for _ in range(layers))
         self.layer_norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, source: Tensor | None, padding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor | None) -> Tensor:
         x, source = x * self.scale, None if source is None else source * self.scale
         for layer in self.layers:
-            x = layer(x, source, padding)
+            x = layer(x, source)
         out: Tensor = self.layer_norm(x)
         return out
 
@@ -95,13 +120,14 @@ class CrossModal(nn.Module):
         self.pairs = nn.ModuleDict({f"{q}_{s}": Stack(*pair) for q in MODALITIES for s in MODALITIES if s != q})
         self.memories = nn.ModuleDict({name: Stack(*memory) for name in MODALITIES})
 
-    def forward(self, encoded: dict[str, Tensor], padding: Tensor) -> Tensor:
+    def forward(self, encoded: dict[str, Tensor]) -> Tensor:
         """``[B, L, hidden]`` per modality to ``[B, L, 6 * hidden]``."""
+        encoded = {name: x.transpose(0, 1) for name, x in encoded.items()}
         outputs = []
         for q in MODALITIES:
-            pairs = [self.pairs[f"{q}_{s}"](encoded[q], encoded[s], padding) for s in MODALITIES if s != q]
-            outputs.append(self.memories[q](torch.cat(pairs, dim=-1), None, padding))
-        return torch.cat(outputs, dim=-1)
+            pairs = [self.pairs[f"{q}_{s}"](encoded[q], encoded[s]) for s in MODALITIES if s != q]
+            outputs.append(self.memories[q](torch.cat(pairs, dim=-1), None))
+        return torch.cat(outputs, dim=-1).transpose(0, 1)
 
 
 class Graph(nn.Module):
@@ -127,22 +153,23 @@ class Graph(nn.Module):
         total, count, start = sum(lengths), len(MODALITIES), 0
         edges, kinds = [], []
         for length in lengths:
+            window: set[tuple[int, int]] = set()
             for i in range(length):
-                for j in range(max(0, i - self.past), min(length, i + self.future + 1)):
-                    block = 2 if i == j else int(i > j)
-                    for m in range(count):
-                        edges.append((m * total + start + i, m * total + start + j))
-                        kinds.append(block * count + m)
-                for m in range(count):
-                    for n in range(count):
-                        if m != n:
-                            edges.append((m * total + start + i, n * total + start + i))
-                            kinds.append(3 * count + m * (count - 1) + n - int(n > m))
+                reach = range(max(0, i - self.past), min(length, i + self.future))
+                window = window.union({(i, j) for j in reach})
+            for m in range(count):
+                for i, j in window:
+                    edges.append(torch.tensor([m * total + start + i, m * total + start + j]))
+                    kinds.append((2 if i == j else int(i > j)) * count + m)
+                for n in range(count):
+                    for i in range(length if m != n else 0):
+                        edges.append(torch.tensor([m * total + start + i, n * total + start + i]))
+                        kinds.append(3 * count + m * (count - 1) + n - int(n > m))
             start += length
-        return torch.tensor(edges).t().contiguous(), torch.tensor(kinds)
+        return torch.stack(edges).t().contiguous(), torch.tensor(kinds)
 
 
-class PaddedCorect(Backbone):
+class OfficialCorect(Backbone):
     """CORECT on text, audio and visual features, everything on."""
 
     def __init__(self, config: Config, sizes: Sizes) -> None:
@@ -160,12 +187,12 @@ class PaddedCorect(Backbone):
 
     def forward(self, batch: Batch, stages: bool = False) -> BackboneOutput:
         """As the backbone's, without stages."""
-        mask, padding = batch.mask, ~batch.mask
+        mask = batch.mask
         speaker = self.speaker(batch.speakers)
-        encoded = {name: self.encoders[name](batch.features[name], padding) + speaker for name in MODALITIES}
+        encoded = {name: self.encoders[name](batch.features[name]) + speaker for name in MODALITIES}
         nodes = torch.cat([x[mask] for x in encoded.values()])
         graph = self.graph(nodes, batch.lengths.tolist())
-        features = torch.cat([graph, self.crossmodal(encoded, padding)[mask]], dim=-1)
+        features = torch.cat([graph, self.crossmodal(encoded)[mask]], dim=-1)
         hidden = F.dropout(F.relu(self.project(features)), self.dropout, self.training)
         return BackboneOutput(hidden, self.classify(hidden))
 
