@@ -32,15 +32,23 @@ class Batch:
     ids: list[list[str]] = field(default_factory=list)
     """Turn ids per dialogue, without padding."""
     dialogue_ids: list[str] = field(default_factory=list)
+    _sizes: list[int] | None = field(default=None, init=False, repr=False)
 
     @property
     def lengths(self) -> Tensor:
         """Utterances per dialogue, int64 ``[B]``."""
         return self.mask.sum(dim=1)
 
+    @property
+    def sizes(self) -> list[int]:
+        """Utterances per dialogue on the host; kept by :meth:`to`, so that no backbone waits for the device to tell."""
+        if self._sizes is None:
+            self._sizes = self.lengths.tolist()
+        return self._sizes
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on *device* (Lightning calls this)."""
-        return replace(
+        moved = replace(
             self,
             features={k: v.to(device) for k, v in self.features.items()},
             speakers=self.speakers.to(device),
@@ -49,6 +57,8 @@ class Batch:
             scores=self.scores.to(device),
             present={k: v.to(device) for k, v in self.present.items()},
         )
+        moved._sizes = self.sizes
+        return moved
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from lantern.models.corect.config import Config
 from lantern.models.corect.encoders import default_heads
 from lantern.models.corect.graph import EdgeRule, Graph, Tiles, slot_major
 from lantern.models.corect.model import Model
-from lantern.models.corect.rows import Rows
 from lantern.models.dropout import dropout
+from lantern.models.rows import Rows
 
 SIZES = Sizes(dims={"text": 16, "audio": 5, "visual": 7}, classes=4, speakers=3)
 SMALL: dict[str, Any] = {"hidden": 8, "graph_heads": 2, "text_feedforward": 32}
@@ -170,7 +170,7 @@ def test_fast_graph_equals_message_passing(rule: EdgeRule, lengths: list[int]) -
     graph = Graph(rule, Config(**(SMALL | {"graph_heads": 3})))
     nn.init.normal_(graph.relational.bias)
     sizes = torch.tensor(lengths)
-    rows = Rows.of(torch.arange(max(lengths)) < sizes[:, None])
+    rows = Rows.of(lengths, max(lengths), sizes.device)
     nodes = torch.randn(sum(lengths), rule.modalities, 8, requires_grad=True)
     direction = torch.randn(rule.modalities * sum(lengths), 24)
 

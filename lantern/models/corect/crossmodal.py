@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lantern.errors import UserError
+from lantern.models.corect.attention import Attention
 from lantern.models.corect.config import Config
-from lantern.models.corect.rows import Attention, Rows
+from lantern.models.rows import Rows
 
 
 class _Layer(nn.Module):

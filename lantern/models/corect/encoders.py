@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lantern.errors import UserError
+from lantern.models.corect.attention import Attention
 from lantern.models.corect.config import Config
-from lantern.models.corect.rows import Attention, Rows
 from lantern.models.dropout import dropout
+from lantern.models.rows import Rows
 
 
 def default_heads(width: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import RGCNConv, TransformerConv
 
 from lantern.models.corect.config import Config
-from lantern.models.corect.rows import Rows
+from lantern.models.rows import Rows
 
 _TILE = 32  # target utterances per tile; smaller tiles waste fewer keys but make smaller matrix products
 

@@ -13,8 +13,8 @@ from lantern.models.corect.config import Config
 from lantern.models.corect.crossmodal import CrossModal
 from lantern.models.corect.encoders import build_encoder
 from lantern.models.corect.graph import EdgeRule, Graph, slot_major
-from lantern.models.corect.rows import Rows
 from lantern.models.dropout import dropout
+from lantern.models.rows import Rows
 
 
 class Highway(nn.Module):
@@ -73,8 +73,9 @@ class Model(Backbone):
     def forward(self, batch: Batch, stages: bool = False) -> BackboneOutput:
         """Hidden vectors and logits of the valid utterances of *batch*, with the named stages on request."""
         named: dict[str, Tensor] | None = {} if stages else None
-        valid = Rows.of(batch.mask)
-        computed = Rows.everything(*batch.mask.shape) if self.config.exact_published else valid
+        shape, device = batch.mask.shape, batch.mask.device
+        valid = Rows.of(batch.sizes, shape[1], device)
+        computed = Rows.everything(shape[0], shape[1], device) if self.config.exact_published else valid
         encoded = self._encode(batch, computed, valid, named)
         features = self._fuse(encoded, batch.lengths, computed, valid, named)
         if self.highway is not None:

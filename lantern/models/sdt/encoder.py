@@ -2,7 +2,7 @@
 
 For ``M`` modalities there are ``E = M * M`` one-layer transformer encoders, one per pair (target, source), without
 shared weights. They are stacked on a leading axis, so that each step of all encoders is one batched matrix product over
-the ``N`` valid utterances; only attention sees dialogues padded to ``L``.
+the ``N`` valid utterances; only attention sees padding.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lantern.models.dropout import keep_mask
+from lantern.models.rows import Rows
 
 
 class StackedLinear(nn.Module):
@@ -69,37 +70,6 @@ class Dropout(nn.Module):
         return torch.addcmul(residual, x, keep_mask(tuple(x.shape), self.dropout, x))
 
 
-class Packing:
-    """The way between the ``N`` valid utterances of a batch and its ``B * L`` positions, per attention head."""
-
-    def __init__(self, mask: Tensor, heads: int) -> None:
-        self.batch, self.length = mask.shape
-        self.heads = heads
-        dialogue, self.position = mask.nonzero(as_tuple=True)
-        """Position of each valid utterance within its dialogue, int64 ``[N]``."""
-        # Rows of one head lie together in [B, heads, L], so that neither direction needs a transposed copy.
-        head = torch.arange(heads, device=mask.device)
-        rows = (dialogue[:, None] * heads + head) * self.length + self.position[:, None]
-        self.rows = rows.flatten()
-        # An empty dialogue may look at its (zero) padding: a softmax over no key would be NaN.
-        self.keys = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
-        """Keys that may be attended to, bool ``[B, 1, 1, L]``."""
-
-    def pad(self, x: Tensor) -> Tensor:
-        """``[E, N, H] -> [E * B, heads, L, H / heads]``, zero at padding."""
-        stack, _, size = x.shape
-        width = size // self.heads
-        padded = x.new_zeros(stack, self.batch * self.heads * self.length, width)
-        padded = padded.index_copy(1, self.rows, x.reshape(stack, len(self.rows), width))
-        return padded.view(stack * self.batch, self.heads, self.length, width)
-
-    def pack(self, x: Tensor) -> Tensor:
-        """``[E * B, heads, L, H / heads] -> [E, N, H]``."""
-        width = x.shape[-1]
-        flat = x.reshape(-1, self.batch * self.heads * self.length, width)
-        return flat.index_select(1, self.rows).view(len(flat), -1, self.heads * width)
-
-
 class CrossModalEncoders(nn.Module):
     """All ``E = M * M`` encoders: targets in order, for each target its own modality first, then the others in order.
 
@@ -111,9 +81,9 @@ class CrossModalEncoders(nn.Module):
     sources: Tensor
     source_draws: Tensor
 
-    def __init__(self, modalities: int, hidden: int, feed_forward: int, dropout: float) -> None:
+    def __init__(self, modalities: int, hidden: int, heads: int, feed_forward: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.heads, self.dropout = heads, dropout
         self.pairs = encoder_pairs(modalities)
         """(target, source) of each encoder, as modality indices."""
         stack = len(self.pairs)
@@ -131,21 +101,24 @@ class CrossModalEncoders(nn.Module):
         self.register_buffer("sources", torch.tensor([source for _, source in self.pairs]), persistent=False)
         self.register_buffer("source_draws", torch.tensor(draws), persistent=False)
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """Encoder inputs ``[M, N, H]`` to encoder outputs ``[E, N, H]``."""
         target, source = self._inputs(x)
-        query = packing.pad(self.query(target))
-        key, value = self.key_value(source).chunk(2, dim=-1)
-        attended = F.scaled_dot_product_attention(
-            query,
-            packing.pad(key),
-            packing.pad(value),
-            attn_mask=packing.keys.repeat(len(self.pairs), 1, 1, 1),
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        residual = self.drop.add(self.output(packing.pack(attended)), target)
+        queries = rows.spread(self.query(target))
+        keys, values = zip(*(block.chunk(2, dim=-1) for block in rows.spread(self.key_value(source))))
+        attended = rows.attend(queries, keys, values, self.heads, self._keep(rows, x))
+        residual = self.drop.add(self.output(attended), target)
         inner = self.drop(F.gelu(self.inner(self.norm(residual)), approximate="tanh"))
         return self.drop.add(self.outer(inner), residual)
+
+    def _keep(self, rows: Rows, like: Tensor) -> Tensor | None:
+        """Dropout mask of the attention weights, ``[E, B, heads, L, L]``."""
+        if not self.training or not self.dropout:
+            return None
+        shape = (len(self.pairs), rows.batch, self.heads, rows.length, rows.length)
+        return (
+            torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
+        )
 
     def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Target and source of every encoder, ``[E, N, H]`` each, with their own input dropout."""

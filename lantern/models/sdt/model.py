@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from lantern.corpora.types import MODALITIES
 from lantern.errors import UserError
 from lantern.models.batch import Backbone, BackboneOutput, Batch, Sizes
+from lantern.models.rows import Rows
 from lantern.models.sdt.config import Config
-from lantern.models.sdt.encoder import CrossModalEncoders, Dropout, Packing, StackedLinear
+from lantern.models.sdt.encoder import CrossModalEncoders, Dropout, StackedLinear
 from lantern.models.sdt.loss import distillation, full_precision, student_cross_entropy
 
 
@@ -69,7 +70,7 @@ class Model(Backbone):
         self.hidden_size = hidden
         self.projections = nn.ModuleDict({m: nn.Linear(sizes.dims[m], hidden, bias=False) for m in self.modalities})
         self.speakers = nn.Embedding(sizes.speakers + 1, hidden, padding_idx=sizes.speakers)
-        self.encoders = CrossModalEncoders(count, hidden, config.feed_forward or hidden, config.dropout)
+        self.encoders = CrossModalEncoders(count, hidden, config.heads, config.feed_forward or hidden, config.dropout)
         self.gates = StackedLinear(count**2, hidden, hidden, bias=False) if config.gate == "learned" else None
         self.reduce = StackedLinear(count, count * hidden, hidden)
         self.fusion_gate = nn.Linear(hidden, hidden, bias=False)
@@ -89,23 +90,23 @@ class Model(Backbone):
         """See :class:`Model` for the outputs; shapes of *batch* in :class:`~lantern.models.batch.Batch`."""
         mask = batch.mask
         count = len(self.modalities)
-        packing = Packing(mask, self.config.heads)
-        speaker = self.speakers(batch.speakers[mask].clamp_max(self.sizes.speakers))
-        context = speaker + self._positions(mask.shape[1])[packing.position]
-        projected = [self._project(name, batch.features[name][mask]) for name in self.modalities]
+        rows = Rows.of(batch.sizes, mask.shape[1], mask.device)
+        labels = rows.take(batch.labels)
+        speaker = self.speakers(rows.take(batch.speakers).clamp_max(self.sizes.speakers))
+        context = speaker + self._positions(mask.shape[1])[rows.position]
+        projected = [self._project(name, rows.take(batch.features[name])) for name in self.modalities]
         inputs = torch.stack([x + context for x in projected])  # [M, N, H]
 
-        encoded = self.encoders(inputs, packing)  # [E, N, H]
+        encoded = self.encoders(inputs, rows)  # [E, N, H]
         gated = F.silu(encoded) if self.gates is None else encoded * torch.sigmoid(self.gates(encoded))
-        rows, hidden = gated.shape[1:]
-        sides = gated.view(count, count, rows, hidden).transpose(1, 2).reshape(count, rows, count * hidden)
+        sides = gated.unflatten(0, (count, count)).transpose(1, 2).flatten(2)
         reduced = self.reduce(sides)  # [M, N, H]
         modality_weights = torch.softmax(self.fusion_gate(reduced), dim=0)
         fused = (modality_weights * reduced).sum(dim=0)
 
         teacher = self.teacher(fused)
         students = self.students(self.student_dropout(F.relu(reduced)))  # [M, N, C]
-        output = BackboneOutput(fused, teacher, self._auxiliary_loss(teacher, students, batch.labels[mask]))
+        output = BackboneOutput(fused, teacher, self._auxiliary_loss(teacher, students, labels))
         if stages:
             output.stages = {
                 "speaker": speaker,
