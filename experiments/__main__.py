@@ -17,6 +17,7 @@ COMMANDS = {
     "import": ("import_corpus", "turn a raw corpus into a corpus folder"),
     "inspect": ("inspect_corpus", "look into a corpus folder"),
     "features": ("extract_features", "add a modality to a corpus folder"),
+    "finetune": ("finetune_text", "fine-tune a text encoder and write its features"),
     "ledger": ("ledger", "look into, check, mend, share and clean the record of all LLM calls"),
 }
 """Name, module and purpose of each command."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lantern.config.groups import CONFIG_DIR, folders
+from lantern.config.groups import CONFIG_DIR, GROUPS, folders
 from lantern.config.overrides import (
     broken_file,
     check_backbone_keys,
@@ -19,16 +19,27 @@ from lantern.config.overrides import (
     quoted_url,
     yaml_problem,
 )
-from lantern.config.schema import RunConfig, split_backbone
+from lantern.config.schema import FinetuneConfig, RunConfig, split_backbone
 from lantern.errors import UserError
 from lantern.refine.failures import redact
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 _SECRET = re.compile(r"(^|[_-])(api[_-]?key|token|secret|password|authorization|cookie)$", re.IGNORECASE)
 _URL_SECRET = re.compile(r"://[^/?#]*@|[?&][^=&]*(key|token|secret|sig|password)=", re.IGNORECASE)
 
 
 def compose(overrides: list[str]) -> RunConfig:
-    """The configuration that *overrides* (``group=choice``, ``section.key=value``) make of ``configs/run.yaml``.
+    """The configuration of a run that *overrides* make of ``configs/run.yaml``; see :func:`composed`."""
+    config = composed(overrides, "run", RunConfig, GROUPS)
+    split_backbone(config.backbone)
+    return config
+
+
+def composed(overrides: list[str], name: str, schema: type[T], groups: Sequence[str]) -> T:
+    """The configuration that *overrides* (``group=choice``, ``section.key=value``) make of ``configs/<name>.yaml``.
 
     Files in a folder ``configs`` of the current folder come before Lantern's own.
 
@@ -45,20 +56,20 @@ def compose(overrides: list[str]) -> RunConfig:
     overrides = [quoted_url(override) for override in overrides]
     overrides = [_free(override) for override in overrides]
     for override in overrides:
-        check_override(override, RunConfig)
+        check_override(override, schema, groups)
     _add_local_folder()
-    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     options = [o for o in overrides if o.lstrip("+~").startswith("backbone.")]
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             if options:
-                chosen = hydra_compose("run", overrides=[o for o in overrides if o not in options])
+                chosen = hydra_compose(name, overrides=[o for o in overrides if o not in options])
                 check_backbone_keys(options, [str(key) for key in chosen.backbone])
-            composed = hydra_compose("run", overrides=overrides)
-        for key, value in _leaves(OmegaConf.to_container(composed, resolve=False)):
+            made = hydra_compose(name, overrides=overrides)
+        for key, value in _leaves(OmegaConf.to_container(made, resolve=False)):
             check_value(key, value)
             _check_secret(key, value)  # before any other check, whose message would show it
-        config = OmegaConf.to_object(composed)
+        config = OmegaConf.to_object(made)
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001  Hydra and OmegaConf raise what they like on files and values
@@ -70,10 +81,9 @@ def compose(overrides: list[str]) -> RunConfig:
         wrong = broken_file({override.partition("=")[2] for override in overrides})
         if wrong is None and not isinstance(error, HydraException | OmegaConfBaseException):
             wrong = broken_file(None)
-        raise UserError(wrong or one_line(error, RunConfig)) from None
-    assert isinstance(config, RunConfig)
-    split_backbone(config.backbone)
-    for key, value in _leaves(to_plain(config)):
+        raise UserError(wrong or one_line(error, schema)) from None
+    assert isinstance(config, schema)
+    for key, value in _leaves(asdict(config)):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}={value} is not a finite number")
     return config
@@ -113,7 +123,7 @@ to_plain = asdict
 """A configuration as plain dicts, lists and scalars."""
 
 
-def dump(config: RunConfig) -> str:
+def dump(config: RunConfig | FinetuneConfig) -> str:
     """The resolved configuration as YAML; it holds names of key variables, never keys."""
     from omegaconf import OmegaConf
 

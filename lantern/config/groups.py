@@ -8,6 +8,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 CONFIG_DIR = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
 """Lantern's own files: inside the installed package, or beside it in a checkout."""
 GROUPS = ("corpus", "backbone", "llm", "prompt", "weighting", "protocol", "trainer", "tracking", "experiment")
+FINETUNE_GROUPS = ("corpus", "encoder", "protocol", "trainer")
+"""Of ``experiments.finetune_text``."""
 
 
 def folders() -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from types import UnionType
@@ -33,10 +33,10 @@ def quoted_url(override: str) -> str:
     return f'{key}="{value}"' if is_url(value) else override
 
 
-def check_override(override: str, schema: type) -> None:
+def check_override(override: str, schema: type, groups: Sequence[str] = GROUPS) -> None:
     """Refuse one that Hydra cannot read, several values, and an unknown group, choice or key.
 
-    *schema* is the dataclass of the whole configuration.
+    *schema* is the dataclass of the whole configuration, *groups* are its groups.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -56,8 +56,8 @@ def check_override(override: str, schema: type) -> None:
         )
     key, _, value = override.lstrip("+~").partition("=")
     group = key.split("@")[0]
-    if group not in GROUPS:
-        hint = _hint(override, key, value, schema)
+    if group not in groups:
+        hint = _hint(override, key, value, schema, groups)
         plain = get_origin(hint) is not dict or key.startswith("backbone.")
         given: Any = parsed.value()
         nested = isinstance(given, list) and any(isinstance(one, list) for one in given)
@@ -76,7 +76,7 @@ def _shown(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
-def _hint(override: str, key: str, value: str, schema: type) -> Any:
+def _hint(override: str, key: str, value: str, schema: type, groups: Sequence[str]) -> Any:
     """The type of *key* in *schema*, that of the last section that says one."""
     node: Any = schema
     path = ""
@@ -84,7 +84,7 @@ def _hint(override: str, key: str, value: str, schema: type) -> Any:
     for part in key.split("."):
         names = [f.name for f in fields(node)]
         if part not in names:
-            names = names if path else sorted({*names, *GROUPS})
+            names = names if path else sorted({*names, *groups})
             near = did_you_mean(part, names)
             nested = "" if near and "." in key else _elsewhere(key, value, schema)
             raise UserError(f"{override}: unknown key {path + part!r}.{nested or near} Valid: {', '.join(names)}")

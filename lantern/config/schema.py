@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from lantern.config.overrides import one_line
 from lantern.corpora.protocols.config import ProtocolConfig
 from lantern.errors import UserError
+from lantern.features.encoders.config import EncoderConfig
 from lantern.refine.backends.config import BackendConfig
 from lantern.refine.backends.simulated import SimulatedConfig
 from lantern.refine.prompt import PromptConfig
@@ -74,6 +75,9 @@ class OofConfig:
     folds: Annotated[int, Within(least=2)] = 5
     """Groups of training dialogues; not used where the training dialogues come from 2 to 8 recording sessions, which
     are the folds then."""
+    seed: Annotated[int, Within(least=0)] | None = None
+    """Decides which dialogues a fold holds out. null: ``seed``. Runs of several seeds share fine-tuned features only
+    where this is the same."""
     test_model: Annotated[str, OneOf("full", "mean")] = "full"
     """Who predicts the test dialogues: ``full``, one model trained on all training dialogues, or ``mean``, the mean of
     the folds' models."""
@@ -225,9 +229,50 @@ class RunConfig:
             raise UserError(f"oof.test_model=mean needs the models of the folds, and {reason} trains none")
 
     @property
+    def fold_seed(self) -> int:
+        """Decides the folds."""
+        return self.seed if self.oof.seed is None else self.oof.seed
+
+    @property
     def ledger(self) -> str:
         """The ledger's file, or the URL of its database."""
         return str(Path(self.runs) / "ledger.sqlite") if self.refine.ledger is None else self.refine.ledger
+
+
+@dataclass
+class FoldsConfig:
+    """Encoders beside the one that is fitted on all training dialogues."""
+
+    folds: Annotated[int, Within(least=2)] | None = None
+    """One for each fold of a run with this ``oof.folds`` and the same ``seed``: ``weighting.fit_on=oof``
+    needs them. null: none, which is enough for ``weighting.fit_on=dev`` and for runs without an LLM."""
+
+    def __post_init__(self) -> None:
+        check(self, "oof")
+
+
+@dataclass
+class FinetuneConfig:
+    """Everything that decides fine-tuned text features."""
+
+    seed: Annotated[int, Within(least=0, most=2**32 - 1)] = 0
+    """Of the heads, the order of the windows and the folds."""
+    runs: str = "runs"
+    """Folder of the shared stages."""
+    out: str | None = None
+    """Corpus folder that gets the features. null: ``<corpus.path>-<encoder>``."""
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    oof: FoldsConfig = field(default_factory=FoldsConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        check(self, "settings")
+        if not self.runs.strip() or (self.out is not None and not self.out.strip()):
+            raise UserError("runs and out must name a folder, such as runs=runs")
+        if self.trainer.processes > 1:
+            raise UserError(f"trainer.devices={self.trainer.devices}: an encoder is fine-tuned by one process")
 
 
 def split_backbone(node: dict[str, Any]) -> tuple[TrainingDefaults, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ class CorpusCard:
     @classmethod
     def of(cls, corpus: Corpus) -> CorpusCard:
         """The card of *corpus*."""
-        return cls(corpus.name, corpus.label_set, corpus.score_range, dict(corpus.cards))
+        cards = {name: replace(card, fits=()) for name, card in corpus.cards.items()}
+        return cls(corpus.name, corpus.label_set, corpus.score_range, cards)
 
     def save(self, path: Path) -> None:
         """Write it as JSON, atomically."""
@@ -43,7 +44,7 @@ class CorpusCard:
                 name=values["name"],
                 label_set=LabelSet.from_json(values["label_set"]),
                 score_range=None if scale is None else (float(scale[0]), float(scale[1])),
-                features={name: FeatureCard(**card) for name, card in values["features"].items()},
+                features={name: FeatureCard(**{**card, "fits": ()}) for name, card in values["features"].items()},
             )
         except FileNotFoundError:
             raise UserError(f"{path} is missing: repeat the command of that run; nothing is trained twice") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -69,6 +69,7 @@ def check_features(
     features: Mapping[str, np.ndarray],
     present: Mapping[str, np.ndarray],
     cards: Mapping[str, FeatureCard],
+    folds: Mapping[str, Sequence[np.ndarray]],
 ) -> None:
     """Refuse unknown modalities, and features that do not fit the utterances *ids*, their card or their mask."""
     for name, values in features.items():
@@ -82,8 +83,14 @@ def check_features(
             raise UserError(f"{where}: {name} features have shape {list(values.shape)}, expected {list(expected)}")
         if int(mask.sum()) != card.count:
             raise UserError(f"{where}: {int(mask.sum())} utterances have {name} features, the card says {card.count}")
-        for start in range(0, len(values), ROWS):
-            finite = np.isfinite(values[start : start + ROWS]).all(axis=1)
-            if not finite.all():
-                bad = ids[start + int(np.flatnonzero(~finite)[0])]
-                raise UserError(f"{where}: {name} features of utterance {bad!r} are not finite")
+        others = folds.get(name, ())
+        if len(others) != max(0, len(card.fits) - 1) or any(one.shape != expected for one in others):
+            raise UserError(f"{where}: {name} features of the folds do not fit their card")
+        for start in (start for one in (values, *others) for start in _rows_not_finite(one)):
+            raise UserError(f"{where}: {name} features of utterance {ids[start]!r} are not finite")
+
+
+def _rows_not_finite(values: np.ndarray) -> Iterator[int]:
+    for start in range(0, len(values), ROWS):
+        finite = np.isfinite(values[start : start + ROWS]).all(axis=1)
+        yield from (start + int(row) for row in np.flatnonzero(~finite))

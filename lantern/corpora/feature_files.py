@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +15,21 @@ from lantern.errors import UserError
 
 IMPORT_AGAIN = "import the corpus again"
 FITTED_ON = ("none", "train-labels", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """An extractor that was fitted on labels of the corpus, and the features that it made of all dialogues."""
+
+    train: tuple[str, ...]
+    """Ids of the dialogues whose labels it was fitted on."""
+    dev: tuple[str, ...]
+    """Ids of the dialogues that selected its epoch."""
+    epoch: int
+    score: float
+    """Weighted F1 on *dev*."""
+    sha256: str = ""
+    """Of its feature file; empty until that is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +50,9 @@ class FeatureCard:
     """Which layer or level of the extractor, and how it was pooled to one vector; empty when unknown."""
     licence: str = ""
     """Terms of use of the features; empty when only the corpus's own apply."""
+    fits: tuple[Fit, ...] = ()
+    """Where Lantern fitted the extractor: the one of the features, then those of the folds, whose features lie in
+    files beside. Features of different fits cannot be compared."""
 
     def __post_init__(self) -> None:
         if self.fitted_on not in FITTED_ON:
@@ -46,6 +64,10 @@ class FeatureCard:
         for name in ("extractor", "version", "sha256", "layer", "licence"):
             if not isinstance(getattr(self, name), str):
                 raise UserError(f"feature card: {name}={getattr(self, name)!r} is not text")
+
+    def unsaved(self, count: int) -> FeatureCard:
+        """The card of features of *count* utterances that are not in a file yet."""
+        return replace(self, count=count, sha256="", fits=tuple(replace(fit, sha256="") for fit in self.fits))
 
 
 def sha256_of(content: bytes) -> str:
@@ -74,9 +96,11 @@ def read_card(path: Path) -> FeatureCard:
     content = read_bytes(path, IMPORT_AGAIN)
     try:
         values = json.loads(content)
-        # Older folders lack the last two fields.
-        names = [f.name for f in fields(FeatureCard) if f.name in values or f.name not in ("layer", "licence")]
-        return FeatureCard(**{name: values[name] for name in names})
+        # Older folders lack the last fields.
+        later = ("layer", "licence", "fits")
+        names = [f.name for f in fields(FeatureCard) if f.name in values or f.name not in later]
+        fits = [{**fit, "train": tuple(fit["train"]), "dev": tuple(fit["dev"])} for fit in values.get("fits", ())]
+        return FeatureCard(**{**{name: values[name] for name in names}, "fits": tuple(Fit(**fit) for fit in fits)})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

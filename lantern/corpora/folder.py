@@ -6,6 +6,7 @@
     manifest.jsonl                 one JSON object per utterance, in order
     features/<modality>.safetensors  "features" float32 [N, D] and "present" uint8 [N], in manifest order
     features/<modality>.json       the feature card, with the SHA-256 of the file beside it
+    features/<modality>.fold<k>.safetensors  of an extractor that was fitted without the labels of fold k
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +67,8 @@ class Corpus:
     present: dict[str, np.ndarray] = field(default_factory=dict)
     """Per modality bool ``[N]``: the utterance has it."""
     cards: dict[str, FeatureCard] = field(default_factory=dict)
+    folds: dict[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
+    """Per modality whose extractor was fitted on labels, the features ``[N, D]`` of ``cards[modality].fits[1:]``."""
     score_range: tuple[float, float] | None = None
     """Lowest and highest dimension score, e.g. ``(1.0, 5.0)``; None for a corpus without scores."""
     speaker_numbers: dict[str, int] = field(default_factory=dict)
@@ -92,7 +96,7 @@ class Corpus:
         check_facts(where, self.name, self.redistribution, self.score_range)
         check_dialogues(where, self.dialogues, self.speaker_numbers)
         check_parts(where, self.splits, self.by_id)
-        check_features(where, [u.id for u in self.utterances], self.features, self.present, self.cards)
+        check_features(where, [u.id for u in self.utterances], self.features, self.present, self.cards, self.folds)
 
     def __repr__(self) -> str:
         features = "".join(f", {name} {values.shape[1]}-d" for name, values in self.features.items())
@@ -131,17 +135,26 @@ class Corpus:
         return sha256_of(json.dumps(parts, sort_keys=True).encode())
 
     def with_features(
-        self, modality: str, features: np.ndarray, card: FeatureCard, present: np.ndarray | None = None
+        self,
+        modality: str,
+        features: np.ndarray,
+        card: FeatureCard,
+        present: np.ndarray | None = None,
+        folds: Sequence[np.ndarray] = (),
     ) -> Corpus:
-        """The corpus with *features* ``[N, D]`` for *modality*; *present* ``[N]`` is all True when left out."""
+        """The corpus with *features* ``[N, D]`` for *modality*; *present* ``[N]`` is all True when left out.
+
+        *folds*: the features of ``card.fits[1:]``.
+        """
         mask = np.ones(len(features), dtype=bool) if present is None else present.astype(bool)
-        values = np.where(mask[:, None], features, 0).astype(np.float32)
-        new = replace(card, dims=values.shape[1], count=int(mask.sum()), sha256="")
+        values, *others = (np.where(mask[:, None], one, 0).astype(np.float32) for one in (features, *folds))
+        new = replace(card.unsaved(int(mask.sum())), dims=values.shape[1])
         return replace(
             self,
             features={**self.features, modality: values},
             present={**self.present, modality: mask},
             cards={**self.cards, modality: new},
+            folds={**self.folds, modality: tuple(others)},
         )
 
     def limit(self, dialogues: int) -> Corpus:
@@ -174,7 +187,8 @@ class Corpus:
             splits=splits,
             features={name: values[index] for name, values in self.features.items()},
             present=present,
-            cards={n: replace(self.cards[n], count=int(mask.sum()), sha256="") for n, mask in present.items()},
+            cards={n: self.cards[n].unsaved(int(mask.sum())) for n, mask in present.items()},
+            folds={name: tuple(one[index] for one in kept) for name, kept in self.folds.items()},
             notes=(*self.notes, f"limited to the first {len(chosen)} of {len(self.dialogues)} dialogues"),
             path=None,
             manifest_sha256="",
@@ -256,10 +270,15 @@ def load_corpus(path: str | Path, features: bool = True) -> Corpus:
     if read != count:
         raise UserError(f"{manifest}: {read} utterances, corpus.json says {count}")
     cards, arrays, masks = {}, {}, {}
+    folds: dict[str, tuple[np.ndarray, ...]] = {}
     for name in modalities:
         cards[name] = read_card(path / "features" / f"{name}.json")
         if features:
             arrays[name], masks[name] = read_features(path / "features" / f"{name}.safetensors", cards[name], count)
+            for k, fit in enumerate(cards[name].fits[1:], 1):
+                of_fold = replace(cards[name], sha256=fit.sha256)
+                values, _ = read_features(path / "features" / f"{name}.fold{k}.safetensors", of_fold, count)
+                folds[name] = (*folds.get(name, ()), values)
     return Corpus(
         label_set=known,
         dialogues=dialogues,
@@ -267,6 +286,7 @@ def load_corpus(path: str | Path, features: bool = True) -> Corpus:
         features=arrays,
         present=masks,
         cards=cards,
+        folds=folds,
         score_range=score_range,
         speaker_numbers=numbers,
         path=path,
@@ -295,9 +315,14 @@ def _write(corpus: Corpus, folder: Path) -> None:
     if set(corpus.cards) != set(corpus.features):
         raise ValueError("a corpus that was loaded without its features cannot be saved")
     for name, values in corpus.features.items():
-        content = encode_features(values, corpus.present[name])
-        card = replace(corpus.cards[name], sha256=sha256_of(content))
-        _write_file(folder / "features" / f"{name}.safetensors", content)
+        card, fits = corpus.cards[name], []
+        for number, one in enumerate((values, *corpus.folds.get(name, ()))):
+            content = encode_features(one, corpus.present[name])
+            file = f"{name}.fold{number}.safetensors" if number else f"{name}.safetensors"
+            _write_file(folder / "features" / file, content)
+            fits += [replace(fit, sha256=sha256_of(content)) for fit in card.fits[number : number + 1]]
+            card = card if number else replace(card, sha256=sha256_of(content))
+        card = replace(card, fits=tuple(fits))
         _write_file(folder / "features" / f"{name}.json", _json(asdict(card)))
     header = {
         "schema": SCHEMA,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from lantern.models.batch import BackboneOutput, Batch, Sizes
+from lantern.models.batch import Backbone, BackboneOutput, Batch, Sizes
 from lantern.models.losses import ccc_loss, class_loss, mse_loss
 from lantern.models.registry import build_backbone
 from lantern.models.selection import SELECTION
@@ -73,7 +73,7 @@ class MultiTaskModule(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         shape = Sizes(**sizes)
-        self.backbone = build_backbone(backbone, options, shape)
+        self.backbone = self.build_backbone(backbone, options, shape)
         self.dimension_head = nn.Linear(self.backbone.hidden_size, 3) if dimensions else None
         weights = None if shape.class_weights is None else torch.tensor(shape.class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -90,6 +90,10 @@ class MultiTaskModule(pl.LightningModule):
         self.lr: float = options["lr"]
         """Kept here, where ``LearningRateFinder`` looks for it."""
         self.weight_decay, self.scheduler = options["weight_decay"], options["scheduler"]
+
+    def build_backbone(self, name: str, options: dict[str, Any], sizes: Sizes) -> Backbone:
+        """A fresh backbone; called once, by the constructor."""
+        return build_backbone(name, options, sizes)
 
     def forward(self, batch: Batch) -> tuple[BackboneOutput, Tensor | None]:
         """Backbone output and dimension scores ``[N, 3]`` in [-1, 1] (None without the head)."""

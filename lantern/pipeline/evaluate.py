@@ -165,7 +165,8 @@ def notes(config: RunConfig, corpus: Corpus, stats: RefineStats) -> list[str]:
     labelled_on = [name for name, card in corpus.cards.items() if card.fitted_on == "train-labels"]
     if labelled_on:
         also = ""
-        if config.refine.enabled and config.weighting.fit_on == "oof":
+        whole = [name for name in labelled_on if not corpus.cards[name].fits]  # no fold has features of its own
+        if whole and config.refine.enabled and config.weighting.fit_on == "oof":
             also = ", the out-of-fold ones that the weighting is fitted on too: it may trust the vanilla model too much"
         lines.append(
             f"{', '.join(labelled_on)} features were fitted on training labels: predictions on training dialogues "

@@ -20,7 +20,7 @@ from lantern.pipeline.trainer import build, check_entry
 from lantern.results.summary import flat_summary
 
 if TYPE_CHECKING:
-    from lantern.config.schema import RunConfig
+    from lantern.config.schema import FinetuneConfig, RunConfig
     from lantern.corpora.folder import Corpus
     from lantern.report.sinks.wandb_sink import WandbRun
 
@@ -79,7 +79,7 @@ class LiveCurves(Logger):
         """The W&B run has the whole configuration already."""
 
 
-def check_loggers(config: RunConfig) -> None:
+def check_loggers(config: RunConfig | FinetuneConfig) -> None:
     """Refuse, before anything starts, a logger that is unknown or whose library is missing."""
     for name, options in named(config.trainer.loggers):
         check_entry("trainer.loggers", LOGGERS, name, options, ("save_dir", "version"))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lantern.config.compose import to_plain
-from lantern.config.schema import RunConfig, split_backbone
+from lantern.config.schema import FinetuneConfig, RunConfig, split_backbone
+from lantern.corpora.fitted import fitted_for
 from lantern.corpora.folder import Corpus, load_corpus, no_corpus
 from lantern.corpora.protocols.overlaps import protocol_report
 from lantern.corpora.protocols.splits import Split, folds, resolve_split
@@ -20,7 +21,7 @@ from lantern.environment import versions
 from lantern.errors import UserError
 from lantern.features.extractors.minilm import find_model
 from lantern.files import check_place, digest
-from lantern.pipeline.store import StageStore, train_inputs
+from lantern.pipeline.store import StageStore, modalities, train_inputs
 from lantern.refine.backends.batches import BatchClient
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.backends.simulated import SimulatedBackend
@@ -36,6 +37,8 @@ class VanillaStage:
     title: str
     split: Split
     """``train`` and ``dev`` of this model; ``test`` are the dialogues it predicts."""
+    corpus: Corpus
+    """With the features for this model: those that were fitted on labels saw no dialogue that it predicts."""
     inputs: dict[str, Any]
     """What it depends on: the address of its stage."""
     done: bool
@@ -120,7 +123,7 @@ class ReadyRun:
         name = config.backbone["name"]
         stages = [self._vanilla_stage(f"train {name} on {len(split.train)} dialogues", split, in_training=True)]
         needed = set(self.refined.get("oof", ()))
-        pairs = folds(self.corpus, split.train, config.oof.folds, config.seed) if needed else []
+        pairs = folds(self.corpus, split.train, config.oof.folds, config.fold_seed) if needed else []
         for number, (fit, held) in enumerate(pairs, 1):
             if self.predicts_by_mean or needed & set(held):
                 title = f"train {name} without fold {number} of {len(pairs)}, on {len(fit)} dialogues"
@@ -128,8 +131,10 @@ class ReadyRun:
         return stages
 
     def _vanilla_stage(self, title: str, split: Split, in_training: bool = False) -> VanillaStage:
-        inputs = train_inputs(self.config, self.corpus, split, in_training)
-        return VanillaStage(title, split, inputs, self.store.done("train", inputs))
+        chosen = modalities(self.config, self.corpus)
+        corpus = fitted_for(self.corpus, split.train, split.dev, chosen, finetune_command(self.config))
+        inputs = train_inputs(self.config, corpus, split, in_training)
+        return VanillaStage(title, split, corpus, inputs, self.store.done("train", inputs))
 
 
 def preflight_all(configs: Sequence[RunConfig], check_backend: bool = True) -> list[ReadyRun]:
@@ -208,7 +213,17 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
     return ready
 
 
-def check_training(config: RunConfig) -> None:
+def finetune_command(config: RunConfig) -> str:
+    """The command that makes fine-tuned features for the models of a run."""
+    named = [f"corpus={config.corpus.name}"]
+    named += [f"{key}={value}" for key, value in (("corpus.limit_dialogues", config.corpus.limit_dialogues),) if value]
+    named += [f"protocol={config.protocol.name}", f"seed={config.fold_seed}"]
+    if config.refine.enabled and config.weighting.fit_on == "oof":
+        named.append(f"oof.folds={config.oof.folds}")
+    return f"python -m experiments.finetune_text {' '.join(named)}"
+
+
+def check_training(config: RunConfig | FinetuneConfig) -> None:
     """Refuse, before anything starts, a device that this machine does not have and settings that Lightning refuses."""
     trainer = config.trainer
     if trainer.accelerator == "gpu" and not _has_cuda():
@@ -246,7 +261,7 @@ _NO_PART = {
     "llm": ("headers", "trusted_hosts", "base_model", "patience"),
 }
 """Settings that no number of a run depends on: they take no part in the name of its folder."""
-_LATER = (("llm", "reasoning_effort"),)
+_LATER = (("llm", "reasoning_effort"), ("oof", "seed"))
 """Settings that came later: they take part where they are set, so that other folders keep their names."""
 
 
@@ -255,7 +270,7 @@ def backend_of(config: RunConfig) -> Any:
     return SimulatedBackend(config.llm) if config.llm.simulated else LiteLLMBackend(config.llm)
 
 
-def read_corpus(config: RunConfig) -> Corpus:
+def read_corpus(config: RunConfig | FinetuneConfig) -> Corpus:
     """The corpus of a configuration, limited as it says."""
     wanted = config.corpus
     if wanted.path is None:

