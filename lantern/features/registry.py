@@ -53,9 +53,9 @@ EXTRACTORS: dict[str, Entry] = {
     ),
     "arrays": Entry(MODALITIES, "arrays", "arrays that you computed, --arrays DIR", "arrays:Arrays"),
 }
-DEFAULT = {"text": "minilm", "audio": "log-mel-stats", "visual": "faces"}
+DEFAULT = dict.fromkeys(MODALITIES, "arrays") | {"text": "minilm", "audio": "log-mel-stats", "visual": "faces"}
 """The extractor of each modality when the user names none."""
-WITH_MODEL = {"text": "sentence-transformers", "audio": "speech-encoder", "visual": "face-encoder"}
+WITH_MODEL = DEFAULT | {"text": "sentence-transformers", "audio": "speech-encoder", "visual": "face-encoder"}
 """The extractor of each modality when the user names only a model."""
 
 

@@ -200,9 +200,10 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
     for section, keys in _NO_PART.items():
         for key in keys:
             identity[section].pop(key)
-    for section, key in _LATER:
-        if identity[section][key] is None:
-            identity[section].pop(key)
+    for (section, keys), unset in _LATER.items():
+        if identity[section][keys[0]] == unset:
+            for key in keys:
+                identity[section].pop(key)
     name = f"{corpus.name}-{defaults.name}-{llm}-seed{config.seed}-{digest(identity)[:8]}"
     ready = ReadyRun(config, corpus, split, backend, Path(config.runs) / name)
     assert ready.vanilla_stages  # built now: refuses a wrong backbone or fold
@@ -261,8 +262,15 @@ _NO_PART = {
     "llm": ("headers", "trusted_hosts", "base_model", "patience"),
 }
 """Settings that no number of a run depends on: they take no part in the name of its folder."""
-_LATER = (("llm", "reasoning_effort"), ("oof", "seed"))
-"""Settings that came later: they take part where they are set, so that other folders keep their names."""
+_LATER = {
+    ("llm", ("reasoning_effort",)): None,
+    ("oof", ("seed",)): None,
+    ("prompt", ("answers", "class_words")): "letters",
+    ("prompt", ("demonstrations", "demonstrations_by", "examples")): 0,
+    ("refine", ("independent",)): False,
+}
+"""Settings that came later, by the one that decides whether they take part, and its value where they do not: other
+folders keep their names."""
 
 
 def backend_of(config: RunConfig) -> Any:
