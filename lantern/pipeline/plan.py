@@ -33,8 +33,8 @@ class Plan:
     asking: Estimate | None
     """None without an LLM."""
     exact: bool
-    """All vanilla predictions are known, so that the prompts are those that will be sent; else they hold placeholders
-    of the same length and none of them can be in the ledger."""
+    """All vanilla predictions are known, or no prompt shows any, so that the prompts are those that will be sent; else
+    they hold placeholders of the same length and none of them can be in the ledger."""
     price: Price | None
     example: Request | None
     """One prompt, whole."""
@@ -115,11 +115,16 @@ def _questions(ready: ReadyRun, model: int) -> tuple[list[Question], bool]:
     exact = True
     for split in ready.refined:
         table = vanilla.stored(ready, split)
+        refiner.backend = config.llm
         if table is None:
-            exact, table = False, vanilla.placeholder(ready, split)
-            # Placeholders look alike where the predictions of other models will not.
-            refiner.backend = replace(config.llm, model=f"{config.llm.model}#{model}")
-        else:
-            refiner.backend = config.llm
+            table = vanilla.placeholder(ready, split)
+            prompt = config.prompt
+            shown = prompt.priors in ("predicted", "shuffled") or (
+                prompt.dimensions and table.predicted_scores is not None
+            )
+            if shown or config.llm.simulated is not None:
+                exact = False
+                # Placeholders look alike where the predictions of other models will not.
+                refiner.backend = replace(config.llm, model=f"{config.llm.model}#{model}")
         questions += refiner.questions(table)
     return questions, exact

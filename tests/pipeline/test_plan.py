@@ -31,6 +31,7 @@ from lantern.refine.reply import parse
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Answer, Price, Reply
 from lantern.tables import Row
+from tests.llm_server import LLMServer
 from tests.pipeline.test_run import Recorder
 from tests.refine.engine.test_engine import Fake, questions
 from tests.rows import table_from_rows
@@ -69,6 +70,22 @@ def test_a_plan_agrees_with_the_run(tiny: Tiny, tmp_path: Path, more: tuple[str,
     assert (after.to_train, after.asking.calls, after.asking.input, after.utterances) == (0, 0, 0, 0)
     assert after.asking.answered == llm["prompts"]
     assert after.to_reuse == before.to_train
+
+
+@pytest.mark.parametrize(("shows", "shared"), [(("prompt.priors=none", "prompt.dimensions=false"), True), ((), False)])
+def test_prompts_without_predictions_are_shared_by_all_models(tiny: Tiny, shows: tuple[str, ...], shared: bool) -> None:
+    with LLMServer() as server:
+        asked = ["llm=vllm", f"llm.api_base={server.url}", "backbone.epochs=1", "refine.limit_dialogues=1", *shows]
+        first, second = (preflight(compose(tiny(*asked, f"seed={seed}"))) for seed in (0, 1))
+        before = plan([first, second])
+        run(first, Recorder())
+        after = plan([second])
+        assert before.asking is not None
+        assert after.asking is not None
+        assert (before.exact, after.exact, after.to_train > 0) == (shared, shared, True)
+        assert (after.asking.calls == 0) is shared
+        assert before.asking.calls == (1 if shared else 2) * len(server.answered)
+        assert (run(second, Recorder())["llm"]["calls"] == 0) is shared
 
 
 def test_a_sweep_counts_what_its_runs_share_once(tiny: Tiny) -> None:
