@@ -59,7 +59,11 @@ def versions() -> dict[str, str]:
 
 def machine(gpu: bool = False) -> dict[str, Any]:
     """The machine that this process runs on, as a result records it; with *gpu* the accelerator, too."""
-    found: dict[str, Any] = {"system": platform.platform(terse=True), "processor": _processor(), "cores": cores()}
+    found: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": cores(),
+    }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
     if gpu:

@@ -67,10 +67,14 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, server: LLMServer) -> Pat
         execute("experiments.import_corpus", [*release, "--out", "data/iemocap"])
         execute("experiments.import_corpus", [*release, "--no-features", "--out", "data/iemocap-raw"])
         asked = ["llm=vllm", f"llm.api_base={server.url}", "weighting.fit_on=dev"]
-        execute("experiments.run", ["corpus=meld", "backbone=gru", *asked, *SMALL, "refine.limit_dialogues=4"])
+        # Of a corpus folder that no command changes.
+        execute("experiments.import_corpus", ["meld", "--csv", "raw/meld", "--out", "data/kept"])
+        taken = ["corpus=meld", "corpus.path=data/kept", "backbone=gru", "refine.limit_dialogues=4"]
+        execute("experiments.run", [*asked, *SMALL, *taken])
         (run,) = Path("runs").glob("*/metrics.json")
         Path("one").symlink_to(run.parent)
         execute("experiments.ledger", ["export", "answers.jsonl"])
+        execute("experiments.compare", ["one", "--bundle", "docs/results/meld"])
     return place
 
 

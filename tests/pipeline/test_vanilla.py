@@ -122,14 +122,14 @@ def test_the_mean_of_the_folds_models(tiny: Tiny) -> None:
     assert vanilla.predict(ready, "test").vanilla[0] == pytest.approx([0.4, 0.2, 0.1, 0.1, 0.1, 0.1])
 
 
-def test_stored_predictions_are_named_by_split_and_dialogues(tmp_path: Path) -> None:
+def test_stored_predictions_are_named_by_split_and_dialogues(ready: ReadyRun, tmp_path: Path) -> None:
     names = {
-        vanilla.Source(tmp_path, split, ids).file
+        vanilla.Source(tmp_path, split, ids, ready.corpus).file
         for split in ("dev", "oof")
         for ids in (("a", "b"), ("b", "a"), ("a",), ("ab",))
     }
     assert len(names) == 8
-    assert vanilla.Source(tmp_path, "dev", ("a", "b")).file in names
+    assert vanilla.Source(tmp_path, "dev", ("a", "b"), ready.corpus).file in names
 
 
 def test_a_file_of_other_dialogues_is_refused(ready: ReadyRun) -> None:
