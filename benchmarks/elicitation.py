@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.scale import Quiet
 from lantern.environment import prepare
 
 RESAMPLES = 10_000
@@ -57,12 +58,12 @@ def ask(overrides: Sequence[str], name: str, dialogues: int | None, out: Path) -
     from lantern.pipeline.refinement import Refinement
     from lantern.results.texts import examples_of
 
-    reporter: Any = _Quiet()
+    reporter: Any = Quiet()
     ready = preflight(compose([*overrides, "weighting.fit_on=dev"]))
     for stage in ready.vanilla_stages:
         run._vanilla(ready, stage, reporter, None, [])
     table = vanilla.predict(ready, "dev").keep(ready.split.dev[:dialogues])
-    examples = examples_of(ready.config, ready.corpus, ready.meanings, keep=True)
+    examples = examples_of(ready.config, ready.corpus, Path(ready.config.runs), keep=True)
     with Refinement(ready.config, ready.backend, vanilla.transcripts(ready.corpus), examples=examples) as llm:
         requests = [r for q in llm.refiner.questions(table) for r in q.requests]
         table, stats = llm.refine(table)
@@ -146,16 +147,6 @@ def markdown(lines: Sequence[dict[str, Any]]) -> str:
             f"{line['input']:.0f} ({line['cached']:.0f}) + {line['output']:.1f} | {line['seconds']:.2f} |"
         )
     return "\n".join(rows) + "\n"
-
-
-class _Quiet:
-    def stage(self, title: str) -> None: ...
-
-    def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None: ...
-
-    def asking(self, progress: object) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 if __name__ == "__main__":

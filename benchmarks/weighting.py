@@ -12,6 +12,7 @@ import resource
 import tempfile
 import time
 
+from benchmarks.scale import Quiet
 from lantern.environment import prepare
 
 DIALOGUES = 720
@@ -29,15 +30,9 @@ def main() -> None:
     from lantern.pipeline.preflight import preflight
     from lantern.pipeline.run import run
 
-    class Quiet:
+    class Stages(Quiet):
         def stage(self, title: str) -> None:
             marks.append((time.perf_counter(), title))
-
-        def training(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None: ...
-
-        def asking(self, progress: object) -> None: ...
-
-        def note(self, text: str) -> None: ...
 
     marks: list[tuple[float, str]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +42,7 @@ def main() -> None:
             ready = preflight(compose(overrides))
             marks.clear()
             start = time.perf_counter()
-            result = run(ready, Quiet())
+            result = run(ready, Stages())
             print(f"{turn}: {time.perf_counter() - start:.1f} s, {result['llm']['calls']} calls", flush=True)
         turns = sum(len(d) for d in ready.corpus.dialogues)
         print(f"{len(ready.corpus.dialogues)} dialogues, {turns} turns, {result['llm']['fields']} fields")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from lantern.files import digest
 from lantern.pipeline import vanilla
@@ -109,7 +110,7 @@ def _questions(ready: ReadyRun, model: int) -> tuple[list[Question], bool]:
     """Every question of one run, whose vanilla models are the *model*-th of the plan, and whether all of them are the
     very ones that will be sent."""
     config = ready.config
-    examples = examples_of(config, ready.corpus, ready.meanings)
+    examples = examples_of(config, ready.corpus, Path(config.runs))
     refiner = refiner_of(config, vanilla.transcripts(ready.corpus), examples)
     questions: list[Question] = []
     exact = True

@@ -61,11 +61,6 @@ class ReadyRun:
         """The stages that all runs in ``runs`` share."""
         return StageStore(Path(self.config.runs) / "stages")
 
-    @property
-    def meanings(self) -> Path:
-        """Folder of the vectors by which demonstrations are chosen."""
-        return Path(self.config.runs) / "stages" / "meanings"
-
     @cached_property
     def key(self) -> str:
         """Digest of everything that the result depends on; part of the result."""

@@ -160,7 +160,7 @@ def _refinement(ready: ReadyRun, reporter: Reporter) -> Iterator[Refinement | No
     if ready.backend is None:
         yield None
         return
-    examples = examples_of(ready.config, ready.corpus, ready.meanings, keep=True)
+    examples = examples_of(ready.config, ready.corpus, Path(ready.config.runs), keep=True)
     with Refinement(ready.config, ready.backend, vanilla.transcripts(ready.corpus), reporter.asking, examples) as llm:
         llm.ledger.notice = reporter.note
         yield llm

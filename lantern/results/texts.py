@@ -117,11 +117,11 @@ def refiner_of(
     return Refiner(dialogues, prompt, config.refine, config.llm, config.llm.simulated, config.seed, examples)
 
 
-def examples_of(config: RunConfig, corpus: Corpus, place: Path, keep: bool = False) -> Demonstrations | None:
+def examples_of(config: RunConfig, corpus: Corpus, runs: Path, keep: bool = False) -> Demonstrations | None:
     """The demonstrations of a configuration; None where its prompt has none.
 
-    Vectors are read from the folder *place*; where they are not there they are made, and with *keep* kept: a prompt
-    must never change, and the last digit of a vector may on another machine.
+    Vectors are read from the stages in the folder *runs*; where they are not there they are made, and with *keep* kept:
+    a prompt must never change, and the last digit of a vector may on another machine.
     """
     if not config.prompt.demonstrations or not config.refine.enabled:
         return None
@@ -129,8 +129,8 @@ def examples_of(config: RunConfig, corpus: Corpus, place: Path, keep: bool = Fal
 
     train = resolve_split(corpus, config.protocol, config.seed).train
     held_out = config.weighting.fit_on == "oof"
-    pairs = folds(corpus, train, config.oof.folds, config.seed) if held_out else []
-    vectors = partial(meanings, place=place, keep=keep)
+    pairs = folds(corpus, train, config.oof.folds, config.fold_seed) if held_out else []
+    vectors = partial(meanings, place=runs / "stages" / "meanings", keep=keep)
     return Demonstrations(config.prompt, corpus.by_id, train, pairs, vectors, config.seed)
 
 
@@ -151,7 +151,7 @@ def asked_by(run: Run, corpus: Corpus, table: PredictionTable) -> Asked | str:
         if ledger is None:
             return f"prompts and replies are not shown: {place} is not there"
         with ledger:
-            examples = examples_of(config, corpus, run.folder.parent / "stages" / "meanings")
+            examples = examples_of(config, corpus, run.folder.parent)
             refiner = refiner_of(config, corpus.by_id, corpus.label_set, corpus.score_range, examples)
             return asked_of(refiner, ledger, table)
     except (UserError, ValueError, KeyError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from lantern.corpora.sample.generator import generate_sample
 from lantern.corpora.types import LabelSet, Utterance
 from lantern.errors import UserError
 from lantern.features.extractors import minilm
+from lantern.pipeline.preflight import preflight
 from lantern.refine.demonstrations import CONTEXT, Demonstrations, meanings
 from lantern.refine.prompt import Demonstration, Prompt
 from lantern.results.texts import examples_of, refiner_of
@@ -51,6 +53,15 @@ def made(config: RunConfig, corpus: Corpus, place: Path) -> Demonstrations:
     found = examples_of(config, corpus, place)
     assert found is not None
     return found
+
+
+def test_the_folds_are_those_of_the_models() -> None:
+    sample = generate_sample(seed=0, dialogues=30)
+    # Without recording sessions, which would be the folds, the seed decides.
+    corpus = replace(sample, dialogues=tuple(replace(d, session=None) for d in sample.dialogues))
+    ready = preflight(compose(["corpus.dialogues=30", "llm=simulated", "oof.seed=3", *BY_CLASS]), corpus=corpus)
+    models = [(stage.split.train, stage.split.test) for stage in ready.vanilla_stages[1:]]
+    assert [tuple(map(tuple, pair)) for pair in made(ready.config, corpus, Path("none")).folds] == models
 
 
 @pytest.mark.parametrize("how", [NEAREST, BY_CLASS])
