@@ -20,20 +20,16 @@ def fitted_for(
     Raises:
         UserError: there are none for this model; *again* is the command that makes them.
     """
-    chosen = corpus
+
+    def seen(fit_on: Sequence[str], select_on: Sequence[str]) -> list[set[str]]:
+        return [{i for i in ids if i in corpus.by_id} for ids in (fit_on, select_on)]
+
+    chosen, wanted = corpus, seen(train, dev)
     for name in modalities:
         card = corpus.cards[name]
         if not card.fits:
             continue
-        wanted = [{i for i in ids if i in corpus.by_id} for ids in (train, dev)]
-        place = next(
-            (
-                number
-                for number, fit in enumerate(card.fits)
-                if [{i for i in ids if i in corpus.by_id} for ids in (fit.train, fit.dev)] == wanted
-            ),
-            None,
-        )
+        place = next((number for number, fit in enumerate(card.fits) if seen(fit.train, fit.dev) == wanted), None)
         if place is None:
             raise UserError(
                 f"corpus {corpus.name!r}: {name} features by {card.extractor} were fitted on the labels of other "

@@ -134,6 +134,10 @@ class Corpus:
         parts += [self.speaker_numbers] if self.speaker_numbers else []
         return sha256_of(json.dumps(parts, sort_keys=True).encode())
 
+    def without_features(self) -> Corpus:
+        """The dialogues and labels alone."""
+        return replace(self, features={}, present={}, cards={}, folds={})
+
     def with_features(
         self,
         modality: str,

@@ -109,9 +109,7 @@ def add_modality(
     if path is None:
         raise ValueError("a corpus in memory has no folder")
     # Also checks shapes, counts and values before anything is written.
-    checked = replace(corpus, features={}, present={}, cards={}, folds={}).with_features(
-        modality, features, card, present
-    )
+    checked = corpus.without_features().with_features(modality, features, card, present)
     content = encode_features(checked.features[modality], checked.present[modality])
     final = replace(checked.cards[modality], sha256=sha256_of(content))
     header, target = path / "corpus.json", path / "features"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,21 @@ def stay_offline(recipe: Recipe) -> None:
     if not recipe.download:
         os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def library(recipe: Recipe, package: str, needs: str) -> Any:
+    """The *package* that runs the model of *recipe*, imported offline.
+
+    Raises:
+        UserError: no model is named, or the package is missing; *needs* says what the extractor needs then.
+    """
+    if not recipe.model:
+        raise UserError(f"extractor {recipe.extractor} needs --model FOLDER|NAME")
+    stay_offline(recipe)
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise UserError(f"extractor {recipe.extractor} needs {needs}") from None
 
 
 def find_model(recipe: Recipe) -> ModelFolder:

@@ -107,7 +107,8 @@ def train(
             f"backbone={defaults.name}: a model of this size does not fit into memory; lower backbone.hidden"
         ) from None
     fitted = fit(config, module, data, folder, epochs, reporter, logger, callbacks)
-    _check_weights(fitted.state, defaults.lr)
+    advice = "lower backbone.lr or set trainer.gradient_clip=1"
+    check_weights(fitted.state, f"backbone.lr={defaults.lr}", advice)
     if fitted.main:
         pace = fitted.seconds / max(1, fitted.epochs) / max(1, len(data.ids["train"]))
         folder.finish({"best_epoch": fitted.best_epoch, "best_score": fitted.best_score, "epochs": epochs, PACE: pace})
@@ -217,12 +218,10 @@ def load_module(folder: Path) -> MultiTaskModule:
         raise StageFolder(folder, {}).damaged(best) from None
 
 
-def _check_weights(weights: dict[str, torch.Tensor], lr: float) -> None:
-    if not all(torch.isfinite(value).all() for value in weights.values()):
-        raise UserError(
-            f"backbone.lr={lr}: the training went astray, weights are no longer finite; lower backbone.lr or set "
-            "trainer.gradient_clip=1"
-        )
+def check_weights(weights: dict[str, torch.Tensor], rate: str, advice: str) -> None:
+    """Refuse *weights* that are not finite; *rate* is the setting to blame, as it is written on the command line."""
+    if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
+        raise UserError(f"{rate}: the training went astray, weights are no longer finite; {advice}")
 
 
 def keep_checkpoint(vanilla: Vanilla, run_folder: Path) -> None:

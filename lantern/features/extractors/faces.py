@@ -14,7 +14,7 @@ import numpy as np
 from lantern.corpora.feature_files import FeatureCard, sha256_of
 from lantern.errors import UserError
 from lantern.features.extractors.clips import FRAMES, UnusableClip, import_av, read_frames
-from lantern.features.hub import device_of, find_model, load, stay_offline
+from lantern.features.hub import device_of, find_model, library, load
 from lantern.features.types import Item, Recipe, Result, Unusable
 
 EXPRESSIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -121,14 +121,8 @@ class FaceEncoder(_OfFaces):
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        if not recipe.model:
-            raise UserError("extractor face-encoder needs --model FOLDER|NAME")
+        transformers = library(recipe, "transformers", f"more packages: {INSTALL_ENCODER}")
         self._find_with(INSTALL_ENCODER, recipe)
-        stay_offline(recipe)
-        try:
-            import transformers
-        except ImportError:
-            raise UserError(f"extractor face-encoder needs more packages: {INSTALL_ENCODER}") from None
         from torch.nn import Linear
 
         folder = find_model(recipe)

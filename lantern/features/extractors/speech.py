@@ -12,7 +12,7 @@ from lantern.corpora.feature_files import FeatureCard
 from lantern.errors import UserError
 from lantern.features.extractors.clips import read_sound
 from lantern.features.extractors.logmel import resampled
-from lantern.features.hub import device_of, find_model, load, stay_offline
+from lantern.features.hub import device_of, find_model, library, load
 from lantern.features.types import Item, Recipe, Result, Unusable
 
 RATE = 16_000
@@ -30,13 +30,7 @@ class SpeechEncoder:
     batch = 16
 
     def __init__(self, recipe: Recipe) -> None:
-        if not recipe.model:
-            raise UserError("extractor speech-encoder needs --model FOLDER|NAME")
-        stay_offline(recipe)
-        try:
-            import transformers
-        except ImportError:
-            raise UserError(f"extractor speech-encoder needs transformers: {INSTALL}") from None
+        transformers = library(recipe, "transformers", f"transformers: {INSTALL}")
         folder = find_model(recipe)
         # A mask for training, which models that were fine-tuned may lack.
         self._model: Any = load(transformers.AutoModel, recipe, folder, spare=("masked_spec_embed",))

@@ -9,7 +9,7 @@ import numpy as np
 
 from lantern.corpora.feature_files import FeatureCard
 from lantern.errors import UserError
-from lantern.features.hub import find_model, stay_offline
+from lantern.features.hub import find_model, library
 from lantern.features.types import Item, Recipe, Result
 
 INSTALL = "pip install 'lantern-erc[text-models]' (or: pip install sentence-transformers)"
@@ -37,13 +37,7 @@ class SentenceModel:
     batch = 64
 
     def __init__(self, recipe: Recipe) -> None:
-        if not recipe.model:
-            raise UserError("extractor sentence-transformers needs --model FOLDER|NAME")
-        stay_offline(recipe)
-        try:
-            import sentence_transformers
-        except ImportError:
-            raise UserError(f"extractor sentence-transformers needs a library: {INSTALL}") from None
+        sentence_transformers = library(recipe, "sentence_transformers", f"a library: {INSTALL}")
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
@@ -58,8 +52,7 @@ class SentenceModel:
             )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             raise UserError(f"--model {recipe.model}: not a model of sentence-transformers ({error})") from None
-        library = f"sentence-transformers {sentence_transformers.__version__}"
-        version = f"{folder.weights}, {library}"
+        version = f"{folder.weights}, sentence-transformers {sentence_transformers.__version__}"
         self.card = FeatureCard(folder.name, version, 0, 0, fitted_on="unknown", layer="sentence vector")
 
     def extract(self, items: Sequence[Item]) -> list[Result]:

@@ -28,7 +28,7 @@ from lantern.models.batch import Sizes
 from lantern.models.selection import SELECTION
 from lantern.pipeline.preflight import check_training, read_corpus
 from lantern.pipeline.store import StageFolder, StageStore, training_identity
-from lantern.pipeline.train import BEST, LAST, fit
+from lantern.pipeline.train import BEST, LAST, check_weights, fit
 from lantern.pipeline.trainer import build_trainer, running
 from lantern.results.progress import Reporter
 
@@ -81,7 +81,7 @@ class ReadyFinetuning:
             settings.pop(key)
         inputs = {
             "selection": dataclasses.asdict(SELECTION),
-            "corpus": dataclasses.replace(self.corpus, features={}, present={}, cards={}, folds={}).fingerprint,
+            "corpus": self.corpus.without_features().fingerprint,
             "train": list(split.train),
             "dev": list(split.dev),
             "encoder": [self.loaded.extractor, self.loaded.version],
@@ -164,12 +164,12 @@ def _stage(
         except UserError:
             raise place.damaged(path) from None
     pl.seed_everything(config.seed, verbose=False)
-    module = EncoderModule(dataclasses.asdict(settings), dataclasses.asdict(_sizes(made, stage)), _scored(corpus))
+    sizes = dataclasses.asdict(_sizes(made, stage))
+    module = EncoderModule(dataclasses.asdict(settings), sizes, dimensions=corpus.score_range is not None)
     data = WindowData(corpus, stage.split.train, stage.split.dev, settings, made.loaded.pieces, config.seed)
     epochs = config.trainer.epochs or settings.epochs
     done = fit(config, module, data, place, epochs, reporter)
-    if not all(bool(value.isfinite().all()) for value in done.state.values()):
-        raise UserError(f"encoder.lr={settings.lr}: the training went astray, weights are no longer finite; lower it")
+    check_weights(done.state, f"encoder.lr={settings.lr}", "lower it")
     module.load_state_dict(done.state)
     reporter.note("making the features of all dialogues")
     everything = WindowDataset(corpus, [d.id for d in corpus.dialogues], settings, made.loaded.pieces)
@@ -193,15 +193,9 @@ def _stage(
     return values, record
 
 
-def _scored(corpus: Corpus) -> bool:
-    return corpus.score_range is not None
-
-
 def _sizes(made: ReadyFinetuning, stage: EncoderStage) -> Sizes:
     # Features take no part; the sizes of classes do.
     blank = np.zeros((len(made.corpus.utterances), 1), np.float32)
-    corpus = dataclasses.replace(made.corpus, features={}, present={}, cards={}, folds={}).with_features(
-        "text", blank, FeatureCard("none", "", 1, 0)
-    )
+    corpus = made.corpus.without_features().with_features("text", blank, FeatureCard("none", "", 1, 0))
     data = CorpusDataModule(corpus, stage.split.train, stage.split.dev, (), batch_size=1)
     return data.sizes(made.config.encoder.class_weights)
