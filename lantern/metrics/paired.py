@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from lantern.metrics.classification import weighted_f1
 
@@ -120,7 +120,8 @@ def mcnemar(predicted_a: np.ndarray, predicted_b: np.ndarray, labels: np.ndarray
     a, b, gold, _ = _aligned(predicted_a, predicted_b, labels)
     only_a, only_b = int(((a == gold) & (b != gold)).sum()), int(((a != gold) & (b == gold)).sum())
     discordant = only_a + only_b
-    p_value = float(stats.binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
+    tail = special.bdtr(min(only_a, only_b), discordant, 0.5)  # not scipy.stats: it is slow to import
+    p_value = min(1.0, 2 * float(tail)) if discordant else 1.0
     return McNemar(only_a, only_b, p_value)
 
 
@@ -148,7 +149,7 @@ def minimum_detectable_effect(
     """
     if rows < 1 or not 0 <= discordance <= 1 or not 0 < alpha < 1 or not 0 < power < 1 or design_effect <= 0:
         raise ValueError("rows must be positive, discordance, alpha and power shares, design_effect above 0")
-    reach = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)
+    reach = special.ndtri(1 - alpha / 2) + special.ndtri(power)
     return float(min(discordance, reach * math.sqrt(discordance * design_effect / rows)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,14 +148,16 @@ class ContextLength:
     """Mean weight of each band where its field is that long; None where none is, empty without weights."""
 
 
-def by_context(tables: Sequence[PredictionTable], seed: int = 0) -> list[ContextLength]:
+def by_context(tables: Iterable[PredictionTable], seed: int = 0) -> list[ContextLength]:
     """Replies by the number of turns in their field, over *tables* of one coverage (seeds) together.
 
     The bootstrap draws dialogues; those of one name in several tables come along together.
     """
     names, lengths, gains, bands, weights, scored = [], [], [], [], [], []
+    coverage = 0
     for table in tables:
         assert table.fields is not None
+        coverage = table.coverage
         at, band = np.nonzero(table.fields.mask)
         said, labels = table.fields.probabilities[at, band].argmax(axis=1), table.labels[at]
         names.append(table.dialogues[at].astype(str))
@@ -179,7 +181,7 @@ def by_context(tables: Sequence[PredictionTable], seed: int = 0) -> list[Context
             drawn = times @ np.stack([sums, counts], axis=1)
             drawn = drawn[drawn[:, 1] > 0]
             low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975)).tolist()
-        each = [weight[(length == turns) & (band == k)] for k in range(tables[0].coverage)]
+        each = [weight[(length == turns) & (band == k)] for k in range(coverage)]
         mean = tuple(float(one.mean()) if len(one) else None for one in each)
         shown = () if np.isnan(weight).any() else mean
         total = int(counts.sum())

@@ -191,7 +191,7 @@ def weights(line: Line) -> Markup:
 
 def lengths(line: Line) -> Markup:
     """By the number of turns in a field: what single replies gain, and the weight that bands get."""
-    found = by_context([run.table() for run in line.runs]) if line.llm != "none" else []
+    found = by_context(run.table() for run in line.runs) if line.llm != "none" else []
     scored = [one for one in found if one.gain is not None]
     if not scored:
         return macros().figure("Gain by context length", macros().empty("no scored replies"), "")
