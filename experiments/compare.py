@@ -71,8 +71,8 @@ def print_tables(console: Console, tables: list[Comparison]) -> None:
     from lantern.results.columns import Place, cells, heads
 
     for table in tables:
-        rows = [cells(line, Place.COMPARE) for line in table.lines]
-        print_table(console, heading(table), heads(Place.COMPARE), rows)
+        rows = [cells(line, Place.COMPARE, table.lines) for line in table.lines]
+        print_table(console, heading(table), heads(Place.COMPARE, table.lines), rows)
         print_lines(console, table.notes)
         print_lines(console, [PAPER] if table.paper_style else [], "yellow")
         print_verdicts(console, table.verdicts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +32,16 @@ class Difference:
     resamples: int
     dialogues: int
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A metric of one model, as a fraction of 1, with a percentile interval over resampled dialogues."""
+
+    value: float
+    low: float
+    high: float
+    dialogues: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +79,9 @@ def paired_bootstrap(
     Raises:
         ValueError: no pairs, the shapes do not fit or no row is labelled.
     """
-    if not pairs:
-        raise ValueError("there are no predictions to compare")
-    names = np.asarray(dialogues)
-    counts = []
-    for predicted_a, predicted_b in pairs:
-        a, b, gold, kept = _aligned(predicted_a, predicted_b, labels)
-        if names.shape != kept.shape:
-            raise ValueError(f"{names.shape} dialogues for {kept.shape} labels")
-        _, group = np.unique(names[kept], return_inverse=True)
-        groups, cells = int(group.max()) + 1, classes * classes
-        cell = group * cells + gold * classes
-        counts += [np.bincount(cell + p, minlength=groups * cells).reshape(groups, cells).astype(float) for p in (a, b)]
-    tables = np.stack(counts, axis=1)  # [groups, pairs of A and B, C·C]
-    rng = np.random.default_rng(seed)
+    tables = _confusions(pairs, labels, dialogues, classes)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
-    for start in range(0, resamples, _CHUNK):
-        size = (min(_CHUNK, resamples - start), groups)
-        times = rng.multinomial(groups, np.full(groups, 1 / groups), size=size[0]).astype(float)
-        sums = (times @ tables.reshape(groups, -1)).reshape(size[0], *tables.shape[1:])
+    for sums in _resampled(tables, resamples, seed):
         for name, (value_a, value_b) in _mean_metrics(sums, classes).items():
             drawn[name].append(value_b - value_a)
     result = {}
@@ -106,10 +100,73 @@ def paired_bootstrap(
             p_value=float(min(1.0, 2 * (side + 1) / (resamples + 1))),
             standard_error=float(differences.std(ddof=1)) if resamples > 1 else 0.0,
             resamples=resamples,
-            dialogues=groups,
-            rows=len(gold),
+            dialogues=len(tables),
+            rows=int(tables[:, 0].sum()),
         )
     return result
+
+
+def intervals(
+    predicted: Sequence[np.ndarray],
+    labels: np.ndarray,
+    dialogues: Sequence[str] | np.ndarray,
+    classes: int,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Interval] | None:
+    """Accuracy and weighted F1 of one model, means over seeds, as :func:`paired_bootstrap` resamples dialogues.
+
+    None for a single dialogue, which cannot be resampled.
+
+    Args:
+        predicted: per seed the ``[N]`` classes.
+        labels, dialogues, classes: as there.
+
+    Raises:
+        ValueError: as there.
+    """
+    # Each model is its own partner: what is drawn are values then, not differences.
+    tables = _confusions([(one, one) for one in predicted], labels, dialogues, classes)[:, ::2]
+    if len(tables) < 2:
+        return None
+    drawn = [_metrics(sums, classes) for sums in _resampled(tables, resamples, seed)]
+    result = {}
+    for name, values in _metrics(tables.sum(0)[None], classes).items():
+        low, high = np.quantile(np.concatenate([one[name].mean(1) for one in drawn]), (0.025, 0.975))
+        result[name] = Interval(float(values.mean()), float(low), float(high), len(tables))
+    return result
+
+
+def _confusions(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    labels: np.ndarray,
+    dialogues: Sequence[str] | np.ndarray,
+    classes: int,
+) -> np.ndarray:
+    """Confusion matrices ``[dialogues, A B A B ..., C·C]``."""
+    if not pairs:
+        raise ValueError("there are no predictions to compare")
+    names = np.asarray(dialogues)
+    counts = []
+    for predicted_a, predicted_b in pairs:
+        a, b, gold, kept = _aligned(predicted_a, predicted_b, labels)
+        if names.shape != kept.shape:
+            raise ValueError(f"{names.shape} dialogues for {kept.shape} labels")
+        _, group = np.unique(names[kept], return_inverse=True)
+        groups, cells = int(group.max()) + 1, classes * classes
+        cell = group * cells + gold * classes
+        counts += [np.bincount(cell + p, minlength=groups * cells).reshape(groups, cells).astype(float) for p in (a, b)]
+    return np.stack(counts, axis=1)
+
+
+def _resampled(tables: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Sums ``[R, models, C·C]`` of *tables* over drawn dialogues, some hundred resamples at a time."""
+    rng, groups = np.random.default_rng(seed), len(tables)
+    for start in range(0, resamples, _CHUNK):
+        size = min(_CHUNK, resamples - start)
+        times = rng.multinomial(groups, np.full(groups, 1 / groups), size=size).astype(float)
+        yield (times @ tables.reshape(groups, -1)).reshape(size, *tables.shape[1:])
 
 
 def mcnemar(predicted_a: np.ndarray, predicted_b: np.ndarray, labels: np.ndarray) -> McNemar:
@@ -210,7 +267,12 @@ def _aligned(
 
 def _mean_metrics(tables: np.ndarray, classes: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Per metric the values of A and B ``[R]``, averaged over pairs: confusion matrices ``[R, A B A B ..., C·C]``."""
+    found = _metrics(tables, classes)
+    return {name: (values[:, 0::2].mean(1), values[:, 1::2].mean(1)) for name, values in found.items()}
+
+
+def _metrics(tables: np.ndarray, classes: int) -> dict[str, np.ndarray]:
+    """Per metric the values ``[R, models]`` of confusion matrices ``[R, models, C·C]``."""
     confusion = tables.reshape(*tables.shape[:2], classes, classes)
     accuracy = np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
-    found = {"accuracy": accuracy, "weighted_f1": weighted_f1(confusion)}
-    return {name: (values[:, 0::2].mean(1), values[:, 1::2].mean(1)) for name, values in found.items()}
+    return {"accuracy": accuracy, "weighted_f1": weighted_f1(confusion)}

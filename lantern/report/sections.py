@@ -47,7 +47,7 @@ def forest(comparison: Comparison) -> Markup:
 
 def summary(comparison: Comparison) -> Markup:
     """The table that the terminal shows, with tooltips on its heads."""
-    rows = [[breakable(line.name), *cells(line, Place.TEXT)[1:]] for line in comparison.lines]
+    rows = [[breakable(line.name), *cells(line, Place.TEXT, comparison.lines)[1:]] for line in comparison.lines]
     ensembles = dict.fromkeys(
         f"{line.backbone}: accuracy {100 * report['accuracy']:.1f}, weighted F1 {100 * report['weighted_f1']:.1f}"
         for line in comparison.lines
@@ -56,7 +56,9 @@ def summary(comparison: Comparison) -> Markup:
     notes = [*comparison.notes, LEGEND]
     if ensembles:
         notes.append(f"Mean of the vanilla models over the seeds, which needs no LLM: {'; '.join(ensembles)}.")
-    return macros().summary([(column.head, column.help) for column in columns(Place.TEXT)], rows, notes)
+    return macros().summary(
+        [(column.head, column.help) for column in columns(Place.TEXT, comparison.lines)], rows, notes
+    )
 
 
 def grid(comparison: Comparison) -> Markup:

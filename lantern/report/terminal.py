@@ -102,7 +102,9 @@ def print_run(console: Console, result: dict[str, Any]) -> None:
     weighting = result["weighting"]
     name = weighting["name"] if weighting else "none"
     own = name if weighting is None or weighting["choice"] == name else f"{name}: {weighting['choice']} kept"
-    heads = ["", *(SHORT[metric] for metric in METRICS), *(f"Δ {SHORT[metric]}" for metric in METRICS[:2])]
+    alone = test.get("intervals")
+    heads = ["", *(SHORT[metric] for metric in METRICS)]
+    heads += [f"{SHORT[metric]} 95 %" if alone else f"Δ {SHORT[metric]}" for metric in METRICS[:2]]
     heads += ["p (Holm)"] if test["against_vanilla"] else []
     rows, styles = [], list[str]()
     for method in present_methods(test.get("coverage", 0), methods):
@@ -112,7 +114,8 @@ def print_run(console: Console, result: dict[str, Any]) -> None:
         cells = [_cell(metric, report[metric]) for metric in METRICS]
         for metric in ("accuracy", "weighted_f1"):
             base = methods["vanilla"][metric]
-            cells.append("" if row == "vanilla" else _difference(report[metric] - base, metric))
+            own_interval = f"[{100 * alone[metric]['low']:.1f}, {100 * alone[metric]['high']:.1f}]" if alone else ""
+            cells.append(own_interval if row == "vanilla" else _difference(report[metric] - base, metric))
         if test["against_vanilla"]:
             cells.append(f"{test['against_vanilla'][row]['holm']:.2g}" if row in test["against_vanilla"] else "")
         rows.append([label(method, own), *cells])
@@ -125,7 +128,10 @@ def print_run(console: Console, result: dict[str, Any]) -> None:
 def lines(result: dict[str, Any]) -> list[str]:
     """The run's facts in sentences."""
     test, out = result["test"], []
-    out.append(f"{test['labelled']} labelled of {test['rows']} utterances in {test['dialogues']} test dialogues")
+    resampled = "; intervals resample the dialogues" if test.get("intervals") else ""
+    out.append(
+        f"{test['labelled']} labelled of {test['rows']} utterances in {test['dialogues']} test dialogues{resampled}"
+    )
     if test["dimensions"]:
         scores = (
             f"{name} {report['ccc']:.3f}" for name, report in test["dimensions"].items() if report["ccc"] is not None
@@ -200,7 +206,7 @@ def print_sweep(console: Console, results: Sequence[tuple[Sequence[str], dict[st
         title += "; paper-style: epochs chosen on test"
     pooled = {len(result["folds"]["numbers"]) for line in shown for result in line.group.results if "folds" in result}
     title += "".join(f"; {count} folds pooled" for count in sorted(pooled) if count > 1)
-    print_table(console, title, heads(Place.SWEEP), [cells(line, Place.SWEEP) for line in shown])
+    print_table(console, title, heads(Place.SWEEP, shown), [cells(line, Place.SWEEP, shown) for line in shown])
     print_lines(console, ["intervals resample the test dialogues; p of Δ acc, Holm-corrected over the rows"], "dim")
     for line in shown:
         of = "" if line.name == "all" else line.name

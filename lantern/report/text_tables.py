@@ -39,10 +39,11 @@ def to_markdown(tables: Sequence[Comparison], place: Place = Place.TEXT) -> str:
     for table in tables:
         parts.append(f"### {markdown(heading(table))}\n")
         parts += [f"**{PAPER}**\n"] if table.paper_style else []
-        rows = [[markdown(cell) for cell in cells(line, place)] for line in table.lines]
+        titles = heads(place, table.lines)
+        rows = [[markdown(cell) for cell in cells(line, place, table.lines)] for line in table.lines]
         parts += [*(f"- **{markdown(str(one))}**" for one in table.verdicts), ""] if table.verdicts else []
-        parts.append("| " + " | ".join(heads(place)) + " |")
-        parts.append("|:--" + "|--:" * (len(heads(place)) - 1) + "|")
+        parts.append("| " + " | ".join(titles) + " |")
+        parts.append("|:--" + "|--:" * (len(titles) - 1) + "|")
         parts += ["| " + " | ".join(row) + " |" for row in rows]
         parts += ["", *(f"- {markdown(note)}" for note in table.notes)]
         parts += [""] if table.notes else []
@@ -52,15 +53,15 @@ def to_markdown(tables: Sequence[Comparison], place: Place = Place.TEXT) -> str:
 def to_latex(tables: Sequence[Comparison]) -> str:
     """Tables for ``\\usepackage{booktabs}``, one per comparison."""
     parts = ["% needs \\usepackage{booktabs}"]
-    titles = heads(Place.PAPER)
     for table in tables:
+        titles = heads(Place.PAPER, table.lines)
         caption = heading(table) + (f". {PAPER[0].upper()}{PAPER[1:]}" if table.paper_style else "")
         parts += ["\\begin{table}[t]", "\\centering", "\\small", "\\setlength{\\tabcolsep}{3pt}"]
         parts += [f"\\caption{{{latex(caption)}. {latex(LEGEND)}}}"]
         parts += [f"\\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}", "\\toprule"]
         parts += [" & ".join(map(latex, titles)) + " \\\\", "\\midrule"]
         for line in table.lines:
-            parts.append(" & ".join(map(latex, cells(line, Place.PAPER))) + " \\\\")
+            parts.append(" & ".join(map(latex, cells(line, Place.PAPER, table.lines))) + " \\\\")
         parts += ["\\bottomrule", "\\end{tabular}"]
         parts += [f"\\par\\smallskip{{\\footnotesize {latex(note)}}}" for note in table.notes]
         parts += ["\\end{table}", ""]

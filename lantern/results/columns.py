@@ -57,6 +57,8 @@ class Column:
     parts: tuple[str, ...] = ("",)
     """Suffixes of the data columns, one for each number of a value that has several."""
     numbers: Callable[[Any], tuple[Any, ...]] = lambda value: (value,)
+    optional: bool = False
+    """Left out of a table in which no line has a value."""
 
     def cell(self, line: Line) -> str:
         """The text of *line*; a dash where it has no value."""
@@ -70,24 +72,29 @@ class Column:
         return dict(zip((f"{self.key}{part}" for part in self.parts), numbers, strict=True))
 
 
-def columns(place: Place) -> list[Column]:
-    """The columns that are shown at *place*, in order."""
-    return [column for column in COLUMNS if place in column.places]
+def columns(place: Place, lines: Sequence[Line] = ()) -> list[Column]:
+    """The columns that are shown at *place* in a table of *lines*, in order."""
+
+    def filled(column: Column) -> bool:
+        return not column.optional or any(column.value(line) is not None for line in lines)
+
+    return [column for column in COLUMNS if place in column.places and filled(column)]
 
 
-def heads(place: Place) -> list[str]:
+def heads(place: Place, lines: Sequence[Line] = ()) -> list[str]:
     """Their heads."""
-    return [column.head for column in columns(place)]
+    return [column.head for column in columns(place, lines)]
 
 
-def cells(line: Line, place: Place) -> list[str]:
-    """The texts of *line* at *place*."""
-    return [column.cell(line) for column in columns(place)]
+def cells(line: Line, place: Place, lines: Sequence[Line] = ()) -> list[str]:
+    """The texts of *line* at *place* in a table of *lines*."""
+    return [column.cell(line) for column in columns(place, lines)]
 
 
 def data(line: Line) -> dict[str, Any]:
     """The numbers of *line* by the names of all data columns."""
-    return {name: value for column in columns(Place.DATA) for name, value in column.data(line).items()}
+    shown = (column for column in COLUMNS if Place.DATA in column.places)
+    return {name: value for column in shown for name, value in column.data(line).items()}
 
 
 def as_html(title: str, verdicts: Iterable[Verdict], heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -124,6 +131,20 @@ def _method(method: str, metric: str) -> Column:
         shown.get(metric, Place.DATA),
         lambda line: line.spread(method, metric),
         f"{metric.replace('_', ' ')} of the {method} predictions in per cent, mean ± sd over seeds",
+    )
+
+
+def _alone(metric: str) -> Column:
+    return Column(
+        f"vanilla_{metric}_interval",
+        f"vanilla {SHORT[metric]} 95 %",
+        Place.SWEEP | Place.COMPARE | Place.TEXT | Place.PAPER | Place.DATA,
+        lambda line: line.alone(metric),
+        lambda one: f"[{100 * one.low:.1f}, {100 * one.high:.1f}]",
+        "without an LLM: where the mean over seeds would lie with other test dialogues: bootstrap over dialogues",
+        ("_low", "_high"),
+        lambda one: (one.low, one.high),
+        optional=True,
     )
 
 
@@ -203,9 +224,11 @@ COLUMNS: list[Column] = [
     ),
     _gain("accuracy")[1],
     *(_method(*pair) for pair in _pairs(METRICS)[:2]),
+    _alone("accuracy"),
     _spread("mean_accuracy", "mean acc", Place.SWEEP, lambda line: line.spread("mean", "accuracy")),
     _spread("best_band_accuracy", "best band", Place.SWEEP, _best_band),
     *(_method(*pair) for pair in _pairs(METRICS)[2:]),
+    _alone("weighted_f1"),
     *_gain("weighted_f1"),
     Column("cost", "cost $", READ | Place.DATA, lambda line: line.cost, money, "dollars for the replies of one seed"),
     Column(

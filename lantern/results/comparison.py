@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from lantern.metrics.methods import Method, present_methods
-from lantern.metrics.paired import Difference, mean_sd
+from lantern.metrics.paired import Difference, Interval, mean_sd
 from lantern.results.columns import Place, as_html, cells, data, heads
 from lantern.results.folds import fold_notes, fold_of, pool_folds
 from lantern.results.groups import Group, corrected
@@ -79,6 +79,11 @@ class Line:
     def difference(self, metric: str) -> Difference | None:
         """Weighted minus vanilla with its interval."""
         found = self.group.difference
+        return None if found is None else found[metric]
+
+    def alone(self, metric: str) -> Interval | None:
+        """The vanilla metric with its interval, where nothing is merged."""
+        found = self.group.alone
         return None if found is None else found[metric]
 
     @property
@@ -182,8 +187,8 @@ class Comparison:
         return f"Comparison({self.title!r}, {len(self.lines)} settings)"
 
     def _repr_html_(self) -> str:
-        rows = [cells(line, Place.TEXT) for line in self.lines]
-        return as_html(self.title, self.verdicts, heads(Place.TEXT), rows)
+        rows = [cells(line, Place.TEXT, self.lines) for line in self.lines]
+        return as_html(self.title, self.verdicts, heads(Place.TEXT, self.lines), rows)
 
 
 def compare_runs(runs: Sequence[Run]) -> list[Comparison]:

@@ -11,7 +11,7 @@ import numpy as np
 from lantern.files import digest
 from lantern.metrics.classification import classification_report
 from lantern.metrics.methods import WEIGHTED
-from lantern.metrics.paired import Difference, holm, mean_sd, paired_bootstrap
+from lantern.metrics.paired import Difference, Interval, holm, intervals, mean_sd, paired_bootstrap
 from lantern.results.folds import test_table
 from lantern.tables import PredictionTable
 
@@ -89,6 +89,15 @@ class Group:
             return None
         pairs = [(t.vanilla.argmax(axis=1), m.argmax(axis=1)) for t, m in zip(tables, merges) if m is not None]
         return paired_bootstrap(pairs, tables[0].labels, tables[0].dialogues, len(tables[0].classes))
+
+    @cached_property
+    def alone(self) -> dict[str, Interval] | None:
+        """Bootstrap over dialogues of the vanilla metrics, averaged over the seeds; None where undefined, or merged."""
+        first = self.tables[0]
+        if not self.same_rows or any(table.merged is not None for table in self.tables):
+            return None
+        predicted = [table.vanilla.argmax(axis=1) for table in self.tables]
+        return intervals(predicted, first.labels, first.dialogues, len(first.classes))
 
     @cached_property
     def ensemble(self) -> dict[str, Any] | None:

@@ -146,6 +146,7 @@ _SHAPE = {
         "llm": Maybe({"merged": Maybe(_EFFECT), "lengths": Maybe([{"length": COUNT, **_EFFECT}])}),
         "slices": Maybe([_SLICE]),
         "possible": Maybe({"accuracy": NUMBER}),
+        "intervals": Maybe(Each({"low": NUMBER, "high": NUMBER})),
     },
     "vanilla": Maybe({"best_epoch": Maybe(COUNT)}),
     "notes": Maybe([TEXT]),

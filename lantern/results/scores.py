@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from lantern.metrics.classification import classification_report
 from lantern.metrics.dimensions import table_dimension_report
 from lantern.metrics.llm_effect import llm_effect
 from lantern.metrics.methods import VANILLA, WEIGHTED
-from lantern.metrics.paired import compare, holm
+from lantern.metrics.paired import compare, holm, intervals
 from lantern.tables import PredictionTable
 
 
@@ -23,6 +24,7 @@ def methods(table: PredictionTable, baselines: dict[str, np.ndarray]) -> dict[st
 def split_result(table: PredictionTable, probabilities: dict[str, np.ndarray], seed: int) -> dict[str, Any]:
     """Metrics of every method on one split, paired tests against vanilla, and what the LLM did.
 
+    ``intervals`` are those of the vanilla metrics where no LLM refines, None elsewhere and for a single dialogue.
     ``holm`` under a test is the p-value of its accuracy difference, corrected for the ``family`` of tests made here:
     methods that predict the same classes (the run's own merge is one of the baselines) are one test, and one that
     leaves every vanilla class alone is none.
@@ -43,6 +45,8 @@ def split_result(table: PredictionTable, probabilities: dict[str, np.ndarray], s
         "llm": llm_effect(table) if table.coverage else None,
     }
     base = probabilities["vanilla"].argmax(axis=1)
+    alone = None if table.coverage else intervals([base], labels, dialogues, len(classes), seed=seed)
+    result["intervals"] = None if alone is None else {name: asdict(one) for name, one in alone.items()}
     tests: dict[bytes, dict[str, Any]] = {}
     family: dict[str, float] = {}
     for name, merged in probabilities.items():

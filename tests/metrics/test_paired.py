@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from lantern.metrics.paired import (
     compare,
     holm,
+    intervals,
     mcnemar,
     mean_sd,
     minimum_detectable_effect,
@@ -188,3 +189,33 @@ def test_the_pooled_bootstrap_is_of_the_mean_over_seeds() -> None:
     assert same == paired_bootstrap(pairs[:1], labels, dialogues, 6, resamples=300)
     with pytest.raises(ValueError, match="no predictions"):
         paired_bootstrap([], labels, dialogues, 6)
+
+
+def test_intervals_of_one_model_agree_with_a_loop_and_are_means_over_seeds() -> None:
+    a, b, labels, dialogues = draw(0.3, n=400)
+    found = intervals([a], labels, dialogues, 6, resamples=4000)
+    assert found is not None
+    rng = np.random.default_rng(1)
+    members = [np.flatnonzero((dialogues == name) & (labels >= 0)) for name in np.unique(dialogues)]
+    loop = []
+    for _ in range(1500):
+        rows = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
+        loop.append([accuracy_score(labels[rows], a[rows]), f1_score(labels[rows], a[rows], average="weighted")])
+    kept = labels >= 0
+    assert found["accuracy"].value == pytest.approx(accuracy_score(labels[kept], a[kept]))
+    for name, drawn in zip(("accuracy", "weighted_f1"), np.transpose(loop), strict=True):
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        assert found[name].low == pytest.approx(low, abs=0.01)
+        assert found[name].high == pytest.approx(high, abs=0.01)
+        assert found[name].dialogues == len(members)
+    both = intervals([a, b], labels, dialogues, 6, resamples=1000)
+    other = intervals([b], labels, dialogues, 6, resamples=1000)
+    assert both is not None
+    assert other is not None
+    assert both["accuracy"].value == pytest.approx((found["accuracy"].value + other["accuracy"].value) / 2)
+    assert found["accuracy"].value < both["accuracy"].value < other["accuracy"].value
+
+
+def test_a_single_dialogue_has_no_interval() -> None:
+    a, _, labels, _ = draw(0.3, n=40)
+    assert intervals([a], labels, ["d"] * 40, 6) is None

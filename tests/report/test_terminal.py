@@ -131,3 +131,18 @@ def test_the_states_of_a_sweep_and_predictions_are_whole_at_any_width(width: int
     assert "…" not in "".join(here)
     assert {"12", "Ann", "frustrated", "0.81"} <= set(tokens(here))
     assert ({"3.25", "3.50", "2.75"} <= set(tokens(here))) == (width >= 100)
+
+
+def test_a_run_without_an_llm_shows_intervals_in_place_of_gains() -> None:
+    table, _ = draw(World(), 200, seed=0)
+    alone = replace(table, fields=None)
+    test = split_result(alone, methods(alone, {}), seed=0)
+    result = {"title": "t", "weighting": None, "llm": None, "protocol": {}, "notes": [], "folder": "f", "test": test}
+    lines = printed(120, lambda console: print_run(console, result))
+    text = "\n".join(lines)
+    assert "acc 95 %" in text
+    assert "wF1 95 %" in text
+    assert "Δ" not in text
+    for one in test["intervals"].values():
+        assert f"[{100 * one['low']:.1f}, {100 * one['high']:.1f}]" in text
+    assert "intervals resample the dialogues" in text

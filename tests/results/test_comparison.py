@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lantern.metrics.paired import holm, paired_bootstrap
+from lantern.metrics.paired import holm, intervals, paired_bootstrap
 from lantern.report.text_tables import latex, to_csv, to_latex, to_markdown
 from lantern.results.columns import Place, cells, heads
 from lantern.results.comparison import Comparison, compare_runs
@@ -50,6 +50,35 @@ def test_one_seed_has_the_interval_of_a_run(tmp_path: Path) -> None:
     after, names = predictions.merged.argmax(1), predictions.dialogues
     expected = paired_bootstrap([(predictions.vanilla.argmax(1), after)], predictions.labels, names, 6)
     assert table.lines[0].difference("accuracy") == expected["accuracy"]
+
+
+def test_a_setting_without_an_llm_has_intervals_over_dialogues_of_its_own(tmp_path: Path) -> None:
+    alone = [write_run(tmp_path / "alone", "gru", "none", seed) for seed in (0, 1)]
+    write_run(tmp_path / "refined", "gru", "gpt-4o", 0)
+    (table,) = compared(tmp_path / "alone")
+    (line,) = table.lines
+    tables = [PredictionTable.load(folder / "predictions.test.parquet") for folder in alone]
+    predicted = [one.vanilla.argmax(1) for one in tables]
+    expected = intervals(predicted, tables[0].labels, tables[0].dialogues, 6)
+    assert expected is not None
+    row = dict(zip(heads(Place.TEXT, table.lines), cells(line, Place.TEXT, table.lines), strict=True))
+    for metric, head in (("accuracy", "vanilla acc"), ("weighted_f1", "vanilla wF1")):
+        one, shown = expected[metric], line.spread("vanilla", metric)
+        assert line.alone(metric) == one
+        assert shown is not None
+        assert one.value == pytest.approx(shown["mean"])
+        text = f"[{100 * one.low:.1f}, {100 * one.high:.1f}]"
+        assert row[f"{head} 95 %"] == text
+        assert text.replace("[", "\\[").replace("]", "\\]") in to_markdown([table])
+        assert f"{head} 95" in to_latex([table])
+    (csv_row,) = csv.DictReader(io.StringIO(to_csv([table])))
+    assert float(csv_row["vanilla_weighted_f1_interval_low"]) == expected["weighted_f1"].low
+    # A table of refined runs has no such column; in a mixed one the refined line has a dash.
+    (refined,) = compared(tmp_path / "refined")
+    assert not any(head.endswith(" 95 %") for head in heads(Place.TEXT, refined.lines))
+    (mixed,) = compared(tmp_path / "alone", tmp_path / "refined")
+    place = heads(Place.TEXT, mixed.lines).index("vanilla acc 95 %")
+    assert [cells(one, Place.TEXT, mixed.lines)[place] != "-" for one in mixed.lines] == [True, False]
 
 
 def test_what_cannot_be_compared_stands_in_tables_of_its_own(tmp_path: Path) -> None:
