@@ -34,6 +34,7 @@ MADE = {
     "--clips <folder>": "--clips raw/wav",
     "<MELD.Raw>": "raw/MELD.Raw",
     "runs/<one>": "one",
+    "tuned=<file>": "tuned=tuned.yaml",
     "experiment=<name>": "experiment=causal",
 }
 """The value of each placeholder."""

@@ -56,6 +56,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, server: LLMServer) -> Pat
     write_raw(place / "raw")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
+        best = "defaults: [override /backbone: gru]\nbackbone: {name: gru, lr: 0.002}\nmodel: {class_weights: none}\n"
+        Path("tuned.yaml").write_text(best)
         Path("chat.txt").write_text("Ann: we won!\nBob: that is wonderful\n")
         example = CONFIG_DIR.parent / "tests" / "examples" / "custom"
         custom = ["--transcript", f"{example}/transcript.csv", "--label-set", f"{example}/labels.yaml"]

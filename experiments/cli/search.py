@@ -5,22 +5,26 @@ Every trial is an ordinary run. The study is kept beside the sweep's manifest, s
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from experiments.cli.command_line import CommandLine, parse
 from experiments.cli.console import screen
+from lantern.config.compose import TUNED
 from lantern.errors import UserError
-from lantern.files import digest, locked
+from lantern.files import atomic, digest, locked
 
 if TYPE_CHECKING:
     import optuna
 
     from lantern.results.sweep import Sweep, Trial
 
-SEARCHED = ("backbone", "model", "trainer")
-"""Sections that the vanilla model's dev weighted F1 depends on: a search chooses by it, never by the test split."""
+_MACHINE = ("accelerator", "devices", "nodes", "threads", "loggers")
+"""Settings of ``trainer`` that belong to the machine and are not kept."""
+BEST = "tuned.yaml"
+"""In the folder of a search: the settings of its best trial so far."""
 
 
 def run_search(line: CommandLine) -> int:
@@ -64,6 +68,7 @@ def run_search(line: CommandLine) -> int:
             if result is not None and read_state(ready.folder).state == "done":
                 with locked(lock):
                     study.tell(proposed.number, result["vanilla"]["dev_weighted_f1"], skip_if_finished=True)
+                    _keep_best(study, fixed, folder)
             else:
                 failed += 1  # stays open: the next command tries it again
     _print_best(view.console, study, fixed, folder)
@@ -103,8 +108,8 @@ def _space(overrides: list[str]) -> tuple[list[str], dict[str, Any]]:
             earlier.pop(key, None)
         if not override.is_sweep_override():
             fixed[key] = text
-        elif key.partition(".")[0] not in SEARCHED:
-            raise UserError(f"{text}: a search chooses values of {', '.join(SEARCHED)}; give {key} one value")
+        elif key.partition(".")[0] not in TUNED:  # by the dev split, never by the test split
+            raise UserError(f"{text}: a search chooses values of {', '.join(TUNED)}; give {key} one value")
         elif override.is_interval_sweep():
             kind = IntDistribution if isinstance(swept.start, int) else FloatDistribution
             space[key] = kind(swept.start, swept.end, log="log" in swept.tags)
@@ -145,13 +150,41 @@ def _dev_score(result: dict[str, Any]) -> str:
     return f"dev weighted F1 {result['vanilla']['dev_weighted_f1']:.3f}"
 
 
-def _print_best(console: Any, study: optuna.Study, fixed: list[str], folder: Path) -> None:
-    from optuna.trial import TrialState
+def _best(study: optuna.Study) -> str:
+    done = [trial for trial in study.get_trials() if trial.state.name == "COMPLETE"]
+    values = " ".join(_overrides(study.best_params))
+    return f"best of {len(done)} runs by dev weighted F1, {study.best_value:.3f}: {values}"
 
-    done = study.get_trials(states=(TrialState.COMPLETE,))
-    if done:
-        values = " ".join(_overrides(study.best_params))
-        score = f"best of {len(done)} runs by dev weighted F1, {study.best_value:.3f}: {values}"
-        console.print(score, soft_wrap=True)
-        console.print(f"  python -m experiments.run {' '.join(fixed)} {values}", soft_wrap=True)
+
+def _keep_best(study: optuna.Study, fixed: list[str], folder: Path) -> None:
+    """Write the settings of the best trial's vanilla model: a file that a run takes with ``tuned=FILE``."""
+    from yaml import safe_dump
+
+    from lantern.config.compose import compose, to_plain
+    from lantern.config.groups import choices
+
+    overrides = [*fixed, *_overrides(study.best_params)]
+    config = to_plain(compose(overrides))
+    keys = (text.lstrip("+").partition("=")[0].split(".") for text in overrides)
+    trainer = {key[1]: config["trainer"][key[1]] for key in keys if key[0] == "trainer" and key[1:]}
+    trainer = {key: value for key, value in trainer.items() if key not in _MACHINE}
+    typed = [text.partition("=")[2] for text in overrides if text.startswith("backbone=")]
+    chosen = [name for name in (*typed[-1:], config["backbone"]["name"]) if name in choices("backbone")]
+    node = {
+        "defaults": [{"override /backbone": name} for name in chosen[:1]],
+        "backbone": config["backbone"],
+        "model": config["model"],
+        **({"trainer": trainer} if trainer else {}),
+    }
+    head = f"# {_best(study)}\n# A run takes it with tuned=<this file>; a key that is typed counts more.\n"
+    with atomic(folder / BEST) as partial:
+        partial.write_text(f"# @package _global_\n{head}{safe_dump(node, sort_keys=False)}", encoding="utf-8")
+
+
+def _print_best(console: Any, study: optuna.Study, fixed: list[str], folder: Path) -> None:
+    if any(trial.state.name == "COMPLETE" for trial in study.get_trials()):
+        _keep_best(study, fixed, folder)  # of a search that an older Lantern began
+        console.print(_best(study), soft_wrap=True)
+        command = shlex.join([*fixed, f"tuned={folder / BEST}"])
+        console.print(f"  python -m experiments.run {command}", soft_wrap=True)
     console.print(f"  sweep: {folder}", soft_wrap=True)

@@ -10,15 +10,19 @@ from lantern.errors import UserError
 USAGE = """usage: python -m experiments.finetune_text [group=choice ...] [section.key=value ...]
 
 Fine-tunes a text encoder on the training dialogues of a corpus folder and writes a new corpus folder with its vectors,
-one for each utterance. Repeat a command to continue where it stopped.
+one for each utterance. With a backbone, the two are trained together on whole dialogues: first the backbone alone.
+Repeat a command to continue where it stopped.
 
 groups and their choices:
 {groups}
 keys: every key of FinetuneConfig in lantern/config/schema.py, for example
   encoder=roberta-base encoder.download=true   an encoder of the Hugging Face hub, or of a folder
   out=data/meld-1  seed=1  encoder.causal=true  encoder.tokens=512  encoder.layers=[-1,-2,-3,-4]
+  backbone=sdt     end to end; encoder.frozen_epochs=3  backbone.batch_size=4
   oof.folds=5      an encoder for each fold as well: runs with weighting.fit_on=oof need them
-  trainer.precision=bf16-mixed  trainer=gpu  trainer.extra.accumulate_grad_batches=2
+  report_test=true its own scores on the test dialogues as well, with intervals; recorded as a read of the test split
+  trainer.precision=bf16-mixed  trainer=gpu
+  trainer.extra.accumulate_grad_batches=2  encoder.gradient_checkpointing=true   where memory is short
 
 options:
   --config     print the composed configuration and stop

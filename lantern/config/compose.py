@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lantern.config.groups import CONFIG_DIR, GROUPS, folders
 from lantern.config.overrides import (
+    FILE,
     broken_file,
     check_backbone_keys,
     check_override,
@@ -21,11 +22,14 @@ from lantern.config.overrides import (
 )
 from lantern.config.schema import FinetuneConfig, RunConfig, split_backbone
 from lantern.errors import UserError
+from lantern.files import digest
 from lantern.refine.failures import redact
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+TUNED = ("backbone", "model", "trainer")
+"""Sections of a ``tuned`` file: what the vanilla model's dev weighted F1 depends on."""
 T = TypeVar("T", bound="DataclassInstance")
 _SECRET = re.compile(r"(^|[_-])(api[_-]?key|token|secret|password|authorization|cookie)$", re.IGNORECASE)
 _URL_SECRET = re.compile(r"://[^/?#]*@|[?&][^=&]*(key|token|secret|sig|password)=", re.IGNORECASE)
@@ -58,12 +62,15 @@ def composed(overrides: list[str], name: str, schema: type[T], groups: Sequence[
     for override in overrides:
         check_override(override, schema, groups)
     _add_local_folder()
+    overrides = [_stored(override) for override in overrides]
     ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     options = [o for o in overrides if o.lstrip("+~").startswith("backbone.")]
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             if options:
                 chosen = hydra_compose(name, overrides=[o for o in overrides if o not in options])
+                if not chosen.backbone:
+                    raise UserError(f"{options[0]}: no backbone is chosen; add backbone=sdt, for example")
                 check_backbone_keys(options, [str(key) for key in chosen.backbone])
             made = hydra_compose(name, overrides=overrides)
         for key, value in _leaves(OmegaConf.to_container(made, resolve=False)):
@@ -102,6 +109,32 @@ def _free(override: str) -> str:
     """*override* as Hydra wants it for a setting of any keys, which its own check would refuse."""
     adds = override.startswith(("trainer.extra.", "llm.extra_body.", "llm.extra_body={"))
     return f"++{override}" if adds else override
+
+
+def _stored(override: str) -> str:
+    """``tuned=FILE`` as a choice that Hydra knows."""
+    from hydra.core.config_store import ConfigStore
+    from yaml import YAMLError, safe_load
+
+    key, _, value = override.partition("=")
+    path = Path(value.strip("'\""))
+    if key.lstrip("+") != "tuned" or path.suffix != FILE:
+        return override
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = safe_load(text)
+    except OSError as error:
+        raise UserError(f"{override}: {error.strerror}") from None
+    except YAMLError as error:
+        raise UserError(f"{override}{yaml_problem(error)}") from None
+    except ValueError:
+        raise UserError(f"{override}: not a text file") from None
+    if not isinstance(node, dict) or set(node) - {"defaults", *TUNED}:
+        found = ", ".join(map(str, node)) if isinstance(node, dict) else "no sections"
+        raise UserError(f"{override}: a tuned file holds {', '.join(TUNED)}; this one holds {found}")
+    name = f"file-{digest(text)[:16]}"
+    ConfigStore.instance().store(name=name, group="tuned", node=node, package="_global_")
+    return f"tuned={name}"
 
 
 def _add_local_folder() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parent.parent
 CONFIG_DIR = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
 """Lantern's own files: inside the installed package, or beside it in a checkout."""
-GROUPS = ("corpus", "backbone", "llm", "prompt", "weighting", "protocol", "trainer", "tracking", "experiment")
-FINETUNE_GROUPS = ("corpus", "encoder", "protocol", "trainer")
+GROUPS = ("corpus", "backbone", "tuned", "llm", "prompt", "weighting", "protocol", "trainer", "tracking", "experiment")
+FINETUNE_GROUPS = ("corpus", "encoder", "backbone", "protocol", "trainer")
 """Of ``experiments.finetune_text``."""
 
 
@@ -19,5 +19,5 @@ def folders() -> list[Path]:
 
 
 def choices(group: str) -> list[str]:
-    """Names of the files of *group*."""
+    """Names of the files of *group*; of ``tuned`` any file may be taken too."""
     return sorted({path.stem for folder in folders() for path in (folder / group).glob("*.yaml")})

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 
+FILE = ".yaml"
+"""How the value of ``tuned=FILE`` ends."""
+
+
 def quoted_url(override: str) -> str:
     """A ``refine.ledger=postgresql://…`` as Hydra's grammar wants it: ``=`` and ``,`` within quotes.
 
@@ -66,6 +70,8 @@ def check_override(override: str, schema: type, groups: Sequence[str] = GROUPS) 
             raise UserError(
                 f"{override}: {key} takes one list of single values; a sweep over lists is written -m '{key}={lists}'"
             )
+    elif group == "tuned" and value.endswith(FILE):
+        return
     elif value not in (valid := choices(group)) and (group, value) != ("experiment", "null"):
         if group == "llm" and value.lower() in ("none", "null", "off", "no", "false", ""):
             raise UserError(f"{override}: no such llm; a run without one is written refine.enabled=false")

@@ -260,12 +260,17 @@ class FinetuneConfig:
     runs: str = "runs"
     """Folder of the shared stages."""
     out: str | None = None
-    """Corpus folder that gets the features. null: ``<corpus.path>-<encoder>``."""
+    """Corpus folder that gets the features. null: ``<corpus.path>-<encoder>``, with a backbone ``-<backbone>`` too."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    """Trained together with the encoder, on whole dialogues; empty: none. Of :class:`TrainingDefaults`, ``batch_size``,
+    ``lr`` and ``weight_decay`` (decoupled) hold; the epochs and the fall of the rates are the encoder's."""
     oof: FoldsConfig = field(default_factory=FoldsConfig)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    report_test: bool = False
+    """Score the encoder's own head, or its backbone, on the test dialogues, once."""
 
     def __post_init__(self) -> None:
         check(self, "settings")
@@ -273,6 +278,21 @@ class FinetuneConfig:
             raise UserError("runs and out must name a folder, such as runs=runs")
         if self.trainer.processes > 1:
             raise UserError(f"trainer.devices={self.trainer.devices}: an encoder is fine-tuned by one process")
+        alone = self.encoder.frozen_epochs
+        if self.backbone and self.trainer.epochs is not None and self.trainer.epochs <= alone:
+            raise UserError(
+                f"trainer.epochs={self.trainer.epochs} ends before the encoder learns: encoder.frozen_epochs={alone}"
+            )
+        if self.backbone.get("init_from") is not None:
+            raise UserError(
+                f"backbone.init_from={self.backbone['init_from']}: a backbone that is trained with an encoder starts "
+                "from random weights; leave it null"
+            )
+
+    @property
+    def epochs(self) -> int:
+        """Of a training at most."""
+        return self.trainer.epochs or self.encoder.epochs + (self.encoder.frozen_epochs if self.backbone else 0)
 
 
 def split_backbone(node: dict[str, Any]) -> tuple[TrainingDefaults, dict[str, Any]]:

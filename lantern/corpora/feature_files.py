@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +30,9 @@ class Fit:
     """Weighted F1 on *dev*."""
     sha256: str = ""
     """Of its feature file; empty until that is written."""
+    test: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Accuracy and weighted F1 of its own head on the test dialogues, each with ``value``, ``low`` and ``high`` of the
+    95 % interval over ``dialogues``; empty unless they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,17 +46,20 @@ def library(recipe: Recipe, package: str, needs: str) -> Any:
         raise UserError(f"extractor {recipe.extractor} needs {needs}") from None
 
 
-def find_model(recipe: Recipe) -> ModelFolder:
+def find_model(recipe: Recipe, model: str = "--model", download: str = "--download") -> ModelFolder:
     """The folder ``--model`` names, or the model ``NAME`` or ``NAME@REVISION`` of the hub.
+
+    *model* and *download* are what a person types for the two.
 
     Raises:
         UserError: there is no such folder or cached model, it cannot be fetched, or has no safetensors weights.
     """
     local = Path(recipe.model).expanduser()
-    path = local.resolve() if local.is_dir() else _of_hub(recipe)
+    named = f"{model}{' ' if model.startswith('-') else '='}{recipe.model}"
+    path = local.resolve() if local.is_dir() else _of_hub(recipe, named, download)
     if not any(path.rglob("*.safetensors")):
         raise UserError(
-            f"--model {recipe.model}: no weights in safetensors; pickled ones are not read. On the hub they may be in "
+            f"{named}: no weights in safetensors; pickled ones are not read. On the hub they may be in "
             "another revision: NAME@REVISION, such as NAME@refs/pr/1"
         )
     if local.is_dir():
@@ -103,7 +106,7 @@ def device_of(recipe: Recipe) -> str:
     return recipe.device or ("cuda" if available else "cpu")
 
 
-def _of_hub(recipe: Recipe) -> Path:
+def _of_hub(recipe: Recipe, named: str, download: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -117,8 +120,8 @@ def _of_hub(recipe: Recipe) -> Path:
             )
         )
     except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
-        why = "no folder and no model in the cache; --download fetches it" if not recipe.download else str(error)
-        raise UserError(f"--model {recipe.model}: {why}") from None
+        why = f"no folder and no model in the cache; {download} fetches it" if not recipe.download else str(error)
+        raise UserError(f"{named}: {why}") from None
 
 
 def _sha256(folder: Path) -> str:

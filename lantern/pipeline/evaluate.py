@@ -19,7 +19,7 @@ from lantern.errors import UserError
 from lantern.metrics.classification import classification_report
 from lantern.metrics.paired import METRICS
 from lantern.metrics.slices import slice_parts, slice_report
-from lantern.pipeline.preflight import ReadyRun
+from lantern.pipeline.preflight import ReadyRun, too_wide
 from lantern.refine.backends.simulated import evidence
 from lantern.refine.questions import RefineStats
 from lantern.results.scores import methods, split_result
@@ -68,7 +68,11 @@ def evaluate(
         "prompt": {"name": config.prompt.name, "version": config.prompt.version, "digest": config.prompt.digest},
         "llm": {"name": config.llm.name, "model": config.llm.model, **asdict(stats)} if refined else None,
         **numbers,
-        "notes": [*([] if lacking is None else [incomplete_line(lacking)]), *notes(config, corpus, stats)],
+        "notes": [
+            *([] if lacking is None else [incomplete_line(lacking)]),
+            *too_wide(ready),
+            *notes(config, corpus, stats),
+        ],
     }
     return tables, result
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,15 +17,15 @@ from lantern.corpora.card import CorpusCard
 from lantern.corpora.data import CorpusDataModule
 from lantern.corpora.protocols.overlaps import protocol_lines
 from lantern.errors import UserError
-from lantern.files import append_line, atomic, digest, locked, naming, write_json
+from lantern.files import atomic, digest, locked, naming, write_json
 from lantern.models.selection import SELECTION
 from lantern.pipeline import train as stages
 from lantern.pipeline import vanilla
 from lantern.pipeline.evaluate import evaluate, incomplete
 from lantern.pipeline.loggers import fold_loggers, log_result, run_loggers
-from lantern.pipeline.preflight import ReadyRun, VanillaStage
+from lantern.pipeline.preflight import ReadyRun, VanillaStage, too_wide
 from lantern.pipeline.refinement import Refinement
-from lantern.pipeline.store import StageFolder, modalities
+from lantern.pipeline.store import StageFolder, modalities, record_test_read
 from lantern.pipeline.trainer import leave_group
 from lantern.refine.questions import RefineStats
 from lantern.report.sinks.escaping import printable
@@ -97,7 +96,7 @@ def attempt(ready: ReadyRun) -> None:
 
 def _run(ready: ReadyRun, reporter: Reporter, loggers: list[Logger]) -> dict[str, Any]:
     config, folder = ready.config, ready.folder
-    for line in protocol_lines(ready.protocol):
+    for line in (*protocol_lines(ready.protocol), *too_wide(ready)):
         reporter.note(line)
     with _refinement(ready, reporter) as llm:
         models = [_vanilla(ready, stage, reporter, llm, loggers) for stage in ready.vanilla_stages]
@@ -164,12 +163,6 @@ def _refinement(ready: ReadyRun, reporter: Reporter) -> Iterator[Refinement | No
     with Refinement(ready.config, ready.backend, vanilla.transcripts(ready.corpus), reporter.asking, examples) as llm:
         llm.ledger.notice = reporter.note
         yield llm
-
-
-def record_test_read(runs: Path, run_name: str, config_hash: str) -> int:
-    """Record that the test split is read; returns how often any run had read it before."""
-    entry = {"time": time.time(), "run": run_name, "config": config_hash}
-    return append_line(runs / "test_reads.jsonl", entry, number="reads_before")
 
 
 class _Lines(logging.Formatter):

@@ -147,6 +147,12 @@ def _file_digest(path: str | None) -> str | None:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def record_test_read(runs: Path, run_name: str, config_hash: str) -> int:
+    """Record that the test split is read; returns how often any run had read it before."""
+    entry = {"time": time.time(), "run": run_name, "config": config_hash}
+    return append_line(runs / "test_reads.jsonl", entry, number="reads_before")
+
+
 def training_identity(trainer: TrainerConfig) -> dict[str, Any]:
     """What ``trainer.extra`` and ``trainer.callbacks`` add to the address of a trained model; nothing if not set."""
     chosen = {"extra": trainer.extra, "callbacks": [list(entry) for entry in named(trainer.callbacks)]}

@@ -32,7 +32,8 @@ BEST = "best.ckpt"
 """The selected checkpoint in a stage folder."""
 LAST = "last.ckpt"
 """Where an interrupted training goes on."""
-_MEMORY = re.compile(r"memory|overflow", re.IGNORECASE)
+MEMORY = re.compile(r"memory|overflow", re.IGNORECASE)
+"""What torch says where memory is short."""
 log = logging.getLogger(__name__)
 
 
@@ -79,6 +80,22 @@ class _RandomState(pl.Callback):
         self._state = {}
 
 
+class _LaterStopping(EarlyStopping):
+    """Early stopping that does not look at the epochs before *begin*."""
+
+    def __init__(self, begin: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.begin = begin
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch >= self.begin:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch >= self.begin:
+            super().on_validation_end(trainer, pl_module)
+
+
 def train(
     config: RunConfig,
     corpus: Corpus,
@@ -101,7 +118,7 @@ def train(
     try:
         module = build_module(config, corpus, data, defaults, options)
     except RuntimeError as error:
-        if not _MEMORY.search(str(error)):
+        if not MEMORY.search(str(error)):
             raise
         raise UserError(
             f"backbone={defaults.name}: a model of this size does not fit into memory; lower backbone.hidden"
@@ -140,10 +157,12 @@ def fit(
     reporter: Reporter | None,
     logger: Any = False,
     callbacks: Sequence[pl.Callback] = (),
+    patient: int = 0,
 ) -> Fitted:
     """Train *module*, from the last epoch of an interrupted training on; the best epoch is kept as :data:`BEST`.
 
-    :data:`LAST` stays until the caller has recorded the result.
+    :data:`LAST` stays until the caller has recorded the result. The first *patient* epochs do not count for
+    ``trainer.patience``.
     """
     best, last = folder.path / BEST, folder.path / LAST
     checkpoint = ModelCheckpoint(
@@ -160,7 +179,8 @@ def fit(
     if reporter is not None and config.trainer.processes == 1:  # a terminal does not travel to other processes
         watched.append(_EpochReport(reporter, epochs))
     if config.trainer.patience is not None:
-        watched.append(EarlyStopping(SELECTION.monitor, mode=SELECTION.mode, patience=config.trainer.patience))
+        rule: dict[str, Any] = {**dataclasses.asdict(SELECTION), "patience": config.trainer.patience}
+        watched.append(_LaterStopping(patient, **rule) if patient else EarlyStopping(**rule))
     trainer = build_trainer(
         config,
         together=True,

@@ -18,7 +18,8 @@ from lantern.errors import UserError
 from lantern.pipeline import train as stages
 from lantern.pipeline.evaluate import notes
 from lantern.pipeline.preflight import preflight
-from lantern.pipeline.run import record_test_read, run
+from lantern.pipeline.run import run
+from lantern.pipeline.store import record_test_read
 from lantern.refine.questions import RefineStats
 from lantern.tables import PredictionTable
 from lantern.weighting.config import WeightingConfig

@@ -6,17 +6,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from experiments.run import main
 from lantern.config.compose import compose
+from lantern.corpora.sample.generator import generate_sample
 from lantern.errors import UserError
-from lantern.pipeline.preflight import preflight
+from lantern.pipeline.preflight import preflight, too_wide
 from lantern.pipeline.run import run
 from lantern.refine.types import Progress
 from lantern.tables import PredictionTable
@@ -225,3 +228,22 @@ def test_wandb_offline_holds_the_summary_and_no_key(
         content = path.read_bytes()
         assert b"planted-wandb-key" not in content, path
         assert b"sk-planted-secret" not in content, path
+
+
+def test_a_backbone_far_wider_than_its_features_says_so(tiny: Tiny, tmp_path: Path) -> None:
+    recorder = Recorder()
+    result = go(tiny("refine.enabled=false", "backbone.hidden=320", "backbone.epochs=1"), recorder)
+    (line,) = [note for note in result["notes"] if "as wide as the features" in note]
+    assert line in recorder.notes
+    assert "hidden=320 is 2.2 times as wide as the features (64-d text + 32-d audio + 48-d visual)" in line
+    assert f"the {result['protocol']['train']} training dialogues by heart: set backbone.hidden=64 or so" in line
+    made = generate_sample(dialogues=15)
+    text = np.zeros((len(made.utterances), 384), np.float32)
+    wide = made.without_features().with_features("text", text, made.cards["text"])
+    replace(wide, name="meld").save(tmp_path / "meld")
+    arguments = ["corpus=meld", f"corpus.path={tmp_path}/meld", "refine.enabled=false", f"runs={tmp_path}/runs"]
+    for backbone in ("sdt", "corect", "gru"):  # with what the corpus brings
+        assert too_wide(preflight(compose([*arguments, f"backbone={backbone}"]))) == []
+    (line,) = too_wide(preflight(compose([*arguments, "backbone=sdt", "backbone.hidden=1024"])))
+    assert "hidden=1024 is 2.7 times as wide as the features (384-d text)" in line
+    assert line.endswith("set backbone.hidden=128 or so")

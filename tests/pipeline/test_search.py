@@ -15,7 +15,9 @@ import pytest
 
 from experiments import status
 from experiments.run import main
+from lantern.config.compose import compose
 from lantern.errors import UserError
+from lantern.pipeline.preflight import preflight
 from lantern.results.sweep import find_sweep
 from tests.pipeline.test_run import ROOT
 
@@ -91,6 +93,49 @@ def test_a_search_goes_on_to_more_trials_and_tries_a_failed_one_again(
         assert main([*arguments, "search=1"]) == 2
     assert main([*arguments, "search=2"]) == 0
     assert [trial.state.name for trial in trials(tmp_path / "runs")] == ["COMPLETE", "COMPLETE"]
+
+
+def test_the_best_settings_are_a_file_that_a_run_takes(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = tiny("refine.enabled=false", "weighting.fit_on=dev", "backbone.epochs=2")
+    space = ["backbone.lr=1e-4,1e-2", "backbone.dropout=0.1,0.3", "model.class_weights=none,inverse"]
+    assert main(["-m", *arguments, *space, "search=3"]) == 0
+    out = capsys.readouterr().out
+    (file,) = (tmp_path / "runs").glob("sweeps/*/tuned.yaml")
+    assert f"tuned={file}" in out
+    best = max(trials(tmp_path / "runs"), key=lambda trial: trial.value or 0.0)
+    taken = compose([*arguments, f"tuned={file}"])
+    assert {f"backbone.{key}": str(taken.backbone[key]) for key in ("lr", "dropout")} == {
+        key: str(float(best.params[key])) for key in ("backbone.lr", "backbone.dropout")
+    }
+    assert taken.model.class_weights == best.params["model.class_weights"]
+    # The run is that of the best trial, and trains nothing.
+    wanted = preflight(compose([*arguments, *(f"{key}={value}" for key, value in best.params.items())]))
+    assert preflight(taken).folder == wanted.folder
+    assert preflight(taken).finished() is not None
+    # What is typed counts more, and the backbone comes from the file.
+    assert compose([f"tuned={file}", "backbone.lr=0.5"]).backbone["lr"] == 0.5
+    assert compose([f"tuned={file}"]).backbone["name"] == taken.backbone["name"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("seed: 1\n", "a tuned file holds backbone, model, trainer; this one holds seed"),
+        ("- 1\n", "this one holds no sections"),
+        ("model: [\n", "not YAML"),
+        ("model: {class_weight: none}\n", "class_weight"),
+        ("model: {class_weights: some}\n", "class_weights=some is not one of"),
+        (None, "No such file"),
+    ],
+)
+def test_a_bad_file_of_settings_is_one_line(tmp_path: Path, content: str | None, message: str) -> None:
+    file = tmp_path / "t.yaml"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        compose([f"tuned={file}"])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Bert(nn.Module):
@@ -18,12 +19,19 @@ class Bert(nn.Module):
             ``config.json`` of a checkpoint.
         weights: of the checkpoint; what is not part of the encoder is ignored.
         dropout: after the embeddings and before every residual sum, in training only.
+        checkpointing: keep only the layers' outputs for the backward pass.
 
     Raises:
         KeyError: *weights* lack some.
     """
 
-    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Tensor], dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        dropout: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         self.hidden_size = int(config["hidden_size"])
         eps, heads = float(config["layer_norm_eps"]), int(config["num_attention_heads"])
@@ -40,7 +48,7 @@ class Bert(nn.Module):
             self.encoder = nn.ModuleDict({"layer": nn.ModuleList(layers)})
         state = {name: weights[name].float().clone() for name in self.state_dict()}
         self.load_state_dict(state, assign=True)
-        self.dropout = dropout
+        self.dropout, self.checkpointing = dropout, checkpointing
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -65,8 +73,10 @@ class Bert(nn.Module):
         x = x + parts["position_embeddings"].weight[: tokens.shape[1]] + parts["token_type_embeddings"].weight[0]
         x = F.dropout(parts["LayerNorm"](x), self.dropout, self.training)
         outputs = [x]
+        saving = self.checkpointing and torch.is_grad_enabled()
         for layer in self.layers:
-            outputs.append(layer(outputs[-1], mask[:, None]))
+            given = outputs[-1], mask[:, None]
+            outputs.append(checkpoint(layer, *given, use_reentrant=False) if saving else layer(*given))
         return outputs
 
 

@@ -62,12 +62,13 @@ def load_encoder(config: EncoderConfig) -> Loaded:
     for layer in config.layers:
         if not -layers <= layer < 0:
             raise UserError(f"encoder.layers={config.layers}: {config.title} has the layers -1 to -{layers}")
+    loaded.model.train()  # transformers hands a model over as for inference, without dropout
     return loaded
 
 
 def _minilm(config: EncoderConfig) -> Loaded:
     settings, weights, tokenizer = read_model(None, SHA256)
-    bert = Bert(settings, weights, config.dropout)
+    bert = Bert(settings, weights, config.dropout, config.gradient_checkpointing)
 
     def of(texts: Sequence[str]) -> list[list[int]]:
         return [found.ids for found in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
@@ -101,17 +102,16 @@ def _hub(config: EncoderConfig) -> Loaded:
         import transformers
     except ImportError:
         raise UserError(f"encoder=hub needs a library: {INSTALL}") from None
-    try:
-        folder = find_model(recipe)
-    except UserError as error:
-        raise UserError(f"encoder.model={config.model}: {error}") from None
+    folder = find_model(recipe, "encoder.model", "encoder.download=true")
     safe = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(folder.path), **safe)
         model: Any = transformers.AutoModel.from_pretrained(str(folder.path), use_safetensors=True, **safe)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise UserError(f"encoder.model={config.model}: not a text encoder with safetensors ({error})") from None
-    layers = getattr(getattr(model, "encoder", None), "layer", None)
+    # Of BERT and its kin, DistilBERT, ModernBERT.
+    parts: list[Any] = [getattr(model, name, None) for name in ("encoder", "transformer")]
+    layers = next((part.layer for part in parts if hasattr(part, "layer")), getattr(model, "layers", None))
     embeddings = getattr(model, "embeddings", None)
     ends = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
     if layers is None or embeddings is None or None in ends:
@@ -120,6 +120,10 @@ def _hub(config: EncoderConfig) -> Loaded:
     def of(texts: Sequence[str]) -> list[list[int]]:
         return list(tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"])
 
+    if config.gradient_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise UserError(f"encoder.gradient_checkpointing=true: {config.model} does not offer it")
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     encoder = _Hub(model.float())
     groups = [list(embeddings.parameters()), *(list(layer.parameters()) for layer in layers)]
     # RoBERTa numbers positions from behind the padding token.

@@ -27,7 +27,10 @@ class EncoderConfig:
     """Write the speaker's name before each turn."""
     layers: list[int] = field(default_factory=lambda: [-1])
     """Layers that the features are made of, one after the other: -1 is the last, -2 the one below it."""
+    frozen_epochs: Annotated[int, Within(least=0)] = 3
+    """Only with a backbone: epochs in which it learns alone, before the encoder learns too."""
     epochs: Count = 5
+    """In which the encoder learns."""
     batch_size: Count = 8
     """Windows per step."""
     lr: Positive = 1e-4
@@ -35,7 +38,7 @@ class EncoderConfig:
     layer_decay: Annotated[float, Within(above=0, most=1)] = 0.9
     """Each layer learns at this share of the rate of the layer above it."""
     head_lr: Positive = 1e-3
-    """Of the heads, which start from random weights."""
+    """Of the heads, which start from random weights; a backbone has ``backbone.lr``."""
     warmup: Rate = 0.1
     """Share of the steps in which the rates rise from 0; then they fall to 0 in a line."""
     weight_decay: Amount = 0.01
@@ -45,6 +48,8 @@ class EncoderConfig:
     """``inverse``: inverse class frequency of the training split; ``none``."""
     dimension_weight: Amount = 1.0
     """Weight of the loss of valence, arousal and dominance, where the corpus has scores."""
+    gradient_checkpointing: bool = False
+    """Keep no layer's inner results for the backward pass but make them again: less memory, a third more time."""
 
     def __post_init__(self) -> None:
         check(self, "encoder")

@@ -1,10 +1,11 @@
-"""Dialogues as token windows: what the encoder is trained on and what it makes features of."""
+"""Dialogues as token windows: what the encoder is trained on, alone or with a backbone, and makes features of."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lantern.corpora.data import DialogueDataset
+from lantern.corpora.data import DialogueDataset, collate
 from lantern.corpora.folder import Corpus
 from lantern.features.encoders.build import Pieces
 from lantern.features.encoders.config import EncoderConfig
@@ -48,8 +49,28 @@ class TextBatch(Batch):
         return replace(moved, tokens=self.tokens.to(device), turns=self.turns.to(device), rows=self.rows.to(device))
 
 
+@dataclass(slots=True, kw_only=True)
+class DialogueBatch(Batch):
+    """``B`` whole dialogues without text features, and the ``W`` windows that these come from."""
+
+    windows: TextBatch
+    places: Tensor
+    """Where the vector of each own turn of the windows belongs in ``[B * L]``, int64 ``[N]``."""
+    rows: Tensor
+    """The utterance's row in the corpus, int64 ``[B, L]``."""
+
+    def to(self, device: torch.device | str) -> DialogueBatch:
+        """The same batch on *device*."""
+        moved = Batch.to(self, device)
+        assert isinstance(moved, DialogueBatch)
+        windows, places, rows = self.windows.to(device), self.places.to(device), self.rows.to(device)
+        return replace(moved, windows=windows, places=places, rows=rows)
+
+
 @dataclass(frozen=True, slots=True)
 class _Window:
+    dialogue: int
+    """Its place among the dialogues of the data."""
     tokens: list[int]
     turns: list[int]
     own: Tensor
@@ -63,7 +84,7 @@ class WindowDataset(Dataset[TextBatch]):
 
     def __init__(self, corpus: Corpus, ids: Sequence[str], config: EncoderConfig, pieces: Pieces) -> None:
         self.windows: list[_Window] = []
-        for item in DialogueDataset(corpus, ids, ()):
+        for number, item in enumerate(DialogueDataset(corpus, ids, ())):
             dialogue = corpus.by_id[item.dialogue]
             first = corpus.rows[item.dialogue].start
             texts = [f"{u.speaker}: {u.text}" if config.speakers else u.text for u in dialogue.utterances]
@@ -76,6 +97,7 @@ class WindowDataset(Dataset[TextBatch]):
                 own[[turn - window.start for turn in window.own]] = True
                 self.windows.append(
                     _Window(
+                        number,
                         [pieces.begin, *(token for one in tokens[chosen] for token in one)],
                         [-1, *(turn for turn, one in enumerate(tokens[chosen]) for _ in one)],
                         own,
@@ -85,6 +107,11 @@ class WindowDataset(Dataset[TextBatch]):
                     )
                 )
         self.pad = pieces.pad
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each item."""
+        return [len(window.tokens) for window in self.windows]
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -104,12 +131,60 @@ class WindowDataset(Dataset[TextBatch]):
         )
 
 
+class DialogueWindows(Dataset[DialogueBatch]):
+    """The dialogues *ids* with their windows and *modalities*; an item is the batch of a list of dialogues."""
+
+    def __init__(
+        self, corpus: Corpus, ids: Sequence[str], config: EncoderConfig, pieces: Pieces, modalities: Sequence[str]
+    ) -> None:
+        self.dialogues = DialogueDataset(corpus, ids, modalities)
+        self.windows = WindowDataset(corpus, ids, config, pieces)
+        self.starts = [corpus.rows[name].start for name in ids]
+        self.of: list[list[int]] = [[] for _ in ids]
+        for place, window in enumerate(self.windows.windows):
+            self.of[window.dialogue].append(place)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each item."""
+        lengths = self.windows.lengths
+        return [sum(lengths[place] for place in places) for places in self.of]
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, indices: Sequence[int]) -> DialogueBatch:
+        batch = collate([self.dialogues[i] for i in indices])
+        windows = self.windows[[place for i in indices for place in self.of[i]]]
+        starts = torch.tensor([self.starts[i] for i in indices])
+        number = torch.tensor([n for n, i in enumerate(indices) for _ in self.of[i]])
+        width = batch.mask.shape[1]
+        places = windows.rows + (number * width - starts[number])[:, None]
+        return DialogueBatch(
+            features=batch.features,
+            present=batch.present,
+            speakers=batch.speakers,
+            mask=batch.mask,
+            labels=batch.labels,
+            scores=batch.scores,
+            ids=batch.ids,
+            dialogue_ids=batch.dialogue_ids,
+            windows=windows,
+            places=places[windows.mask],
+            rows=starts[:, None] + torch.arange(width),
+        )
+
+
 def _padded(parts: list[Tensor], value: float) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value)
 
 
+Items = WindowDataset | DialogueWindows
+"""Data for an encoder alone, or with a backbone."""
+
+
 class LengthBatches(Sampler[list[int]]):
-    """Batches of windows of like lengths, in an order that ``(seed, epoch)`` decides; in order where *seed* is None."""
+    """Batches of items of like lengths, in an order that ``(seed, epoch)`` decides; in order where *seed* is None."""
 
     def __init__(self, lengths: Sequence[int], size: int, seed: int | None) -> None:
         self.lengths, self.size, self.seed, self.epoch = lengths, size, seed, 0
@@ -137,40 +212,21 @@ class LengthBatches(Sampler[list[int]]):
         return [order[start : start + self.size] for start in range(0, len(order), self.size)]
 
 
-class WindowData(pl.LightningDataModule):
-    """Training and dev windows.
+class EncoderData(pl.LightningDataModule):
+    """*train* and *dev* in batches of *size*; *seed* decides the order."""
 
-    Args:
-        corpus: its features are not used.
-        train_ids, dev_ids: dialogue ids.
-        config: of the encoder.
-        pieces: its tokenizer.
-        seed: of the order of the windows.
-    """
-
-    def __init__(
-        self,
-        corpus: Corpus,
-        train_ids: Sequence[str],
-        dev_ids: Sequence[str],
-        config: EncoderConfig,
-        pieces: Pieces,
-        seed: int,
-    ) -> None:
+    def __init__(self, train: Items, dev: Items, size: int, seed: int) -> None:
         super().__init__()
-        self.train = WindowDataset(corpus, train_ids, config, pieces)
-        self.dev = WindowDataset(corpus, dev_ids, config, pieces)
-        self.size, self.seed = config.batch_size, seed
+        self.train, self.dev, self.size, self.seed = train, dev, size, seed
 
-    def train_dataloader(self) -> DataLoader[TextBatch]:
+    def train_dataloader(self) -> DataLoader[Any]:
         return batches(self.train, self.size, self.seed)
 
-    def val_dataloader(self) -> DataLoader[TextBatch]:
+    def val_dataloader(self) -> DataLoader[Any]:
         return batches(self.dev, self.size)
 
 
-def batches(data: WindowDataset, size: int, seed: int | None = None) -> DataLoader[TextBatch]:
+def batches(data: Items, size: int, seed: int | None = None) -> DataLoader[Any]:
     """Batches of *data*, each as long as its longest window."""
-    sampler = LengthBatches([len(w.tokens) for w in data.windows], size, seed)
     # Without a batch size of its own the loader takes each list of indices that the sampler gives as one item.
-    return DataLoader(data, batch_size=None, sampler=sampler)
+    return DataLoader(data, batch_size=None, sampler=LengthBatches(data.lengths, size, seed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 
-from lantern.config.compose import compose, composed
-from lantern.config.groups import FINETUNE_GROUPS
-from lantern.config.schema import FinetuneConfig
+from lantern.config.compose import compose
 from lantern.corpora.feature_files import Fit
 from lantern.corpora.folder import Corpus, load_corpus
 from lantern.corpora.protocols.splits import folds, resolve_split
@@ -31,50 +25,8 @@ from lantern.models.batch import Sizes
 from lantern.pipeline.encoders.stage import finetune, ready
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
+from tests.features.encoders.conftest import HIDDEN, Settings
 from tests.pipeline.test_run import Recorder
-
-HIDDEN, HEADS, LAYERS, INNER = 16, 2, 2, 24
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An encoder of random weights in place of the packaged one."""
-    corpus = generate_sample(dialogues=15)
-    texts = " ".join(f"{u.speaker} : {u.text.lower()}" for u in corpus.utterances)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted({w for w, _ in Whitespace().pre_tokenize_str(texts)})]
-    random = torch.Generator().manual_seed(0)
-
-    def made(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=random) * 0.3
-
-    weights = {
-        "embeddings.word_embeddings.weight": made(len(words), HIDDEN),
-        "embeddings.position_embeddings.weight": made(128, HIDDEN),
-        "embeddings.token_type_embeddings.weight": made(2, HIDDEN),
-    }
-    dense = {f"encoder.layer.{n}.attention.self.{p}": (HIDDEN, HIDDEN) for n in range(LAYERS) for p in _PARTS}
-    for n in range(LAYERS):
-        layer = f"encoder.layer.{n}"
-        dense |= {f"{layer}.attention.output.dense": (HIDDEN, HIDDEN), f"{layer}.intermediate.dense": (INNER, HIDDEN)}
-        dense |= {f"{layer}.output.dense": (HIDDEN, INNER)}
-    for name, shape in dense.items():
-        weights |= {f"{name}.weight": made(*shape), f"{name}.bias": made(shape[0])}
-    norms = ["embeddings", *(f"encoder.layer.{n}.{p}" for n in range(LAYERS) for p in ("attention.output", "output"))]
-    for name in norms:
-        weights |= {f"{name}.LayerNorm.weight": torch.ones(HIDDEN), f"{name}.LayerNorm.bias": torch.zeros(HIDDEN)}
-    config = {
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "layer_norm_eps": 1e-12,
-    }
-    tokenizer = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
-    monkeypatch.setattr(build, "read_model", lambda folder, sha256: (config, weights, tokenizer))
-
-
-_PARTS = ("query", "key", "value")
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -143,23 +95,6 @@ def test_batches_and_padding_change_no_vector() -> None:
         part = module.predict_step(data[list(range(len(data)))], 0)
     assert sorted(part["rows"].tolist()) == list(range(len(corpus.utterances)))
     assert np.allclose(part["features"].numpy(), alone[part["rows"]], atol=1e-5)
-
-
-Settings = Callable[..., FinetuneConfig]
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    made = generate_sample(dialogues=15)
-    # Without sessions, so that the folds follow the seed.
-    plain = replace(made, dialogues=tuple(replace(d, session=None) for d in made.dialogues))
-    plain.save(tmp_path / "c")
-
-    def composed_with(*more: str) -> FinetuneConfig:
-        fixed = ["corpus=sample", f"corpus.path={tmp_path}/c", f"runs={tmp_path}/runs", "encoder.tokens=64"]
-        return composed([*fixed, "encoder.epochs=2", *more], "finetune", FinetuneConfig, FINETUNE_GROUPS)
-
-    return composed_with
 
 
 def run_overrides(tmp_path: Path, *more: str) -> list[str]:
@@ -234,6 +169,12 @@ def test_an_interrupted_training_goes_on(tmp_path: Path, settings: Settings) -> 
         (["encoder.model=x"], r"no other encoder takes one"),
         (["trainer.devices=2"], r"one process"),
         (["llm=gpt-4o"], r"unknown key 'llm'"),
+        (["backbone=std"], r"backbone=std: no such backbone\. Did you mean 'sdt'"),
+        (["backbone.hidden=8"], r"no backbone is chosen; add backbone=sdt"),
+        (["backbone=sdt", "backbone.heads=3"], r"backbone\.heads=3: must divide"),
+        (["backbone=gru", "backbone.init_from=x"], r"starts from random weights"),
+        (["backbone=gru", "trainer.epochs=3"], r"ends before the encoder learns: encoder\.frozen_epochs=3"),
+        (["backbone=gru", "corpus.modalities=[text,smell]"], r"has no 'smell' features"),
     ],
 )
 def test_what_does_not_fit_is_one_line(settings: Settings, more: list[str], message: str) -> None:
