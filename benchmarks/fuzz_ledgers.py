@@ -119,7 +119,7 @@ def _mixed(content: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.choice((1, 1, 3))):
         at = rng.randrange(len(lines))
         if rng.random() < 0.6:
-            with contextlib.suppress(ValueError, AttributeError, TypeError):
+            with contextlib.suppress(ValueError, AttributeError, TypeError, RecursionError):
                 row = json.loads(lines[at])
                 name = rng.choice([*row, "extra"])
                 row[name] = rng.choice(JSON)
