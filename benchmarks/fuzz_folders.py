@@ -8,6 +8,7 @@ printed with the mutation that led to it. Ends with the counts and the peak memo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import random
@@ -18,9 +19,11 @@ import tempfile
 import traceback
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import yaml
@@ -142,7 +145,7 @@ def damage(path: Path, rng: random.Random) -> str:
         value, what = mutated(json.loads(content), rng)
         path.write_text(json.dumps(value))
     elif path.suffix == ".yaml" and not by_bytes:
-        value, what = mutated(yaml.safe_load(content), rng)
+        value, what = mutated(yaml.load(content, Loader=yaml.CSafeLoader), rng)
         path.write_text(yaml.safe_dump(value))
     elif path.suffix in (".ckpt", ".pt") and not by_bytes:
         value, what = _tree(torch.load(io.BytesIO(content), weights_only=True), rng)
@@ -200,11 +203,51 @@ def weights(path: Path) -> None:
         raise UserError(str(error)) from None
 
 
+class Remembered:
+    """*read*, which does not read the same bytes twice in a row, nor those of the undamaged file *whole* ever again."""
+
+    def __init__(self, read: Callable[[Path], Any], whole: Path) -> None:
+        self.read = read
+        self.known: dict[bytes, Any] = {}
+        self.whole = whole.read_bytes()
+        self(whole)
+
+    def __call__(self, path: Path, **_: object) -> Any:
+        content = path.read_bytes()
+        if content not in self.known:
+            self.known = {self.whole: self.known.get(self.whole)}
+            try:
+                self.known[content] = self.read(path)
+            except UserError as error:
+                self.known[content] = error
+        if isinstance(known := self.known[content], UserError):
+            raise known
+        return known
+
+
+@contextlib.contextmanager
+def remembered(folder: Path) -> Iterator[None]:
+    """Within this context the configuration and the model of the run *folder* are not read again for each copy."""
+    from lantern.models.module import MultiTaskModule
+    from lantern.pipeline import predict
+    from lantern.results import texts
+
+    load = partial(MultiTaskModule.load_from_checkpoint, map_location="cpu", weights_only=True)
+    config = Remembered(predict.read_config, folder / "config.yaml")
+    model = Remembered(load, folder / "checkpoints" / "best.ckpt")
+    with (
+        mock.patch.object(predict, "read_config", config),
+        mock.patch.object(texts, "read_config", config),
+        mock.patch.object(MultiTaskModule, "load_from_checkpoint", model),
+    ):
+        yield
+
+
 def run(folder: Path, mutations: int, seed: int, say: Callable[[str], object]) -> Counter[str]:
     """Damage copies of the finished run *folder* that often; counts refusals, results and findings by file."""
     rng, counts = random.Random(seed), Counter[str]()
     names = [name for name in READ_BY if (folder / name).is_file()] + ["weights"]
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, remembered(folder):
         copy = Path(place) / "run"
         shutil.copytree(folder, copy)
         for number in range(mutations):
@@ -230,6 +273,8 @@ def run(folder: Path, mutations: int, seed: int, say: Callable[[str], object]) -
                     where = f"{Path(last.filename).name}:{last.lineno}"
                     say(f"{number} {name}, {what}: {kind}: {type(error).__name__}: {str(error)[:150]} ({where})")
             path.write_bytes(whole)
+            if number % 1000 == 999:
+                say(f"{number + 1:,} mutations, {counts['findings']} findings")
     return counts
 
 

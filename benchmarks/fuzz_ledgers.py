@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.fuzzing import summary
 from lantern.errors import FailureKind, UserError
@@ -29,6 +30,7 @@ from lantern.refine.ledger.bundle import export_bundle, import_bundle
 from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.ledger.repair import repair
 from lantern.refine.ledger.schema import ANSWERS, HELD, DamagedRow, entry_of
+from lantern.refine.ledger.store import Store
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Failure, Reply, Request, Usage
 
@@ -117,7 +119,7 @@ def _mixed(content: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.choice((1, 1, 3))):
         at = rng.randrange(len(lines))
         if rng.random() < 0.6:
-            with contextlib.suppress(ValueError, AttributeError, TypeError):
+            with contextlib.suppress(ValueError, AttributeError, TypeError, RecursionError):
                 row = json.loads(lines[at])
                 name = rng.choice([*row, "extra"])
                 row[name] = rng.choice(JSON)
@@ -147,6 +149,21 @@ def _readable(path: Path) -> set[tuple[str, Any]]:
                         entry_of(table, row)
                         found.add((table.name, row.get("key", row.get("name"))))
     return found
+
+
+@contextlib.contextmanager
+def one_engine() -> Iterator[None]:
+    """Within this context every SQLite ledger shares an SQLAlchemy engine, and with it the compiled statements."""
+    make, engines, latest = Store.engine, list[Any](), list[Any]()
+
+    def shared(self: Store, creator: Any) -> Any:
+        latest[:] = [creator]
+        if not engines:
+            engines.append(make(self, lambda: latest[0]()))
+        return engines[0]
+
+    with mock.patch.object(Store, "engine", shared):
+        yield
 
 
 class Wrong(Exception):
@@ -236,9 +253,11 @@ def main() -> int:
     logging.disable()
     counts: Counter[str] = Counter()
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, one_engine():
         for seed, outcome, error in outcomes(Path(folder), given.files, given.seed):
             counts["wrong" if error is not None else outcome] += 1
+            if counts.total() % 1000 == 0:
+                print(f"{counts.total():,} files, {counts['wrong']} wrong", flush=True)
             if error is not None:
                 print(f"--seed {seed} --files 1 ({outcome})")
                 traceback.print_exception(error)

@@ -6,7 +6,9 @@ A bad label is never mapped to the nearest one. No content of a reply raises.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
+import json
 import math
 import re
 from typing import Any
@@ -27,7 +29,7 @@ _NUMBERED = re.compile(
     r"\s*(?:(?:utterance|utt|turn|line|number|no|u)\.?[\s_:#-]*|[#(\[]\s*)?0{0,3}(\d{1,6})\s*[.:)\]]*\s*",
     re.IGNORECASE | re.ASCII,
 )
-_IDS = {"id", "utterance", "utterance_id", "utterance id", "number", "index", "no", "turn", "line"}
+_IDS = {"id", "utterance", "utterance id", "number", "index", "no", "turn", "line"}
 """Keys under which an object of a list says which utterance it is about."""
 _FIGURE = re.compile(r"\+?(\d{1,50}\.?\d{0,50}|\.\d{1,50}|\d{1,20}(?:\.\d{1,20})?[eE][+-]?\d{1,3})\s?(%?)", re.ASCII)
 _LETTER_LINE = re.compile(r"^[ \t]*(\d{1,6})[ \t]*[:.)\-][ \t]*\(?([A-Za-z])(?![A-Za-z])", re.MULTILINE)
@@ -92,14 +94,17 @@ def _by_json(reply: Reply, shape: ReplyShape) -> list[list[float]]:
 
 
 def _the_value(text: str) -> Any:
-    """The one object, or list of objects, in *text*; said twice in the same words it is still one."""
+    """The one object, or list of objects, in *text*; said twice in the same words it is still one.
+
+    An object for each utterance, one after the other, is their list.
+    """
     found: list[Any] = []
     try:
-        for value in values(text[_answer_from(text) :]):
+        for value in values(_quoted(text[_answer_from(text) :])):
             if value and value not in found:
                 found.append(value)
-            if len(found) > 1:
-                raise _Unusable(FailureKind.UNPARSABLE, "there is more than one JSON object in it")
+        if len(found) > 1:
+            return _joined(found)
     except Unreadable as problem:
         raise _Unusable(FailureKind.UNPARSABLE, str(problem)) from None
     if not found:
@@ -107,6 +112,27 @@ def _the_value(text: str) -> Any:
             raise _Unusable(FailureKind.REFUSAL, "the LLM declined")
         raise _Unusable(FailureKind.UNPARSABLE, "there is no JSON object in it")
     return found[0]
+
+
+def _quoted(text: str) -> str:
+    """What is inside of *text* if that is one JSON string, else *text*."""
+    if text.lstrip()[:1] == '"':
+        with contextlib.suppress(ValueError):
+            return str(json.loads(text, strict=False))
+    return text
+
+
+def _joined(found: list[Any]) -> Any:
+    """Objects that are about one utterance each, as one value."""
+    if all(isinstance(value, dict) for value in found):
+        keys = [key for value in found for key in value]
+        if all(any(_fold(key) in _IDS for key in value) for value in found):
+            return found
+        if all(_number_of(key) is not None for key in keys):  # one that comes again is an utterance given twice
+            numbers = {_number_of(key) for key in keys}
+            if len(numbers) == len(keys):
+                return {key: part for value in found for key, part in value.items()}
+    raise _Unusable(FailureKind.UNPARSABLE, "there is more than one JSON object in it")
 
 
 def _answer_from(text: str) -> int:
@@ -127,6 +153,9 @@ def _by_number(value: Any, shape: ReplyShape) -> dict[str, Any]:
             numbered = [("1", value)]
             break
         inner = [part for part in value.values() if isinstance(part, (dict, list))]
+        written = [part for part in value.values() if isinstance(part, str) and part.lstrip()[:1] in ("{", "[")]
+        if not inner and len(written) == 1:  # arguments of a tool, as text
+            inner = [_the_value(written[0])]
         if len(inner) != 1:
             break
         value = inner[0]
@@ -154,17 +183,17 @@ def _of_list(part: Any) -> tuple[str, Any]:
 
 
 def _fold(name: str) -> str:
-    return " ".join(name.split()).casefold()
+    return " ".join(re.sub("[_-]", " ", name).split()).casefold()
 
 
 def _by_class(value: dict[str, Any], classes: tuple[str, ...]) -> dict[str, Any]:
-    """What *value* holds under the names of *classes*, in whatever case and blanks.
+    """What *value* holds under the names of *classes*, in whatever case, with ``_`` or ``-`` for blanks.
 
     A class that is named twice with different values is an :class:`_Unusable`.
     """
     meant = {_fold(cls): cls for cls in classes}
     if len(meant) != len(classes):
-        return {cls: value[cls] for cls in classes if cls in value}  # they differ in case only
+        return {cls: value[cls] for cls in classes if cls in value}  # they differ in case or blanks only
     given: dict[str, Any] = {}
     for key, part in value.items():
         cls = meant.get(_fold(key))
@@ -178,6 +207,8 @@ def _by_class(value: dict[str, Any], classes: tuple[str, ...]) -> dict[str, Any]
 
 def _vector(value: Any, name: str, classes: tuple[str, ...]) -> list[float]:
     """The numbers of one utterance in class order; percent become shares of 1."""
+    if isinstance(value, list):
+        value = _by_label(value)
     if not isinstance(value, dict):
         raise _Unusable(FailureKind.UNPARSABLE, f"utterance {name} is not an object of classes")
     given = _by_class(value, classes)
@@ -206,6 +237,19 @@ def _vector(value: Any, name: str, classes: tuple[str, ...]) -> list[float]:
         text = f"utterance {name} has the wrong classes (unknown: {', '.join(masses)})"
         raise _Unusable(FailureKind.WRONG_CLASSES, text)
     return numbers
+
+
+def _by_label(parts: list[Any]) -> dict[str, Any] | None:
+    """``[{"label": "sad", "score": 0.2}, …]`` as an object of classes; None for another list."""
+    given: dict[str, Any] = {}
+    for part in parts:
+        if not isinstance(part, dict) or len(part) != 2:
+            return None
+        name, number = sorted(part.values(), key=_is_number)
+        if not isinstance(name, str) or not _is_number(number):
+            return None
+        given[name] = number
+    return given if len(given) == len(parts) else None
 
 
 def _is_number(value: Any) -> bool:

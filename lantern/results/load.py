@@ -89,6 +89,7 @@ _EFFECT = {
     "scored": Maybe(COUNT),
     "helpful": COUNT,
     "harmful": COUNT,
+    "neutral": Maybe(COUNT),
     "copy_rate": Maybe(NUMBER),
 }
 _PART_ACCURACY = {"vanilla": NUMBER, "weighted": OrNull(NUMBER), "difference": OrNull(NUMBER)}
@@ -154,7 +155,15 @@ _SHAPE = {
 """What is read of ``metrics.json``."""
 _CONFIG = {
     "backbone": {"name": TEXT},
-    "corpus": Maybe({"name": Maybe(TEXT), "path": Maybe(TEXT), "limit_dialogues": Maybe(COUNT), "seed": Maybe(COUNT)}),
+    "corpus": Maybe(
+        {
+            "name": Maybe(TEXT),
+            "path": Maybe(TEXT),
+            "seed": Maybe(COUNT),
+            "dialogues": Maybe(COUNT),
+            "limit_dialogues": Maybe(COUNT),
+        }
+    ),
     "llm": Maybe({}),
     "protocol": Maybe({}),
 }

@@ -52,7 +52,7 @@ def texts_of(run: Run, with_text: bool) -> Texts:
     if corpus.redistribution == "forbidden" and not with_text:
         return Texts({}, f"turns are shown by their ids: the licence of {corpus.name} forbids passing its text on")
     if corpus.fingerprint != run.result["corpus"].get("fingerprint"):
-        where = run.config["corpus"].get("path") or "the generator's corpus"
+        where = (run.config.get("corpus") or {}).get("path") or "the generator's corpus"
         return Texts({}, f"turns are shown by their ids, without text: {where} is not the corpus of the run any more")
     return Texts({u.id: u.text for u in corpus.utterances}, corpus=corpus)
 
@@ -63,7 +63,7 @@ def corpus_of(run: Run) -> Corpus:
     Raises:
         UserError: it is not there, or damaged.
     """
-    wanted = run.config["corpus"]
+    wanted = run.config.get("corpus") or {}
     limit = wanted.get("limit_dialogues")
     if wanted.get("path") is not None:
         corpus = load_corpus(Path(wanted["path"]), features=limit is not None)  # they are part of a cut fingerprint

@@ -184,9 +184,9 @@ def further_utterances(one: Difference, family: int = 1) -> int:
 
 
 def run_verdict(result: Mapping[str, Any]) -> Verdict | None:
-    """The answer of a single run from its *result*; None for a run without an LLM."""
+    """The answer of a single run from its *result*; None for a run without an LLM, or with too few of its replies."""
     test, llm = result["test"], result.get("llm")
-    if not llm or WEIGHTED not in test["methods"]:
+    if not llm or result.get("incomplete") or WEIGHTED not in test["methods"]:
         return None
     paired = (test.get("against_vanilla") or {}).get(WEIGHTED) or {}
     accuracy = paired.get("accuracy")

@@ -280,6 +280,8 @@ class PredictionTable:
             raise ValueError("a probability is not a finite number")
         if any(v is not None and v.shape[-1] != len(classes) for v in (table.vanilla, table.merged)):
             raise ValueError(f"a vector is not of {len(classes)} classes")
+        if fields is not None and table.weights is not None and table.weights.shape[-1] != table.coverage + 1:
+            raise ValueError(f"weights are not of {table.coverage + 1} sources")
         wrong = wrong_column(table)
         if wrong is not None:
             raise ValueError(f"column {wrong} is not what such a table holds")

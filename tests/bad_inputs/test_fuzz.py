@@ -6,9 +6,13 @@ import json
 import shutil
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import fuzz_folders
+from lantern.errors import UserError
+from lantern.tables.table import PredictionTable
 from tests.bad_inputs.place import Place
 
 
@@ -28,8 +32,10 @@ def test_damaged_run_folders_and_weights_are_refused_or_read(seed: int, place: P
         ("metrics.json", {"llm": "x"}, "llm is 'x', expected an object"),
         ("metrics.json", {"title": [1]}, "title is list, expected a text"),
         ("metrics.json", {"time": 5}, "time is int, expected a text"),
+        ("metrics.json", {"corpus": {"name": "sample", "label_set": 3}}, "corpus.label_set is int, expected a text"),
         ("metrics.json", {"test": {"methods": []}}, "test.methods is list, expected an object"),
         ("config.yaml", b"backbone: [a]\n", "backbone is list, expected an object"),
+        ("config.yaml", b"backbone: {name: gru}\ncorpus: {name: sample, dialogues: {}}\n", "corpus.dialogues is dict"),
         ("config.yaml", b"a: &a [x,x]\nb: &b [*a,*a]\nbackbone: {name: gru, x: *b}\n2: 3\n", "expected an object"),
         ("predictions.test.parquet", b"PAR1", "not a predictions table"),
     ],
@@ -53,3 +59,23 @@ def test_a_broken_run_is_left_out_and_the_others_are_compared(file: str, change:
     assert (code, out) == (2, "")
     assert told in err
     assert err.count("\n") == 1
+
+
+def test_a_run_without_its_corpus_setting_is_compared_without_text(place: Place) -> None:
+    folder = place.run()
+    lines = (folder / "config.yaml").read_text().splitlines(keepends=True)
+    start = next(n for n, line in enumerate(lines) if line.startswith("corpus:"))
+    end = next(n for n in range(start + 1, len(lines)) if not lines[n].startswith(" "))
+    (folder / "config.yaml").write_text("".join(lines[:start] + lines[end:]))
+    code, _, err = place.call("compare", folder, "--out", place.at / "report")
+    assert (code, err) == (0, "")
+
+
+def test_weights_of_other_sources_are_refused(place: Place) -> None:
+    path = place.run() / "predictions.test.parquet"
+    table = pq.read_table(path)
+    column = pa.array([[1.0]] * len(table), pa.list_(pa.float64(), 1))
+    at = table.column_names.index("weights")
+    pq.write_table(table.set_column(at, "weights", column), path)
+    with pytest.raises(UserError, match=r"weights are not of \d+ sources"):
+        PredictionTable.load(path)

@@ -55,7 +55,19 @@ def keyed(first: str, second: str) -> str:
         GOOD.replace("0.2", '"20"').replace("0.3", "30").replace("0.5", "50.0").replace("0.7", '" 70 "'),
         # numbers as text
         GOOD.replace("0.2", '"0.2"').replace("0.5", '" .5 "').replace("0.7", '"7e-1"'),
+        # an object for each utterance, or for each class
+        f'{{"1": {FIRST}}}\n{{"2": {SECOND}}}',
+        FIRST.replace("{", '{"utterance": 1, ') + "\n" + SECOND.replace("{", '{"Utterance_ID": "2", '),
+        GOOD.replace(
+            FIRST,
+            '[{"label": "happy", "score": 0.2}, {"score": "30%", "label": "Sad"}, {"label": "very sad", "score": 0.5}]',
+        ),
+        # JSON inside of JSON
+        json.dumps(GOOD),
+        json.dumps({"name": "answer", "arguments": GOOD}),
         # names of classes
+        GOOD.replace("very sad", "very_sad"),
+        GOOD.replace("very sad", "Very-Sad"),
         GOOD.replace("happy", "HAPPY").replace("very sad", " Very  Sad "),
         GOOD.replace('"sad"', '"Sad\\n"'),
         # numbers of utterances
@@ -104,6 +116,12 @@ def test_certain_meaning_is_read(text: str) -> None:
         (GOOD + ' {"1": {"happy": 0.9,', "unparsable"),
         (GOOD + ' {"note": "not sure"}', "unparsable"),
         (f'[{FIRST}, {{"id": 2}}', "unparsable"),
+        (f'{{"1": {FIRST}}} {{"1": {SECOND}}}', "unparsable"),
+        (f'{{"1": {FIRST}}} {{"1.": {FIRST}, "2": {SECOND}}}', "unparsable"),
+        (f'{{"id": 1, {FIRST[1:]} {{"id": 1, {SECOND[1:]}', "unparsable"),
+        (f"{FIRST} {SECOND}", "unparsable"),
+        (json.dumps({"a": GOOD, "b": GOOD.replace("0.2", "0.1")}), "incomplete"),
+        (GOOD.replace(FIRST, '[{"label": "happy", "score": 1}, {"label": "happy", "score": 0}]'), "unparsable"),
         # a class, an utterance or a key twice
         (GOOD.replace('"sad": 0.3,', '"sad": 0.3, "Sad": 0.4,'), "wrong_classes"),
         (GOOD.replace('"sad": 0.3,', '"sad": 0.3, "sad": 0.3,'), "unparsable"),

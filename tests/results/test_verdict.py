@@ -155,6 +155,7 @@ def test_a_run_answers_from_its_result_alone(tmp_path: Path) -> None:
     assert (found.p_value, found.family, found.family_of) == (paired["holm"], paired["family"], "merges")
     assert found.gain == 100 * paired["accuracy"]["difference"]
     assert run_verdict(read_run(write_run(tmp_path, "sdt", "none", 0)).result) is None
+    assert run_verdict({**result, "incomplete": {"answered": 0, "fields": 9}}) is None
     one = run_verdict(read_run(write_run(tmp_path, "sdt", "gpt-4o", 1, turns=20)).result)
     assert one is not None
     assert (one.decision, one.low) == (Decision.OPEN, None)

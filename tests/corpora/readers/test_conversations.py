@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,7 @@ def test_what_is_left_out_is_counted(caplog: pytest.LogCaptureFixture) -> None:
         *("[10:15, 12/03/2024] ", "(12/03/2024 10:15) ", "Mar 12, 2024 10:15 PM - ", "12 de marzo de 2024 10:15 - "),
         *("2024-03-12T10:15:07+01:00 ", "Tue, 12 Mar 2024 10:15 - ", "12/03/2024, 22:15 – ", "2024/03/12 10:15 - "),
         *("[12:03] ", "12:03 - ", "12:03:44 ", "12/03/2024 ore 10:15 - ", "12/03/2024, 10:15 PM - ~\u202f"),
+        *("[12-Mar-24 10:15 AM] ", "[12-März-2024 22:15] ", "12/3/24, 10:15\u202fp.\u202fm. - "),
     ],
 )
 def test_a_stamp_of_any_language_is_no_name(tmp_path: Path, stamp: str) -> None:
@@ -159,6 +161,11 @@ def test_a_contacts_name_holds_any_sign(tmp_path: Path, name: str) -> None:
         *((text, "") for text in ("video omitted", "Bild weggelassen", "Missed voice call", "IMG-20240312-WA0001.jpg")),
         *((text, "") for text in ("my cat.jpg (Datei angehängt)", "PTT-20240312-WA0003.opus (fichier joint)")),
         *((text, "") for text in ("<attached: 1.jpg>", "\u200eimage omitted", "report.pdf (file attached)")),
+        *(
+            (text, "")
+            for text in ("<メディアは含まれていません>", "<省略多媒体文件>", "<ไม่รวมไฟล์สื่อ>", "Joined the server.")
+        ),
+        *((text, text) for text in ("<大爆笑>", "<смеётся>")),
         ("<Media omitted> look", "look"),
         ("IMG-20240312-WA0001.jpg (archivo adjunto)\nmira: qué lío", "mira: qué lío"),
         ("look \u200e<attached: 1.jpg>", "look"),
@@ -205,6 +212,12 @@ def test_placeholders_are_no_words_and_captions_are(tmp_path: Path, message: str
         ),
         ("10:15:00\tVon Mira an Alle : Hi\n10:16:00\tVon Olek an Alle : Bye\n", [("Mira", "Hi"), ("Olek", "Bye")]),
         (f"Chat with Olek\n\n{S}Mira: Hi\n{S}Olek: Bye\n", [("Mira", "Hi"), ("Olek", "Bye")]),
+        ("Mira (00:00):\nHi\n\n(00:30):\nmore\n\nOlek (01:05):\nBye\n", [("Mira", "Hi more"), ("Olek", "Bye")]),
+        ("Mira: Hi\nOlek: Bye\nMeeting ended after 00:05:10 👋\n", [("Mira", "Hi"), ("Olek", "Bye")]),
+        (
+            "Mira: Hi (Olek: he) there\nOlek: Bye, Mira: x\n",
+            [("Mira", "Hi (Olek: he) there"), ("Olek", "Bye, Mira: x")],
+        ),
     ],
 )
 def test_text_files(tmp_path: Path, text: str, expected: Turns) -> None:
@@ -227,6 +240,7 @@ def test_text_files(tmp_path: Path, text: str, expected: Turns) -> None:
             srt("MIRA (laughing): a", "[door slams]", "OLEK [off]: <i>b</i>", "MIRA: c"),
             [("MIRA", "a"), ("OLEK", "b"), ("MIRA", "c")],
         ),
+        (srt("MIRA: a", "♪ la la ♪", "♪♪", "OLEK: ♪ b ♪"), [("MIRA", "a"), ("OLEK", "♪ b ♪")]),
         (srt("MIRA: a", "[OLEK] b", "OLEK: c"), [("MIRA", "a"), ("OLEK", "b"), ("OLEK", "c")]),
         ("\ufeff" + srt("MIRA: a", "OLEK: b").replace("\n", "\r\n"), [("MIRA", "a"), ("OLEK", "b")]),
         (srt("MIRA: how many?\n\n42\n", "OLEK: b"), [("MIRA", "how many? 42"), ("OLEK", "b")]),
@@ -269,6 +283,10 @@ def test_subtitles(tmp_path: Path, text: str, expected: Turns) -> None:
         ("a.vtt", vtt("<v Mira>a</v> b"), "line 4: 'b' is outside of the voice tags"),
         ("a.vtt", vtt("<v Mira a"), "line 4: '<v Mira a' is not a voice tag"),
         ("a.vtt", vtt("<v Mira>a", "two: b", "<v Olek>c"), "line 7: 'two' may be a speaker or words"),
+        ("a.srt", srt("MIRA: Hi. OLEK: Hello.", "OLEK: So."), "line 3: 'OLEK:' begins to speak inside of a line"),
+        ("a.srt", srt("Mira: Hi", "so OLEK : Hello.", "OLEK: c"), "line 7: 'OLEK :' begins to speak inside of a line"),
+        ("a.txt", "Mira: Hi!\nReally? Olek: Hello.\nOlek: So.\n", "line 2: 'Olek:' begins to speak inside of a line"),
+        ("a.json", '[{"user": "a", "text": "b", "ts": "x"}]', "a ts is not a number"),
         ("a.txt", f"Mira: a\n{S}Mira: b\n", "line 2: '12/03/2024, 10:15 - Mira: b' has a stamp"),
         ("a.txt", "Mira: a\nMilk: two\nMira: b\nOlek: c\nOlek: d\nand\n", "line 2: 'Milk' may be a speaker or words"),
         ("a.txt", "Mira:\t00:00:00\ta\nOlek: b\n", "line 2: 'Olek: b' has no time"),
@@ -304,11 +322,33 @@ def test_slack_names_come_from_the_users_beside_the_channel(tmp_path: Path) -> N
     assert turns(tmp_path / "general" / "2024-03-12.json", text) == [("Mira", "hi @Olek & site"), ("Olek", "yo")]
 
 
+def test_a_slack_user_has_one_name_and_the_newest_reply_may_come_first(tmp_path: Path) -> None:
+    messages = [
+        {"user": "U2", "type": "message", "subtype": "thread_broadcast", "ts": "30.5", "text": "not me"},
+        {"user": "U9", "type": "message", "subtype": "tombstone", "ts": "20", "text": "This message was deleted."},
+        {"user": "U2", "type": "message", "ts": "9.5", "text": "hi", "user_profile": {"display_name": "olek"}},
+    ]
+    assert turns(tmp_path / "a.json", json.dumps(messages)) == [("olek", "hi"), ("olek", "not me")]
+
+
+def test_what_the_owner_of_a_signal_account_wrote_is_read(tmp_path: Path) -> None:
+    mine = {"sourceName": "Mira", "syncMessage": {"sentMessage": {"message": "hi"}}}
+    theirs = {"source": "+45", "dataMessage": {"message": "no"}}
+    messages = [{"envelope": mine}, {"envelope": theirs}, {"envelope": {"source": "+45", "syncMessage": {}}}]
+    assert turns(tmp_path / "a.json", json.dumps(messages)) == [("Mira", "hi"), ("+45", "no")]
+
+
 def test_an_account_of_telegram_holds_several_conversations(tmp_path: Path) -> None:
     some = '{"name": "A", "messages": [{"from": "Mira", "text": "a"}]}, {"name": "A", "messages": []}'
     chats = f'{{"chats": {{"list": [{some}]}}}}'
     (tmp_path / "a.json").write_text(chats)
     assert [dialogue.id for dialogue in read_transcript(tmp_path / "a.json")] == ["1 A"]
+
+
+def test_marks_of_chat_are_no_words(tmp_path: Path) -> None:
+    text = "*A:\tto:::night he's &+fr friend wa:ter: ⁎no⁎ ∙hh °soft° ↗yes ʔ .\n*B:\t[- spa] hola amigo@s:spa .\n"
+    expected = [("A", "tonight he's friend water no soft yes."), ("B", "hola amigo.")]
+    assert turns(tmp_path / "a.cha", text) == expected
 
 
 def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path) -> None:

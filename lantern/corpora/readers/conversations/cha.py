@@ -10,9 +10,9 @@ from lantern.corpora.readers.conversations.turns import Source, Turn, short, wor
 _TIER = re.compile(r"\*(?P<code>[A-Za-z0-9_+-]{1,20}):\s*(?P<text>.*)")
 _BULLET = re.compile("\x15(?:(\\d{1,12})_(\\d{1,12}))?[^\x15]*\x15")
 _EVENT = re.compile(
-    r"&[=+*{}][^\s]*|\b(?:xxx|yyy|www)\b|(?<!\S)0[\w@]*|\+[/.!?,\"^<+~≈≋]+|\(\d*\.*:?\d*\.*\)|[‡„↑↓⌈⌉⌊⌋∆∇]"
+    r"&[=+*{}][^\s]*|\b(?:xxx|yyy|www)\b|(?<!\S)0[\w@]*|\+[/.!?,\"^<+~≈≋]+|\(\d*\.*:?\d*\.*\)|∙h+|(?<!\w)ʔ(?!\w)|[‡„↑↓↗↘→⌈⌉⌊⌋∆∇°⁎∙∾≡∞§☺⁇↻▁▔◉Ϋ∬∮]"
 )
-"""Events, unintelligible stretches, omitted words, special endings and pauses."""
+"""Events, unintelligible stretches, omitted words, special endings, pauses, breaths and marks of pitch and voice."""
 _CODE = re.compile(r"\[[^\[\]]*\]")
 
 
@@ -52,5 +52,6 @@ def _said(text: str) -> str:
     text = re.sub(r"[<>]", "", text)
     text = re.sub(r"\((\w+)\)", r"\1", text)  # (be)cause
     text = re.sub(r"@[a-z:$]+\b", "", text)
+    text = re.sub(r"(?<=[^\W\d_]):+(?=[^\W\d_]|\s|$)", "", text)  # a drawn-out sound: ni:ght
     text = re.sub(r"(?<=\w)_(?=\w)", " ", text)
     return re.sub(r"\s+(?=[.?!,;])", "", words(text))

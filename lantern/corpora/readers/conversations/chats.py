@@ -146,7 +146,9 @@ def _plain(source: Source, lines: list[tuple[int, str]]) -> Iterator[Turn]:
 
     for number, line in filled:
         candidate = named.get(number)
-        if candidate is not None and names.speaks(candidate):
+        speaks = candidate is not None and names.speaks(candidate)
+        names.check_inside(candidate.text if candidate and speaks else line, number)
+        if candidate and speaks:
             if speaker:
                 yield turn()
             speaker, first, text = candidate.name, number, [candidate.text]

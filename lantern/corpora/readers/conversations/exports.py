@@ -17,7 +17,10 @@ _FORMS = "an export of Telegram, Discord, Slack, Signal or Messenger, or a list 
 _SPEAKERS = ("speaker", "from", "sender_name", "sender", "author", "user", "username", "name", "sourceName", "source")
 _TEXTS = ("text", "content", "body", "message")
 _SYSTEM = frozenset(
-    ("channel_join", "channel_leave", "channel_topic", "channel_purpose", "channel_name", "channel_archive")
+    (
+        *("channel_join", "channel_leave", "channel_topic", "channel_purpose", "channel_name", "channel_archive"),
+        "tombstone",
+    )
 )
 _DISCORD = frozenset(("Default", "Reply", "ThreadStarterMessage", "ChatInputCommand", "0", "19"))
 
@@ -43,12 +46,8 @@ def _messages(source: Source, value: Any, where: str) -> Iterator[Turn]:
     if not isinstance(found, list):
         raise UserError(f"{source.path}: {where}no list of messages; expected {_FORMS}")
     people = _people(source.path)
-    numbered = list(enumerate(found, 1))
-    if found and all(isinstance(m, dict) and "timestamp_ms" in m for m in found):  # Messenger: the newest first
-        if not all(isinstance(m["timestamp_ms"], int | float) for m in found):
-            raise UserError(f"{source.path}: {where}a timestamp_ms is not a number")
-        numbered.sort(key=lambda pair: pair[1]["timestamp_ms"])
-    for n, message in numbered:
+    people |= {_string(m.get("user")): name for m in found if isinstance(m, dict) and (name := _profile(m))}
+    for n, message in _in_order(f"{source.path}: {where}", list(enumerate(found, 1))):
         place = f"{source.path}, {where}message {n}"
         if not isinstance(message, dict):
             raise UserError(f"{place}: not an object; expected {_FORMS}")
@@ -71,6 +70,18 @@ def _messages(source: Source, value: Any, where: str) -> Iterator[Turn]:
         yield Turn(speaker, text)
 
 
+def _in_order(place: str, numbered: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+    """Messages by their time where all have one: Messenger's files and Slack's replies begin with the newest."""
+    for key in ("timestamp_ms", "ts"):
+        if numbered and all(isinstance(m, dict) and key in m for _, m in numbered):
+            try:
+                times = {n: float(m[key]) for n, m in numbered}
+            except (TypeError, ValueError, OverflowError):
+                raise UserError(f"{place}a {key} is not a number") from None
+            return sorted(numbered, key=lambda pair: times[pair[0]])
+    return numbered
+
+
 def _by_a_person(message: dict[str, Any]) -> bool:
     kind, subtype = message.get("type"), message.get("subtype")
     if "author" in message and kind is not None and str(kind) not in _DISCORD and "content" in message:
@@ -87,6 +98,9 @@ def _unwrapped(message: dict[str, Any]) -> dict[str, Any]:
         return message
     data = envelope.get("dataMessage")
     body = data.get("message") if isinstance(data, dict) else None
+    if body is None and isinstance(sync := envelope.get("syncMessage"), dict):  # what the owner of the account wrote
+        sent = sync.get("sentMessage")
+        body = sent.get("message") if isinstance(sent, dict) else None
     return {"speaker": envelope.get("sourceName") or envelope.get("source"), "text": body or ""}
 
 
@@ -120,10 +134,7 @@ def _slack(text: str, people: dict[str, str]) -> str:
 
 
 def _speaker(message: dict[str, Any], people: dict[str, str]) -> str:
-    profile = message.get("user_profile")
-    if isinstance(profile, dict) and (
-        name := _string(profile.get("real_name")) or _string(profile.get("display_name"))
-    ):
+    if name := _profile(message):
         return name
     for key in _SPEAKERS:
         value = message.get(key)
@@ -132,6 +143,13 @@ def _speaker(message: dict[str, Any], people: dict[str, str]) -> str:
         if name := _string(value):
             return mended(name) if key == "sender_name" else people.get(name, name)
     return _string(message.get("from_id"))
+
+
+def _profile(message: dict[str, Any]) -> str:
+    """The name in Slack's profile beside a message."""
+    profile = message.get("user_profile")
+    names = (profile.get("real_name"), profile.get("display_name")) if isinstance(profile, dict) else ()
+    return next(filter(None, map(_string, names)), "")
 
 
 def _people(path: Path) -> dict[str, str]:

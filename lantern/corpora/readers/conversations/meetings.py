@@ -53,9 +53,9 @@ _HEADERS = {
 }
 """Where the name and the time of a turn stand; the words follow, or are on the lines below."""
 _RULE = re.compile(r"={5,}$")
-_TIME_ALONE = re.compile(r"^[\[(]?\d{1,2}:\d{2}:\d{2}[\])]?$")
+_TIME_ALONE = re.compile(r"^(?:\d{1,2}:\d{2}:\d{2}|[\[(](?:\d{1,2}:)?\d{1,2}:\d{2}[\])]:?)$")
 _CLOSING = re.compile(
-    r"^(?:transcription ended after .*|this editable transcript was computer generated .*|(?:transcribed by )?https://otter\.ai/?)$",
+    r"^(?:(?:transcription|meeting) ended after .*|this editable transcript was computer generated .*|(?:transcribed by )?https://otter\.ai/?)$",
     re.IGNORECASE,
 )
 

@@ -51,6 +51,7 @@ class Names:
         every = list(candidates)
         self.counts = Counter(candidate.name.casefold() for candidate in every)
         self.names = {candidate.name for candidate in every}
+        self._inside: re.Pattern[str] | None = None
 
     def known(self, name: str) -> bool:
         """Whether *name* speaks for certain: given by the user, a voice of the file, or a name that comes again."""
@@ -69,6 +70,22 @@ class Names:
         if verdict is _Verdict.UNSURE:
             raise self.unsure(candidate)
         return verdict is _Verdict.NAME
+
+    def check_inside(self, text: str, line: int) -> None:
+        """Refuse *text* inside of which somebody else of the file begins to speak ("Hi. OLEK: Hello.")."""
+        if self._inside is None:
+            known = [name for name in sorted(self.names, key=len, reverse=True) if self._begins(name)]
+            self._inside = re.compile("|".join(self._pattern(name) for name in known) or "(?!)")
+        if match := self._inside.search(text):
+            raise self.source.error(line, f"{short(match[0])} begins to speak inside of a line; put it on its own line")
+
+    def _begins(self, name: str) -> bool:
+        return any(c.isalpha() for c in name) and self._verdict(Candidate(name, "", 0)) is _Verdict.NAME
+
+    @staticmethod
+    def _pattern(name: str) -> str:
+        """*name* and a colon: after the end of a sentence, and in capitals after any word."""
+        return rf"(?:{'' if name.isupper() else '(?<=[.?!…”)])'}(?<=.)\s+{re.escape(name)}\s*:(?=\s))"
 
     def unsure(self, candidate: Candidate) -> UserError:
         """The error for a *candidate* that may be a name or words."""

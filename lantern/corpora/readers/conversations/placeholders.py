@@ -18,8 +18,12 @@ _EDITED = re.compile(
     "edit|bearbeit|modifi|édit|muoka|bewerk|edytow|измен|düzenlen|redig|upraven|编辑|編輯|編集|수정|تعديل|تحرير",
     re.IGNORECASE,
 )
-_IN_BRACKETS = re.compile(r"^<(?=[^<>]*[\s:.]|multi|media|médi|mídia)[^<>]{4,120}>\s*", re.IGNORECASE)
-"""``<Media omitted>``, ``<attached: 1.jpg>`` and the like: two words or more, which leaves ``<3`` and ``<grin>``."""
+_IN_BRACKETS = re.compile(
+    r"^<(?=[^<>]*[\s:.]|multi|media|médi|mídia|[\u0e00-\u0e7f\u3040-\u30ff\u4e00-\u9fff]{5})[^<>]{4,120}>\s*",
+    re.IGNORECASE,
+)
+"""``<Media omitted>``, ``<attached: 1.jpg>`` and the like: two words or more, which leaves ``<3`` and ``<grin>``;
+in scripts that write no blanks (``<省略多媒体文件>``), five letters or more."""
 _FILE = re.compile(
     r"(?:IMG|VID|PTT|AUD|STK|DOC|GIF|PHOTO|VIDEO|AUDIO|STICKER)-[\d-]+(?:-WA\d+|-\w+)*\.\w{2,5}(?:\s*[(<][^()<>]*[)>])?"
 )

@@ -25,7 +25,7 @@ _CHEVRONS = re.compile(r"(?:^|\s)>>+\s*")
 _DASH = re.compile(r"^[-–—‐‑−]\s*(?![-–—‐‑−\d])(?=\S)")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|\w{2,10});")
 _BRACKETS = re.compile(r"^[\[(](?P<name>[^\[\]()]{1,60})[\])]:?\s*(?P<text>.*)$")
-_SOUND = re.compile(r"^[\[(][^\[\]()]*[\])]$")
+_SOUND = re.compile(r"^(?:[\[(][^\[\]()]*[\])]|[♪♫].*[♪♫]|[♪♫]+)$")
 _BEFORE_DASH = re.compile(r"^(?P<name>\S.{0,40}?)\s+[-–—]\s+\S")
 _ASIDE = re.compile(r"(?<=\S)\s*[\[(][^\[\]()]*[\])]$")
 """How somebody speaks: ``MIRA (laughing)``."""
@@ -75,11 +75,13 @@ def read_subtitles(source: Source) -> Iterator[Turn]:
         turns: list[tuple[str, list[str]]] = []
         for part in some:
             named = _named(names, part)
+            if not part.voice:
+                names.check_inside(named[1] if named else part.text, part.line)
             if named is not None:
                 speaker, text = named
                 turns.append((speaker, [text]))
             elif _SOUND.match(part.text):
-                source.left_out["sounds in brackets"] += 1
+                source.left_out["sounds and songs"] += 1
             elif part.change:
                 shown = short(part.change + part.text)
                 raise source.error(part.line, f"{shown} does not say who speaks; write '{part.change}Name: text'")
