@@ -2,12 +2,14 @@
 
 A server on 127.0.0.1 in a process of its own answers after a fixed time; needs the repository's tests/ folder.
 
-latency     1 s a call, 64 at once: rate over the ideal one, 64 a second
-throughput  50 ms a call, 64 at once: rate over that of bare litellm.acompletion under asyncio.gather
+latency     1 s a call, 64 and 512 at once
+throughput  50 ms a call, 64 at once
 hits        20,000 requests that the ledger knows: seconds
 allowance   600 requests a minute, which the server enforces: share of it that is used, and how often it objected
 
-Both clients run on one event loop of one process, in turns, so that ratios hold on a busy machine.
+The first two compare the engine (prompt, call, reply in the ledger, parsed) with bare litellm.acompletion and with a
+bare post of aiohttp. The clients run on one event loop of one process, in turns, so that ratios hold on a busy machine.
+"CPU" is the processor time of a call: its inverse is the most calls a second that one core carries.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import aiohttp
+from aiohttp import web
 
 from lantern.refine.backends.config import BackendConfig, make_request
 from lantern.refine.backends.listed import load_litellm
@@ -35,6 +40,7 @@ from lantern.refine.types import Answer, Reply, Request, Usage
 
 ROOT = Path(__file__).parents[1]
 TOGETHER = 64
+WIDE = 512
 SHAPE = ReplyShape(4, ("happy", "sad"))
 HITS = 20_000
 PER_MINUTE = 600
@@ -42,16 +48,39 @@ PER_MINUTE = 600
 
 @contextmanager
 def server(latency: float, allowance: int | None = None) -> Iterator[str]:
-    """URL of a server process that answers rightly after *latency* seconds."""
-    command = [sys.executable, str(ROOT / "tests" / "llm_server.py"), "--latency", str(latency)]
-    command += ["--allowance", str(allowance)] if allowance else []
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    """URL of a server process that answers rightly after *latency* seconds; one that has no *allowance* is fast."""
+    command = [sys.executable, "-m", "benchmarks.engine", "--serve", str(latency)]
+    if allowance is not None:
+        command = [sys.executable, str(ROOT / "tests" / "llm_server.py"), "--latency", str(latency)]
+        command += ["--allowance", str(allowance)]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         yield process.stdout.readline().strip()
     finally:
         process.kill()
         process.wait()
+
+
+async def serve(latency: float) -> None:
+    """Give the same answer to every call after *latency* seconds, until killed."""
+    message = {"role": "assistant", "content": SHAPE.write([[0.25, 0.75]] * SHAPE.count)}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 400, "completion_tokens": 60, "total_tokens": 460}
+    body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        await asyncio.sleep(latency)
+        return web.json_response(body)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=2 * WIDE).start()
+    print(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", flush=True)
+    await asyncio.Event().wait()
 
 
 def config_of(url: str, **more: Any) -> BackendConfig:
@@ -71,7 +100,7 @@ def questions(config: BackendConfig, count: int, tag: str) -> list[Request]:
 
 
 class Bench:
-    """Two ways to ask the same questions, on the same loop."""
+    """Ways to ask the same questions, on the same loop."""
 
     def __init__(self, folder: str, config: BackendConfig) -> None:
         self.config = config
@@ -79,63 +108,96 @@ class Bench:
         self.ledger = Ledger(Path(folder) / f"{time.monotonic_ns()}.sqlite")
         self.runs = 0
 
-    def ours(self, count: int) -> float:
-        """Seconds of the engine for *count* questions that the ledger does not know."""
+    def asked(self, count: int) -> list[Request]:
+        """*count* questions that were never asked before."""
         self.runs += 1
-        engine = Engine(self.backend, self.ledger)
-        asked = questions(self.config, count, f"ours {self.runs}")
-        start = time.perf_counter()
-        outcomes = engine.run(asked)
-        took = time.perf_counter() - start
+        return questions(self.config, count, f"run {self.runs}")
+
+    def engine(self, asked: Sequence[Request]) -> None:
+        """Through the engine and the ledger."""
+        outcomes = Engine(self.backend, self.ledger).run(asked)
         failed = [outcome[-1] for outcome in outcomes if not isinstance(outcome[-1], Answer)]
         assert not failed, failed[0]
-        return took
 
-    def bare(self, count: int) -> float:
-        """Seconds of litellm alone, as many calls in flight."""
-        self.runs += 1
-        asked = questions(self.config, count, f"bare {self.runs}")
-        start = time.perf_counter()
-        asyncio.run_coroutine_threadsafe(self._gather(asked), background_loop()).result()
-        return time.perf_counter() - start
-
-    async def _gather(self, asked: Sequence[Request]) -> None:
-        litellm, places = load_litellm(), asyncio.Semaphore(TOGETHER)
+    def litellm(self, asked: Sequence[Request]) -> None:
+        """By litellm alone, as many calls in flight."""
+        acompletion = load_litellm().acompletion
 
         async def one(request: Request) -> None:
-            async with places:
-                await litellm.acompletion(
-                    model=f"{request.provider}/{request.model}",
-                    messages=list(request.messages),
-                    api_base=request.api_base,
-                    api_key="none",
-                    timeout=self.config.timeout,
-                    num_retries=0,
-                    max_retries=0,
-                    **request.sampling,
-                )
+            await acompletion(
+                model=f"{request.provider}/{request.model}",
+                messages=list(request.messages),
+                api_base=request.api_base,
+                api_key="none",
+                timeout=self.config.timeout,
+                num_retries=0,
+                max_retries=0,
+                **request.sampling,
+            )
 
-        await asyncio.gather(*(one(request) for request in asked))
+        self._gather(one, asked)
+
+    def aiohttp(self, asked: Sequence[Request]) -> None:
+        """By the HTTP client that is below litellm, likewise."""
+
+        async def all_of_them() -> None:
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+                async def one(request: Request) -> None:
+                    body = {"model": request.model, "messages": list(request.messages), **request.sampling}
+                    async with session.post(f"{request.api_base}/chat/completions", json=body) as response:
+                        await response.json()
+
+                await self._limited(one, asked)
+
+        asyncio.run_coroutine_threadsafe(all_of_them(), background_loop()).result()
+
+    def _gather(self, one: Callable[[Request], Awaitable[None]], asked: Sequence[Request]) -> None:
+        asyncio.run_coroutine_threadsafe(self._limited(one, asked), background_loop()).result()
+
+    async def _limited(self, one: Callable[[Request], Awaitable[None]], asked: Sequence[Request]) -> None:
+        places = asyncio.Semaphore(self.config.concurrency)
+
+        async def placed(request: Request) -> None:
+            async with places:
+                await one(request)
+
+        await asyncio.gather(*map(placed, asked))
 
 
 def latency(folder: str, rounds: int) -> None:
     """At 1 s a call."""
-    count = 20 * TOGETHER
-    with server(1.0) as url:
-        ours, bare = _in_turns(Bench(folder, config_of(url)), rounds, count)
-    ideal = count / TOGETHER
-    print(f"latency: {count} calls of 1 s, {TOGETHER} at once, {rounds} rounds; 1 is ideal")
-    print(f"  engine {_spread([ideal / t for t in ours])}, bare litellm {_spread([ideal / t for t in bare])}")
+    for together in (TOGETHER, WIDE):
+        _compare(folder, rounds, 1.0, together, 4 * together)
 
 
 def throughput(folder: str, rounds: int) -> None:
     """At 50 ms a call."""
-    count = 10 * TOGETHER
-    with server(0.05) as url:
-        ours, bare = _in_turns(Bench(folder, config_of(url)), rounds, count)
-    print(f"throughput: {count} calls of 50 ms, {TOGETHER} at once, {rounds} rounds; calls a second")
-    print(f"  engine {_spread([count / t for t in ours])}, bare litellm {_spread([count / t for t in bare])}")
-    print(f"  engine over bare litellm {_spread([b / a for a, b in zip(ours, bare)])}")
+    _compare(folder, rounds, 0.05, TOGETHER, 10 * TOGETHER)
+
+
+def _compare(folder: str, rounds: int, seconds: float, together: int, count: int) -> None:
+    """The three ways in turns; the first calls of the process, which load and connect, go before."""
+    with server(seconds) as url:
+        bench = Bench(folder, config_of(url, concurrency=together))
+        ways = {"engine": bench.engine, "bare litellm": bench.litellm, "bare aiohttp": bench.aiohttp}
+        for way in ways.values():
+            way(bench.asked(together))
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        spent: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(rounds):
+            for name in sorted(ways, reverse=bool(number % 2)):
+                asked = bench.asked(count)
+                start, cpu = time.perf_counter(), time.process_time()
+                ways[name](asked)
+                rates[name].append(count / (time.perf_counter() - start))
+                spent[name].append((time.process_time() - cpu) / count * 1e3)
+    best = together / seconds
+    print(f"{count} calls of {seconds:g} s, {together} at once, {rounds} rounds; at best {best:.0f} calls a second")
+    for name in ways:
+        share = _spread([own / other for own, other in zip(spent[name], spent["bare litellm"])])
+        line = f"{_spread(rates[name])} calls a second, {_spread(spent[name])} ms of CPU a call"
+        print(f"  {name}: {line}, {share} of bare litellm's", flush=True)
 
 
 def hits(folder: str, rounds: int) -> None:
@@ -160,22 +222,12 @@ def allowance(folder: str, rounds: int) -> None:
     with server(0.2, PER_MINUTE) as url:
         bench = Bench(folder, config_of(url, requests_per_minute=float(PER_MINUTE)))
         bench.backend.prepare()
-        took = bench.ours(count)
+        asked, start = bench.asked(count), time.perf_counter()
+        bench.engine(asked)
+        took = time.perf_counter() - start
     refused = bench.ledger.stats().failures.get("rate_limit", 0)
     share = (count - 1) / took * 60 / PER_MINUTE
     print(f"allowance: {count} calls at {PER_MINUTE} a minute: {share:.3f} of it used, {refused} times refused")
-
-
-def _in_turns(bench: Bench, rounds: int, count: int) -> tuple[list[float], list[float]]:
-    """Seconds of the engine and of bare litellm; the first calls of the process, which load and connect, go before."""
-    bench.ours(2 * TOGETHER)
-    bench.bare(2 * TOGETHER)
-    ours: list[float] = []
-    bare: list[float] = []
-    for number in range(rounds):
-        for way in (ours, bare) if number % 2 else (bare, ours):
-            way.append(bench.ours(count) if way is ours else bench.bare(count))
-    return ours, bare
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -195,7 +247,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compares the engine with bare litellm; see the head of this file.")
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--serve", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.serve is not None:
+        asyncio.run(serve(given.serve))
     for part in given.parts or PARTS:
         if part not in PARTS:
             parser.error(f"unknown part {part}; valid: {', '.join(PARTS)}")

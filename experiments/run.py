@@ -174,9 +174,11 @@ def run_sweep(line: CommandLine) -> int:
             launch()
         elif left:
             from lantern.pipeline.run import attempt
+            from lantern.pipeline.train import workers
 
-            for ready in left:
-                attempt(ready)
+            with workers(left):
+                for ready in left:
+                    attempt(ready, helped=True)
     results = results_of(sweep)
     if results:
         print_sweep(console, results)

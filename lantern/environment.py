@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import platform
+import signal
+import threading
 import warnings
 from importlib import metadata
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
+
+SPAWN = multiprocessing.get_context("spawn")
+"""Of worker processes. Not forked: a process with threads, which numerical libraries start, may hang in its copy."""
 
 
 def prepare(threads: int | None = None) -> None:
@@ -29,6 +36,17 @@ def prepare(threads: int | None = None) -> None:
 def cores() -> int:
     """Cores that this process may use; all there are where the system does not tell (macOS)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def serve_parent() -> None:
+    """In a worker process: leave Ctrl-C to the parent, which ends its workers, and end when it does, even by a kill."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _follow(parent: Any) -> None:
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def quiet() -> None:

@@ -105,6 +105,9 @@ class TrainerConfig:
     """Clip gradients by norm. null: off, as published."""
     threads: Annotated[int, Within(least=1, most=1024)] | None = None
     """CPU threads. null: all cores of this process."""
+    workers: Count = 1
+    """Processes that train models at the same time: those of a run's folds, and those of all runs of a sweep. Each
+    holds the corpus, and with ``threads=null`` they share the cores. No number depends on it."""
     deterministic: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
     """Any other argument of Lightning's ``Trainer`` for the training, such as ``accumulate_grad_batches: 2``."""
@@ -117,6 +120,11 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         check(self, "trainer")
+        if self.workers > 1 and self.processes > 1:
+            raise UserError(
+                f"trainer.workers={self.workers} trains several models at once and trainer.devices={self.devices} x "
+                f"trainer.nodes={self.nodes} one model in several processes; take one of the two"
+            )
 
     @property
     def processes(self) -> int:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
-import signal
-import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 
+from lantern.environment import SPAWN, serve_parent
 from lantern.errors import UserError
 from lantern.features.registry import build
 from lantern.features.types import Extractor, Item, Recipe, Result, Unusable
@@ -22,8 +19,6 @@ _FATAL = 2
 """An item whose process died so often is unusable."""
 _HOPELESS = 10
 """After so many deaths in a row it is not the clips."""
-# Not forked: a process with threads, which numerical libraries start, may hang in its copy.
-_CONTEXT = multiprocessing.get_context("spawn")
 
 
 def chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
@@ -88,9 +83,9 @@ class _Worker:
     """A process that extracts one batch at a time."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.pipe, theirs = _CONTEXT.Pipe()
+        self.pipe, theirs = SPAWN.Pipe()
         self.chunk: list[Item] = []
-        self._process = _CONTEXT.Process(target=_work, args=(recipe, theirs), daemon=True)
+        self._process = SPAWN.Process(target=_work, args=(recipe, theirs), daemon=True)
         self._process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
 
@@ -118,8 +113,7 @@ class _Worker:
 
 
 def _work(recipe: Recipe, pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets the signal and stops the workers
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    serve_parent()
     try:
         extractor = build(recipe)
         while True:
@@ -129,11 +123,3 @@ def _work(recipe: Recipe, pipe: Connection) -> None:
     except Exception as error:  # noqa: BLE001 - raised again in the parent
         error.add_note(traceback.format_exc())
         pipe.send(error)
-
-
-def _follow_parent() -> None:
-    """End with the parent, even if it was killed: the results would be lost."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

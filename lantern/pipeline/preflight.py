@@ -247,6 +247,8 @@ def check_training(config: RunConfig | FinetuneConfig) -> None:
         raise UserError("trainer=gpu: this machine has no CUDA device that torch can use; take trainer=cpu")
     if trainer.accelerator == "mps" and not _has_metal():
         raise UserError("trainer.accelerator=mps: this machine has no Metal device for torch; take trainer=cpu")
+    if trainer.workers > 1 and isinstance(config, FinetuneConfig):
+        raise UserError(f"trainer.workers={trainer.workers}: encoders are fine-tuned one after the other; leave it out")
     if trainer.extra or trainer.callbacks or trainer.loggers:
         from lantern.pipeline.loggers import check_loggers
         from lantern.pipeline.trainer import check_trainer
@@ -275,7 +277,7 @@ def _has_metal() -> bool:
 TOO_WIDE = 2
 _NO_PART = {
     "refine": ("ledger", "min_answered"),
-    "trainer": ("loggers",),
+    "trainer": ("loggers", "workers"),
     "llm": ("headers", "trusted_hosts", "base_model", "patience"),
 }
 """Settings that no number of a run depends on: they take no part in the name of its folder."""

@@ -12,12 +12,10 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from lantern.config.compose import dump, to_plain
-from lantern.config.schema import split_backbone
 from lantern.corpora.card import CorpusCard
-from lantern.corpora.data import CorpusDataModule
 from lantern.corpora.protocols.overlaps import protocol_lines
 from lantern.errors import UserError
-from lantern.files import atomic, digest, locked, naming, write_json
+from lantern.files import atomic, digest, is_locked, locked, naming, write_json
 from lantern.models.selection import SELECTION
 from lantern.pipeline import train as stages
 from lantern.pipeline import vanilla
@@ -25,7 +23,7 @@ from lantern.pipeline.evaluate import evaluate, incomplete
 from lantern.pipeline.loggers import fold_loggers, log_result, run_loggers
 from lantern.pipeline.preflight import ReadyRun, VanillaStage, too_wide
 from lantern.pipeline.refinement import Refinement
-from lantern.pipeline.store import StageFolder, modalities, record_test_read
+from lantern.pipeline.store import StageFolder, record_test_read
 from lantern.pipeline.trainer import leave_group
 from lantern.refine.questions import RefineStats
 from lantern.report.sinks.escaping import printable
@@ -38,11 +36,11 @@ from lantern.tables import PredictionTable
 log = logging.getLogger(__name__)
 
 
-def run(ready: ReadyRun, reporter: Reporter | None = None, reuse: bool = False) -> dict[str, Any]:
+def run(ready: ReadyRun, reporter: Reporter | None = None, reuse: bool = False, helped: bool = False) -> dict[str, Any]:
     """Do what is missing of a run and return its result, the content of its ``metrics.json``.
 
     Waits for another process that works on the same run. With *reuse* a finished result is returned unchanged, unless
-    some of its fields failed and may succeed now.
+    some of its fields failed and may succeed now. *helped*: the caller has started the workers that train its models.
     """
     config, folder = ready.config, ready.folder
 
@@ -67,7 +65,7 @@ def run(ready: ReadyRun, reporter: Reporter | None = None, reuse: bool = False) 
                 partial.write_text(dump(config), encoding="utf-8")
             CorpusCard.of(ready.corpus).save(folder / "corpus.json")
             loggers = run_loggers(config, ready.corpus, folder, live)
-            result = _run(ready, recorder, loggers)
+            result = _run(ready, recorder, loggers, helped)
             write_json(folder / "metrics.json", result)
             if result["incomplete"] is not None:
                 recorder.outcome = "incomplete"
@@ -81,25 +79,27 @@ def follow(ready: ReadyRun) -> None:
     """Train together with the first process, in one that srun or torchrun started; that one does everything else."""
     for stage in ready.vanilla_stages:
         place = StageFolder(ready.store.folder("train", stage.inputs), stage.inputs)
-        stages.train(ready.config, stage.corpus, _data(ready, stage), place, None, False, [])
+        data = stages.data_of(ready.config, stage.corpus, stage.split)
+        stages.train(ready.config, stage.corpus, data, place, None, False, [])
     leave_group()
 
 
-def attempt(ready: ReadyRun) -> None:
-    """Run one of many: an error is recorded in its folder and does not stop the others; Ctrl-C does."""
+def attempt(ready: ReadyRun, helped: bool = False) -> None:
+    """:func:`run` one of many: an error is recorded in its folder and does not stop the others; Ctrl-C does."""
     try:
-        run(ready, reuse=True)
+        run(ready, reuse=True, helped=helped)
     except Exception as error:  # noqa: BLE001  the traceback is in run.log
         if read_state(ready.folder).state != "failed":
             record_failure(ready.folder, error)
 
 
-def _run(ready: ReadyRun, reporter: Reporter, loggers: list[Logger]) -> dict[str, Any]:
+def _run(ready: ReadyRun, reporter: Reporter, loggers: list[Logger], helped: bool) -> dict[str, Any]:
     config, folder = ready.config, ready.folder
     for line in (*protocol_lines(ready.protocol), *too_wide(ready)):
         reporter.note(line)
     with _refinement(ready, reporter) as llm:
-        models = [_vanilla(ready, stage, reporter, llm, loggers) for stage in ready.vanilla_stages]
+        with contextlib.nullcontext() if helped else stages.workers([ready]):
+            models = _train_all(ready, reporter, llm, loggers)
         leave_group()
         stages.keep_checkpoint(models[0], folder)
         tables: dict[str, PredictionTable] = {}
@@ -122,17 +122,18 @@ def _run(ready: ReadyRun, reporter: Reporter, loggers: list[Logger]) -> dict[str
     return result
 
 
-def _data(ready: ReadyRun, stage: VanillaStage) -> CorpusDataModule:
-    defaults, _ = split_backbone(ready.config.backbone)
-    return CorpusDataModule(
-        stage.corpus,
-        train_ids=stage.split.train,
-        dev_ids=stage.split.dev,
-        test_ids=stage.split.test,
-        batch_size=defaults.batch_size,
-        seed=ready.config.seed,
-        modalities=modalities(ready.config, ready.corpus),
-    )
+def _train_all(
+    ready: ReadyRun, reporter: Reporter, llm: Refinement | None, loggers: list[Logger]
+) -> dict[int, stages.Vanilla]:
+    """The vanilla models of the run, by number; those that another process is training are waited for last."""
+    models: dict[int, stages.Vanilla] = {}
+    places = [ready.store.folder("train", stage.inputs) / "lock" for stage in ready.vanilla_stages]
+    while left := [number for number in range(len(places)) if number not in models]:
+        number = left[0]
+        if ready.config.trainer.processes == 1:  # several go through the models in one order
+            number = next((n for n in left if not is_locked(places[n])), number)
+        models[number] = _vanilla(ready, ready.vanilla_stages[number], reporter, llm, loggers)
+    return models
 
 
 def _vanilla(
@@ -148,7 +149,8 @@ def _vanilla(
     waiting = partial(reporter.note, "another process trains this model: waiting for it")
     with ready.store.open("train", stage.inputs, waiting) as place:
         curves = loggers if main else fold_loggers(place.path)
-        model = stages.train(config, stage.corpus, _data(ready, stage), place, reporter, curves, callbacks)
+        data = stages.data_of(config, stage.corpus, stage.split)
+        model = stages.train(config, stage.corpus, data, place, reporter, curves, callbacks)
     state = "reused" if model.reused else "trained"
     reporter.note(f"{state}; best epoch {model.best_epoch + 1}, dev weighted F1 {model.best_score:.3f}")
     return model

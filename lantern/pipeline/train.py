@@ -1,4 +1,4 @@
-"""The train stage: a vanilla model, trained once for whatever run needs it first."""
+"""The train stage: a vanilla model, trained once for whatever run needs it first, and the workers that train ahead."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,18 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lantern.config.schema import FinetuneConfig, RunConfig, TrainingDefaults, split_backbone
 from lantern.corpora.data import CorpusDataModule
+from lantern.corpora.fitted import fitted_for
 from lantern.corpora.folder import Corpus
+from lantern.corpora.protocols.splits import Split
+from lantern.environment import SPAWN, cores, quiet, serve_parent
 from lantern.errors import UserError
 from lantern.files import atomic
 from lantern.models.module import MultiTaskModule
 from lantern.models.registry import backbone_config, init_backbone
 from lantern.models.selection import SELECTION
-from lantern.pipeline.store import PACE, StageFolder
+from lantern.pipeline.loggers import fold_loggers, run_loggers
+from lantern.pipeline.preflight import ReadyRun, finetune_command, read_corpus
+from lantern.pipeline.store import PACE, StageFolder, StageStore, modalities
 from lantern.pipeline.trainer import build_trainer, running
 from lantern.results.progress import Reporter
 
@@ -94,6 +100,95 @@ class _LaterStopping(EarlyStopping):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch >= self.begin:
             super().on_validation_end(trainer, pl_module)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A model for a worker, which reads the corpus itself."""
+
+    config: RunConfig
+    split: Split
+    inputs: dict[str, Any]
+    folder: Path | None
+    """The run folder that gets the curves; None: they stay with the model, which is that of a fold."""
+
+
+@contextmanager
+def workers(runs: Sequence[ReadyRun]) -> Iterator[None]:
+    """Within the block ``trainer.workers`` processes train the models of *runs*, this one among them.
+
+    Each of the others goes through the models in order and trains those that nobody has trained or is training. A model
+    is a stage under its lock, so that none is trained twice; one that a worker fails to train is left to this process,
+    which says why. Workers end with the block, and with this process, however it ends: a training that this interrupts
+    goes on from its last epoch.
+    """
+    jobs: dict[Path, _Job] = {}
+    for ready in runs:
+        for number, stage in enumerate(ready.vanilla_stages):
+            if not stage.done and stage.inputs["in_training"] is None:  # else the LLM of this process takes part
+                folder = ready.folder if number == 0 else None
+                job = _Job(ready.config, stage.split, stage.inputs, folder)
+                jobs.setdefault(ready.store.folder("train", stage.inputs), job)
+    trainer = runs[0].config.trainer
+    count = min(trainer.workers, len(jobs)) - 1
+    if count < 1:
+        yield
+        return
+    before, threads = torch.get_num_threads(), trainer.threads or max(1, cores() // (count + 1))
+    torch.set_num_threads(threads)
+    others = [SPAWN.Process(target=_work, args=(list(jobs.values()), threads), daemon=True) for _ in range(count)]
+    try:
+        for process in others:
+            process.start()
+        yield
+    finally:
+        for process in others:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+        torch.set_num_threads(before)
+
+
+class _Taken(Exception):
+    """Another process trains this model."""
+
+
+def _work(jobs: Sequence[_Job], threads: int) -> None:
+    """Train those of *jobs* that are free."""
+    serve_parent()
+    quiet()
+    logging.disable()  # what fails is done again, and said, by the parent
+    torch.set_num_threads(threads)
+    corpora: dict[str, Corpus] = {}
+
+    def taken() -> None:
+        raise _Taken
+
+    for job in jobs:
+        config = job.config
+        with suppress(Exception):
+            whole = corpora.setdefault(repr(config.corpus), corpora.get(repr(config.corpus)) or read_corpus(config))
+            chosen, store = modalities(config, whole), StageStore(Path(config.runs) / "stages")
+            corpus = fitted_for(whole, job.split.train, job.split.dev, chosen, finetune_command(config))
+            if corpus.fingerprint == job.inputs["corpus"] and not store.done("train", job.inputs):
+                with store.open("train", job.inputs, taken) as place:
+                    curves = fold_loggers(place.path)
+                    if job.folder is not None:
+                        curves = run_loggers(config, corpus, job.folder, None)
+                    train(config, corpus, data_of(config, corpus, job.split), place, None, curves, [])
+
+
+def data_of(config: RunConfig, corpus: Corpus, split: Split) -> CorpusDataModule:
+    """What a vanilla model of the run is trained on."""
+    return CorpusDataModule(
+        corpus,
+        train_ids=split.train,
+        dev_ids=split.dev,
+        test_ids=split.test,
+        batch_size=split_backbone(config.backbone)[0].batch_size,
+        seed=config.seed,
+        modalities=modalities(config, corpus),
+    )
 
 
 def train(

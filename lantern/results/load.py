@@ -169,7 +169,7 @@ _CONFIG = {
 }
 _MOST_SETTINGS = 10_000
 _IGNORED = ("seed", "runs", "tracking", "variants", "study")
-_IGNORED_LEAVES = ("corpus.path", "trainer.threads", "refine.ledger", "refine.max_cost")
+_IGNORED_LEAVES = ("corpus.path", "trainer.threads", "trainer.workers", "refine.ledger", "refine.max_cost")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,15 @@ from lantern.results.sweep import MANIFEST, read_sweep
 
 PAGE = "README.md"
 _BEGIN, _END = "<!-- made by experiments.compare --bundle -->", "<!-- end of what it made -->"
-_LEFT_OUT = ("runs=", "corpus.path=", "refine.ledger=", "llm.api_base=", "trainer.threads=", "tracking")
+_LEFT_OUT = (
+    "runs=",
+    "corpus.path=",
+    "refine.ledger=",
+    "llm.api_base=",
+    "trainer.threads=",
+    "trainer.workers=",
+    "tracking",
+)
 """Overrides that say where a run was made, not what it is."""
 
 

@@ -156,7 +156,13 @@ def mean_latency(db: sa.Connection, model: str) -> float | None:
 
 _LIVE = CLAIMS.c.expires.between(NOW, NOW + LONGEST)
 _HELD = sa.select(CLAIMS.c.key, CLAIMS.c.owner).where(CLAIMS.c.key.in_(_KEYS), _LIVE)
-_END = CLAIMS.delete().where(CLAIMS.c.key == sa.bindparam("k"))
+# Made once: to put a statement together takes longer than to carry it out.
+_OF_KEY = CLAIMS.c.key == sa.bindparam("k")
+_END = CLAIMS.delete().where(_OF_KEY)
+_HOLDER = sa.select(CLAIMS.c.owner, _LIVE).where(_OF_KEY)
+_TAKEN = {"owner": sa.bindparam("by"), "expires": NOW + sa.bindparam("lease", type_=sa.Double)}
+_TAKE = CLAIMS.insert().values(key=sa.bindparam("k"), **_TAKEN)
+_TAKE_OVER = CLAIMS.update().where(_OF_KEY).values(_TAKEN)
 
 
 def claim(db: sa.Connection, key: str, owner: str, lease: float = LEASE) -> Stored | bool:
@@ -164,11 +170,10 @@ def claim(db: sa.Connection, key: str, owner: str, lease: float = LEASE) -> Stor
     known = read(db, [key])
     if known:
         return known[key]
-    held = db.execute(sa.select(CLAIMS.c.owner, _LIVE).where(CLAIMS.c.key == key)).first()
+    held = db.execute(_HOLDER, {"k": key}).first()
     if held is not None and held[1] and not is_dead(held[0]):
         return False
-    take = CLAIMS.insert() if held is None else CLAIMS.update().where(CLAIMS.c.key == key)
-    db.execute(take.values(key=key, owner=owner, expires=NOW + lease))
+    db.execute(_TAKE if held is None else _TAKE_OVER, {"k": key, "by": owner, "lease": lease})
     return True
 
 
