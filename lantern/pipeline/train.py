@@ -25,7 +25,7 @@ from lantern.models.module import MultiTaskModule
 from lantern.models.registry import backbone_config, init_backbone
 from lantern.models.selection import SELECTION
 from lantern.pipeline.store import PACE, StageFolder
-from lantern.pipeline.trainer import build_trainer, running
+from lantern.pipeline.trainer import Compile, build_trainer, running
 from lantern.results.progress import Reporter
 
 BEST = "best.ckpt"
@@ -161,6 +161,8 @@ def fit(
         watched.append(_EpochReport(reporter, epochs))
     if config.trainer.patience is not None:
         watched.append(EarlyStopping(SELECTION.monitor, mode=SELECTION.mode, patience=config.trainer.patience))
+    if config.trainer.compile:
+        watched.append(Compile(Path(config.runs) / "compiled"))
     trainer = build_trainer(
         config,
         together=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import lightning.pytorch as pl
 import numpy as np
@@ -45,7 +45,8 @@ class TextBatch(Batch):
         # The method of the base class replaces what it knows of and keeps this class.
         moved = Batch.to(self, device)
         assert isinstance(moved, TextBatch)
-        return replace(moved, tokens=self.tokens.to(device), turns=self.turns.to(device), rows=self.rows.to(device))
+        moved.tokens, moved.turns, moved.rows = (x.to(device) for x in (self.tokens, self.turns, self.rows))
+        return moved
 
 
 @dataclass(frozen=True, slots=True)
