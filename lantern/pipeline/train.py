@@ -162,7 +162,7 @@ def fit(
     if config.trainer.patience is not None:
         watched.append(EarlyStopping(SELECTION.monitor, mode=SELECTION.mode, patience=config.trainer.patience))
     if config.trainer.compile:
-        watched.append(Compile(Path(config.runs) / "compiled"))
+        watched.append(Compile())
     trainer = build_trainer(
         config,
         together=True,

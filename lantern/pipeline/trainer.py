@@ -164,6 +164,8 @@ def check_trainer(config: RunConfig | FinetuneConfig) -> None:
 def _check_compiler(config: RunConfig | FinetuneConfig) -> None:
     if isinstance(config, FinetuneConfig):
         raise UserError("trainer.compile=true: only vanilla models are compiled")
+    # Unless the user set it, and before torch sets it to a place that is emptied when the machine starts.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((Path(config.runs) / "compiled").absolute()))
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch.utils._triton import has_triton
 
@@ -190,11 +192,7 @@ class _Tf32(pl.Callback):
 
 
 class Compile(pl.Callback):
-    """The backbone is compiled while it is trained; the code is kept in *folder* for later runs."""
-
-    def __init__(self, folder: Path) -> None:
-        # Unless the user set it: torch's own place is emptied when the machine starts.
-        self.folder = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.absolute()))
+    """The backbone is compiled while it is trained."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module.backbone, Backbone)
@@ -210,8 +208,8 @@ class Compile(pl.Callback):
         if isinstance(exception, TorchDynamoException):
             problem = next(iter(str(exception).splitlines()), type(exception).__name__)
             raise UserError(
-                f"trainer.compile=true: torch cannot compile this model here ({problem}); delete {self.folder}, in "
-                "case an interruption damaged it, or leave trainer.compile out"
+                f"trainer.compile=true: torch cannot compile this model here ({problem}); delete "
+                f"{os.environ['TORCHINDUCTOR_CACHE_DIR']}, in case a kill damaged it, or leave trainer.compile out"
             ) from exception
 
 

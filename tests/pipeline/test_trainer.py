@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,8 @@ def test_an_accelerator_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("key", ["trainer.compile=true", "trainer.precision=tf32"])
-def test_what_this_machine_cannot_do_is_refused_before_the_training(key: str) -> None:
+def test_what_this_machine_cannot_do_is_refused_before_the_training(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "not used")
     with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}), pytest.raises(UserError) as refused:
         check_training(settings(key))
     assert key in str(refused.value)
@@ -110,6 +112,7 @@ def test_a_compiled_training_gives_the_model_of_any_other(
     # Another runs folder: models are not part of their address by how they were computed.
     assert main([*plain, "trainer.compile=true", f"runs={tmp_path}/compiled"]) == 0
     assert len(compiled) == 1
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == f"{tmp_path}/compiled/compiled"
     (one,), (other,) = weights(tmp_path / "runs"), weights(tmp_path / "compiled")
     assert one.keys() == other.keys()
     for name in one:
