@@ -164,11 +164,13 @@ def check_trainer(config: RunConfig | FinetuneConfig) -> None:
 def _check_compiler(config: RunConfig | FinetuneConfig) -> None:
     if isinstance(config, FinetuneConfig):
         raise UserError("trainer.compile=true: only vanilla models are compiled")
-    # Unless the user set it, and before torch sets it to a place that is emptied when the machine starts.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((Path(config.runs) / "compiled").absolute()))
     from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
     from torch.utils._triton import has_triton
 
+    # Unless the user chose a place: torch's own, which it may have set by now, is emptied when the machine starts.
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) == default_cache_dir():
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str((Path(config.runs) / "compiled").absolute())
     if config.trainer.accelerator == "gpu" and not has_triton():
         raise UserError("trainer.compile=true: torch compiles for GPUs with Triton, which is not installed")
     try:
