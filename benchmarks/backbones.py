@@ -149,7 +149,7 @@ class Contest:
         """Train or predict on *batch*; yields after each of ``PARTS`` that there is."""
         with torch.set_grad_enabled(self.mode == "training"):
             output = self.model(batch)
-            loss = F.cross_entropy(output.logits, batch.labels[batch.mask])
+            loss = F.cross_entropy(output.logits, batch.pick(batch.labels))
             if output.auxiliary_loss is not None:
                 loss = loss + output.auxiliary_loss
         yield

@@ -143,7 +143,7 @@ class Graph(nn.Module):
 
     def forward(self, nodes: Tensor, lengths: list[int]) -> Tensor:
         """``[3 * N, hidden]``, modality after modality, to ``[N, 3 * heads * hidden]``."""
-        edges, kinds = self.edges(lengths)
+        edges, kinds = (x.to(nodes.device) for x in self.edges(lengths))
         x = self.attention(self.relational(nodes, edges, kinds), edges)
         x = F.leaky_relu(self.norm(x))
         return torch.cat(x.chunk(len(MODALITIES)), dim=-1)

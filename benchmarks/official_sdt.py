@@ -129,7 +129,7 @@ class OfficialSdt(Backbone):
     def _loss(self, teacher: Tensor, students: list[Tensor], batch: Batch) -> Tensor:
         mask = batch.mask.flatten().float().unsqueeze(1)
         labels = batch.labels.clamp_min(0).flatten()
-        weights = torch.ones(teacher.shape[-1]) if self.class_weights is None else self.class_weights
+        weights = teacher.new_ones(teacher.shape[-1]) if self.class_weights is None else self.class_weights
         total = (weights[labels] * mask[:, 0]).sum()
         probability = F.softmax(teacher / self.temperature, dim=-1).flatten(0, 1)
         loss = teacher.new_zeros(())

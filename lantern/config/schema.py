@@ -96,7 +96,11 @@ class TrainerConfig:
     """Processes on each machine; several share the dialogues of a step."""
     nodes: Count = 1
     """Machines. With several, srun or torchrun starts the command on each."""
-    precision: Annotated[str, OneOf("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")] = "32-true"
+    precision: Annotated[str, OneOf("32-true", "tf32", "bf16-mixed", "16-mixed", "bf16-true", "64-true")] = "32-true"
+    """``tf32``: 32 bits, but matrix products of NVIDIA GPUs (Ampere or later) round their factors to 19 bits."""
+    compile: bool = False
+    """Train CORECT or SDT as code that ``torch.compile`` makes; equal within rounding. docs/scale.md says where it
+    pays."""
     epochs: Count | None = None
     """null: the backbone's own number."""
     patience: Count | None = None

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+from copy import copy
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lantern.models.batch import Backbone, BackboneOutput, Batch, Sizes
 from lantern.models.losses import ccc_loss, class_loss, mse_loss
 from lantern.models.registry import build_backbone
+from lantern.models.rows import send
 from lantern.models.selection import SELECTION
 
 LOSSES = ("loss", "class_loss", "dimension_loss", "auxiliary_loss")
 
 
+class WeightedMean(Metric):
+    """A weighted mean over an epoch. Unlike torchmetrics' own it does not wait for the device, to look for NaN."""
+
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, weight: Tensor) -> None:
+        """Count *value* *weight* times."""
+        self.total = self.total + value.to(self.total.dtype) * weight
+        self.weight = self.weight + weight
+
+    def compute(self) -> Tensor:
+        """The mean so far; NaN where nothing counted."""
+        return self.total / self.weight
+
+
 def loss_means() -> nn.ModuleDict:
     """A mean for each of :data:`LOSSES`, in double precision where the machine has it (MPS does not)."""
     dtype = torch.float32 if torch.backends.mps.is_available() else torch.float64
-    return nn.ModuleDict({name: MeanMetric(nan_strategy=math.nan).set_dtype(dtype) for name in LOSSES})
+    return nn.ModuleDict({name: WeightedMean().set_dtype(dtype) for name in LOSSES})
 
 
 def drop_modalities(batch: Batch, probability: float) -> Batch:
@@ -33,12 +54,11 @@ def drop_modalities(batch: Batch, probability: float) -> Batch:
     spared = torch.randint(len(names), (len(dropped),))
     whole = dropped.all(dim=1)
     dropped[whole, spared[whole]] = False
-    gone = dropped.to(batch.mask.device)
-    return replace(
-        batch,
-        features={m: x.masked_fill(gone[:, k, None, None], 0.0) for k, (m, x) in enumerate(batch.features.items())},
-        present={m: p & ~gone[:, names.index(m), None] for m, p in batch.present.items()},
-    )
+    gone = send(dropped, batch.mask.device)
+    left = copy(batch)
+    left.features = {m: x.masked_fill(gone[:, k, None, None], 0.0) for k, (m, x) in enumerate(batch.features.items())}
+    left.present = {m: p & ~gone[:, names.index(m), None] for m, p in batch.present.items()}
+    return left
 
 
 class MultiTaskModule(pl.LightningModule):
@@ -104,12 +124,12 @@ class MultiTaskModule(pl.LightningModule):
     def model_step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
         """Losses by name (``loss`` is their total), class probabilities ``[N, C]`` and scores ``[N, 3]``."""
         output, scores = self(batch)
-        labels = batch.labels[batch.mask]
+        labels = batch.pick(batch.labels)
         weights = self.class_weights if isinstance(self.class_weights, Tensor) else None
         losses = {"class_loss": class_loss(output.logits, labels, weights)}
         if scores is not None and self.hparams["dimension_weight"] > 0:
             compare = ccc_loss if self.hparams["dimension_loss"] == "ccc" else mse_loss
-            losses["dimension_loss"] = compare(scores, batch.scores[batch.mask])
+            losses["dimension_loss"] = compare(scores, batch.pick(batch.scores))
         if output.auxiliary_loss is not None:
             losses["auxiliary_loss"] = output.auxiliary_loss
         total = losses["class_loss"]
@@ -131,7 +151,7 @@ class MultiTaskModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         losses, probabilities, scores = self.model_step(batch)
-        labels = batch.labels[batch.mask]
+        labels = batch.pick(batch.labels)
         scored = labels >= 0
         if bool(scored.any()):
             self._update(self.val_losses, losses, batch)
@@ -150,7 +170,7 @@ class MultiTaskModule(pl.LightningModule):
 
     def _update(self, means: nn.ModuleDict, losses: dict[str, Tensor], batch: Batch) -> None:
         """Count *losses* in their *means* over an epoch, weighted by the labelled utterances of *batch*."""
-        weight = int((batch.labels >= 0).sum())
+        weight = (batch.labels >= 0).sum()
         for name, value in losses.items():
             means[name].update(value.detach(), weight)  # type: ignore[operator]
 

@@ -1,7 +1,8 @@
 """Dialogues as packed rows: every per-utterance layer runs on real utterances only, attention on blocks of dialogues.
 
 A block holds dialogues of like length, padded to its longest, so that attention computes little for padding. What a
-block is follows from the lengths alone, which the host knows: nothing here waits for the device.
+block is follows from the lengths alone, which the host knows: nothing here waits for the device. A compiled model takes
+one block for all, so that its batches differ in nothing but the sizes of tensors.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ class Block:
         """Those of all its dialogues."""
         return len(self.dialogues) * self.length
 
+    def to(self, device: torch.device) -> Block:
+        """The same, made on the host, on *device*."""
+        keys = None if self.keys is None else send(self.keys, device)
+        return Block(send(self.dialogues, device), self.length, keys)
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -56,51 +62,58 @@ class Rows:
 
     batch: int
     length: int
+    compiled: bool
+    """For a compiled model."""
+    lengths: Tensor
+    """Rows of each dialogue, int64 ``[B]``."""
     index: Tensor
     """Flat position of each row, int64 ``[R]`` ascending."""
     position: Tensor
     """Position of each row within its dialogue, int64 ``[R]``."""
+    all: bool
+    """Whether the rows are all positions."""
     places: Tensor | None
     """Place of each row among those of the blocks, int64 ``[R]``; None where the places are the rows in their order."""
     blocks: tuple[Block, ...]
 
     @classmethod
-    def of(cls, sizes: Sequence[int], length: int, device: torch.device) -> Rows:
-        """The first *sizes* positions of each dialogue, out of *length*."""
+    def of(cls, sizes: Sequence[int], length: int, device: torch.device, compiled: bool = False) -> Rows:
+        """The first *sizes* positions of each dialogue, out of *length*; for a *compiled* model in one block."""
         lengths = torch.tensor(sizes, dtype=torch.int64)
         dialogue, position = (torch.arange(length) < lengths[:, None]).nonzero(as_tuple=True)
-        blocks, starts, total = [], torch.zeros_like(lengths), 0
-        for dialogues in _alike(sizes):
-            longest, own = sizes[dialogues[0]], lengths[dialogues]
-            full = bool((own == longest).all())
-            keys = None if full else (torch.arange(longest) < own[:, None])[:, None, None, :].to(device)
-            blocks.append(Block(torch.tensor(dialogues).to(device), longest, keys))
-            starts[dialogues] = total + longest * torch.arange(len(dialogues))
-            total += longest * len(dialogues)
-        places = starts[dialogue] + position
-        packed = total == len(places) and bool((places == torch.arange(total)).all())
+        index = dialogue * length + position
+        blocks: list[Block]
+        places: Tensor | None
+        if compiled:
+            keys = (torch.arange(length) < lengths[:, None])[:, None, None, :]
+            blocks, places = [Block(torch.arange(len(sizes)), length, keys)], index
+        else:
+            blocks, places = _blocks(sizes, lengths, dialogue, position)
         return cls(
             len(sizes),
             length,
-            (dialogue * length + position).to(device),
-            position.to(device),
-            None if packed else places.to(device),
-            tuple(blocks),
+            compiled,
+            send(lengths, device),
+            send(index, device),
+            send(position, device),
+            not compiled and len(index) == len(sizes) * length,
+            None if places is None else send(places, device),
+            tuple(block.to(device) for block in blocks),
         )
 
     @classmethod
-    def everything(cls, batch: int, length: int, device: torch.device) -> Rows:
+    def everything(cls, batch: int, length: int, device: torch.device, compiled: bool = False) -> Rows:
         """Every position, padding too."""
-        return cls.of([length] * batch, length, device)
+        return cls.of([length] * batch, length, device, compiled)
 
     def take(self, padded: Tensor) -> Tensor:
         """``[B, L, ...]`` to rows ``[R, ...]``."""
-        flat = padded.reshape(self.batch * self.length, *padded.shape[2:])
-        return flat if len(self.index) == len(flat) else _Take.apply(flat, 0, self.index)
+        flat = padded.flatten(0, 1)
+        return flat if self.all else _Take.apply(flat, 0, self.index)
 
     def pad(self, rows: Tensor) -> Tensor:
         """Rows ``[R, ...]`` to ``[B, L, ...]`` with zeros elsewhere."""
-        if len(self.index) < self.batch * self.length:
+        if not self.all:
             rows = rows.new_zeros(self.batch * self.length, *rows.shape[1:]).index_copy(0, self.index, rows)
         return rows.view(self.batch, self.length, *rows.shape[1:])
 
@@ -149,6 +162,28 @@ def _attend(block: Block, q: Tensor, k: Tensor, v: Tensor, heads: int, keep: Ten
         own = keep[..., : block.length, : block.length].index_select(-4 + keep.ndim, block.dialogues)
         mixed = (weights * own.flatten(0, -4)) @ v
     return mixed.transpose(1, 2).reshape(shape)
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """*x*, made on the host, on *device*, without waiting for what a GPU still has to do."""
+    return x.to(device, non_blocking=device.type == "cuda")
+
+
+def _blocks(
+    sizes: Sequence[int], lengths: Tensor, dialogue: Tensor, position: Tensor
+) -> tuple[list[Block], Tensor | None]:
+    """Blocks of dialogues of like length, and the place of each row, None where that is its number."""
+    blocks, starts, total = [], torch.zeros_like(lengths), 0
+    for dialogues in _alike(sizes):
+        longest, own = sizes[dialogues[0]], lengths[dialogues]
+        full = bool((own == longest).all())
+        keys = None if full else (torch.arange(longest) < own[:, None])[:, None, None, :]
+        blocks.append(Block(torch.tensor(dialogues), longest, keys))
+        starts[dialogues] = total + longest * torch.arange(len(dialogues))
+        total += longest * len(dialogues)
+    places = starts[dialogue] + position
+    packed = total == len(places) and bool((places == torch.arange(total)).all())
+    return blocks, None if packed else places
 
 
 def _alike(sizes: Sequence[int]) -> list[list[int]]:

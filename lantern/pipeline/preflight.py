@@ -249,7 +249,9 @@ def check_training(config: RunConfig | FinetuneConfig) -> None:
         raise UserError("trainer.accelerator=mps: this machine has no Metal device for torch; take trainer=cpu")
     if trainer.workers > 1 and isinstance(config, FinetuneConfig):
         raise UserError(f"trainer.workers={trainer.workers}: encoders are fine-tuned one after the other; leave it out")
-    if trainer.extra or trainer.callbacks or trainer.loggers:
+    if trainer.precision == "tf32" and trainer.accelerator in ("cpu", "mps"):
+        raise UserError("trainer.precision=tf32 is for NVIDIA GPUs (trainer=gpu); CPUs may have bf16-mixed")
+    if trainer.extra or trainer.callbacks or trainer.loggers or trainer.compile:
         from lantern.pipeline.loggers import check_loggers
         from lantern.pipeline.trainer import check_trainer
 
@@ -287,6 +289,7 @@ _LATER = {
     ("prompt", ("answers", "class_words")): "letters",
     ("prompt", ("demonstrations", "demonstrations_by", "examples")): 0,
     ("refine", ("independent",)): False,
+    ("trainer", ("compile",)): False,
 }
 """Settings that came later, by the one that decides whether they take part, and its value where they do not: other
 folders keep their names."""

@@ -31,7 +31,7 @@ from lantern.models.selection import SELECTION
 from lantern.pipeline.loggers import fold_loggers, run_loggers
 from lantern.pipeline.preflight import ReadyRun, finetune_command, read_corpus
 from lantern.pipeline.store import PACE, StageFolder, StageStore, modalities
-from lantern.pipeline.trainer import build_trainer, running
+from lantern.pipeline.trainer import Compile, build_trainer, running
 from lantern.results.progress import Reporter
 
 BEST = "best.ckpt"
@@ -276,6 +276,8 @@ def fit(
     if config.trainer.patience is not None:
         rule: dict[str, Any] = {**dataclasses.asdict(SELECTION), "patience": config.trainer.patience}
         watched.append(_LaterStopping(patient, **rule) if patient else EarlyStopping(**rule))
+    if config.trainer.compile:
+        watched.append(Compile())
     trainer = build_trainer(
         config,
         together=True,

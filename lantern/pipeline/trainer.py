@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 import signal
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -23,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lantern.config.schema import FinetuneConfig, RunConfig, TrainerConfig
 from lantern.errors import UserError, did_you_mean
+from lantern.models.batch import Backbone
 from lantern.pipeline.store import named
 
 
@@ -145,6 +148,8 @@ def check_trainer(config: RunConfig | FinetuneConfig) -> None:
             raise UserError(f"trainer.extra.{name}: use {KEYS[name]}")
         if name in FIXED:
             raise UserError(f"trainer.extra.{name}: Lantern sets this argument itself")
+    if trainer.compile:
+        _check_compiler(config)
     check_arguments("trainer.extra", pl.Trainer, trainer.extra, {*KEYS, *FIXED})
     callbacks = configured_callbacks(trainer)
     if trainer.extra or callbacks:
@@ -154,6 +159,60 @@ def check_trainer(config: RunConfig | FinetuneConfig) -> None:
             )
         except (TypeError, ValueError, MisconfigurationException) as error:
             raise UserError(f"trainer.extra or trainer.callbacks: {str(error).splitlines()[0]}") from None
+
+
+def _check_compiler(config: RunConfig | FinetuneConfig) -> None:
+    if isinstance(config, FinetuneConfig):
+        raise UserError("trainer.compile=true: only vanilla models are compiled")
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+    from torch.utils._triton import has_triton
+
+    # Unless the user chose a place: torch's own, which it may have set by now, is emptied when the machine starts.
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) == default_cache_dir():
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str((Path(config.runs) / "compiled").absolute())
+    if config.trainer.accelerator == "gpu" and not has_triton():
+        raise UserError("trainer.compile=true: torch compiles for GPUs with Triton, which is not installed")
+    try:
+        get_cpp_compiler()
+    except RuntimeError:
+        name = os.environ.get("CXX", "g++")
+        raise UserError(
+            f"trainer.compile=true: the C++ compiler {name} does not run; install it, set CXX to another one, or leave "
+            "trainer.compile out"
+        ) from None
+
+
+class _Tf32(pl.Callback):
+    """Allows TF32 in every process that works for a trainer, while it works."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        torch.set_float32_matmul_precision("high")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        torch.set_float32_matmul_precision("highest")
+
+
+class Compile(pl.Callback):
+    """The backbone is compiled while it is trained."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module.backbone, Backbone)
+        pl_module.backbone.compile()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module.backbone, Backbone)
+        pl_module.backbone.compiled = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        from torch._dynamo.exc import TorchDynamoException
+
+        if isinstance(exception, TorchDynamoException):
+            problem = next(iter(str(exception).splitlines()), type(exception).__name__)
+            raise UserError(
+                f"trainer.compile=true: torch cannot compile this model here ({problem}); delete "
+                f"{os.environ['TORCHINDUCTOR_CACHE_DIR']}, in case a kill damaged it, or leave trainer.compile out"
+            ) from exception
 
 
 def configured_callbacks(trainer: TrainerConfig) -> list[pl.Callback]:
@@ -176,10 +235,13 @@ def build_trainer(config: RunConfig | FinetuneConfig, together: bool = False, **
         how = "ddp_spawn" if cluster() is None else "ddp"
         where = {"devices": trainer.devices, "num_nodes": trainer.nodes, "use_distributed_sampler": False}
         where["strategy"] = f"{how}_find_unused_parameters_true"
+    tf32 = trainer.precision == "tf32"
+    if tf32:
+        options["callbacks"] = [*options.get("callbacks", ()), _Tf32()]
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     return pl.Trainer(
         accelerator=trainer.accelerator,
-        precision=trainer.precision,  # type: ignore[arg-type]
+        precision="32-true" if tf32 else trainer.precision,  # type: ignore[arg-type]
         gradient_clip_val=trainer.gradient_clip,
         deterministic="warn" if trainer.deterministic else False,
         **{**quiet, **where, **options},

@@ -77,7 +77,7 @@ SETTINGS = [
     ("weighting.fit_on=train", ("weighting.fit_on=train", "use weighting.fit_on=oof")),
     ("backbone.scheduler=cosine", ("backbone.scheduler=cosine is not one of none, plateau",)),
     ("trainer.accelerator=tpu", ("trainer.accelerator=tpu is not one of cpu, gpu",)),
-    ("trainer.precision=fp16", ("trainer.precision=fp16 is not one of 32-true, bf16-mixed, 16-mixed",)),
+    ("trainer.precision=fp16", ("trainer.precision=fp16 is not one of 32-true, tf32, bf16-mixed, 16-mixed",)),
     ("corpus.modalities=[smell]", ("smell", "text, audio, visual")),
     ("corpus.modalities=[]", ("corpus.modalities=[] names none", "null")),
     ("corpus.modalities=[text,text]", ("corpus.modalities=[text,text] names one twice",)),

@@ -178,8 +178,8 @@ def test_fast_graph_equals_message_passing(rule: EdgeRule, lengths: list[int]) -
         inputs = [nodes, *(p for n, p in graph.named_parameters() if not n.startswith("norm"))]
         return [g for g in torch.autograd.grad(result, inputs, direction, allow_unused=True) if g is not None]
 
-    convolved = graph.convolve(nodes, rows, sizes)
-    fast = slot_major(graph.attend(convolved, sizes))
+    convolved = graph.convolve(nodes, rows)
+    fast = slot_major(graph.attend(convolved, Tiles.of(rule, lengths, sizes.device)))
     index, kind = rule.edges(sizes)
     # With pyg-lib, some versions of RGCNConv average over all incoming edges instead of per relation.
     want_convolved = graph.relational(slot_major(nodes), index, kind)
@@ -192,9 +192,11 @@ def test_fast_graph_equals_message_passing(rule: EdgeRule, lengths: list[int]) -
 
 
 def test_both_kinds_of_tiles_are_used() -> None:
-    lengths = torch.tensor([70, 1, 33, 40])
-    assert Tiles.of(EdgeRule(3, True, True, -11, 5), lengths).targets.shape == (5, 32)
-    assert Tiles.of(EdgeRule(3, True, True, None, None), lengths).targets.shape == (4, 70)
+    lengths, device = [70, 1, 33, 40], torch.device("cpu")
+    assert Tiles.of(EdgeRule(3, True, True, -11, 5), lengths, device).targets.shape == (5, 32)
+    assert Tiles.of(EdgeRule(3, True, True, None, None), lengths, device).targets.shape == (4, 70)
+    assert Tiles.of(EdgeRule(3, True, True, -11, 5), [3, 2], device).targets.shape == (2, 3)
+    assert Tiles.of(EdgeRule(3, True, True, -11, 5), [3, 2], device, compiled=True).targets.shape == (2, 32)
 
 
 @pytest.mark.parametrize("p", [0.5, 0.25, 0.3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,41 @@ def test_an_accelerator_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match=r"trainer\.accelerator=mps: this machine has no Metal device"):
         check_training(settings("trainer.accelerator=mps"))
     check_training(settings("trainer.accelerator=auto"))
+
+
+@pytest.mark.parametrize("key", ["trainer.compile=true", "trainer.precision=tf32"])
+def test_what_this_machine_cannot_do_is_refused_before_the_training(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "not used")
+    with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}), pytest.raises(UserError) as refused:
+        check_training(settings(key))
+    assert key in str(refused.value)
+
+
+def test_a_compiled_training_gives_the_model_of_any_other(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "set so that the test undoes it")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    plain = tiny(
+        "refine.enabled=false", "backbone=sdt_small", "backbone.heads=2", "backbone.epochs=2", "corpus.dialogues=20"
+    )
+    assert main(plain) == 0
+    compiled = []
+
+    def traced(function: Any, **options: Any) -> Any:
+        """Traces as for a compiler, for which a test has no time."""
+        compiled.append(function)
+        return torch._dynamo.optimize("eager", nopython=True, dynamic=True)(function)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    # Another runs folder: models are not part of their address by how they were computed.
+    assert main([*plain, "trainer.compile=true", f"runs={tmp_path}/compiled"]) == 0
+    assert len(compiled) == 1
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == f"{tmp_path}/compiled/compiled"
+    (one,), (other,) = weights(tmp_path / "runs"), weights(tmp_path / "compiled")
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=1e-4, rtol=0)  # a step moves by 5e-4
 
 
 def weights(runs: Path) -> list[dict[str, torch.Tensor]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -46,7 +46,8 @@ class TextBatch(Batch):
         # The method of the base class replaces what it knows of and keeps this class.
         moved = Batch.to(self, device)
         assert isinstance(moved, TextBatch)
-        return replace(moved, tokens=self.tokens.to(device), turns=self.turns.to(device), rows=self.rows.to(device))
+        moved.tokens, moved.turns, moved.rows = (x.to(device) for x in (self.tokens, self.turns, self.rows))
+        return moved
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,8 +64,9 @@ class DialogueBatch(Batch):
         """The same batch on *device*."""
         moved = Batch.to(self, device)
         assert isinstance(moved, DialogueBatch)
-        windows, places, rows = self.windows.to(device), self.places.to(device), self.rows.to(device)
-        return replace(moved, windows=windows, places=places, rows=rows)
+        moved.windows = self.windows.to(device)
+        moved.places, moved.rows = self.places.to(device), self.rows.to(device)
+        return moved
 
 
 @dataclass(frozen=True, slots=True)

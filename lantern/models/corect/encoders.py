@@ -25,7 +25,7 @@ class UtteranceEncoder(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
 
-    def forward(self, x: Tensor, rows: Rows, lengths: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """Encode ``[R, D]`` to ``[R, hidden]``."""
         out: Tensor = self.layers(x)
         return out
@@ -66,7 +66,7 @@ class TextTransformer(nn.Module):
         )
         self.output = nn.Linear(size, config.hidden)
 
-    def forward(self, x: Tensor, rows: Rows, lengths: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """Encode ``[R, D]`` to ``[R, hidden]``."""
         for block in self.blocks:
             x = block(x, rows)
@@ -81,15 +81,15 @@ class TextLSTM(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(size, config.hidden // 2, config.text_layers, batch_first=True, bidirectional=True)
 
-    def forward(self, x: Tensor, rows: Rows, lengths: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """Encode ``[R, D]`` to ``[R, hidden]``; padding rows, where computed, are zeros."""
-        packed = pack_padded_sequence(rows.pad(x), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(rows.pad(x), rows.lengths.cpu(), batch_first=True, enforce_sorted=False)
         padded, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=rows.length)
         return rows.take(padded)
 
 
 def build_encoder(modality: str, size: int, config: Config) -> nn.Module:
-    """The encoder of *modality* for features of *size*, called as ``encoder(x, rows, lengths)``."""
+    """The encoder of *modality* for features of *size*, called as ``encoder(x, rows)``."""
     if modality == "text" and config.text_encoder == "transformer":
         return TextTransformer(size, config)
     if modality == "text" and config.text_encoder == "lstm":

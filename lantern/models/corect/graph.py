@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import RGCNConv, TransformerConv
 
 from lantern.models.corect.config import Config
-from lantern.models.rows import Rows
+from lantern.models.rows import Rows, send
 
 _TILE = 32  # target utterances per tile; smaller tiles waste fewer keys but make smaller matrix products
 
@@ -134,23 +134,35 @@ class Tiles:
     """Rows of ``mask`` with an edge, bool ``[T, 1, S * M, 1]``; None where all utterances have one."""
 
     @classmethod
-    def of(cls, rule: EdgeRule, lengths: Tensor) -> Tiles:
-        """The cheaper tiling for dialogues of *lengths*, int64 ``[B]``."""
-        device, total, longest = lengths.device, int(lengths.sum()), int(lengths.max())
-        every = torch.arange(total, device=device)
-        dialogue = torch.arange(len(lengths), device=device).repeat_interleave(lengths, output_size=total)
+    def of(cls, rule: EdgeRule, sizes: Sequence[int], device: torch.device, compiled: bool = False) -> Tiles:
+        """The cheaper tiling for dialogues of *sizes*, made on the host for *device*.
+
+        For a *compiled* model the rule alone decides which, and there are two tiles or more.
+        """
+        lengths, total, longest = torch.tensor(sizes), sum(sizes), max(sizes)
+        every = torch.arange(total)
+        dialogue = torch.arange(len(sizes)).repeat_interleave(lengths)
         behind, ahead = (0, 0) if not rule.temporal else (rule.last, None if rule.first is None else -rule.first)
+        starts = (lengths.cumsum(0) - lengths)[:, None]
+        tiles = None
         if behind is not None and ahead is not None:
             behind = max(behind, 0)
-            count, width = -(-total // _TILE), _TILE + behind + ahead
-            if count * _TILE * width < len(lengths) * longest**2:
-                starts = torch.arange(count, device=device)[:, None] * _TILE
-                targets = starts + torch.arange(_TILE, device=device)
-                return cls._build(rule, dialogue, targets, starts - behind + torch.arange(width, device=device), every)
-        starts = (lengths.cumsum(0) - lengths)[:, None]
-        places = torch.arange(longest, device=device)
-        padded = torch.where(places < lengths[:, None], starts + places, total)
-        return cls._build(rule, dialogue, padded, padded, dialogue * longest + every - starts[dialogue, 0])
+            count, width = max(-(-total // _TILE), 1 + compiled), _TILE + behind + ahead
+            if compiled or count * _TILE * width < len(sizes) * longest**2:
+                starts = torch.arange(count)[:, None] * _TILE
+                targets = starts + torch.arange(_TILE)
+                tiles = cls._build(rule, dialogue, targets, starts - behind + torch.arange(width), every)
+        if tiles is None:
+            places = torch.arange(longest)
+            padded = torch.where(places < lengths[:, None], starts + places, total)
+            tiles = cls._build(rule, dialogue, padded, padded, dialogue * longest + every - starts[dialogue, 0])
+        return tiles.to(device)
+
+    def to(self, device: torch.device) -> Tiles:
+        """The same, made on the host, on *device*."""
+        connected = None if self.connected is None else send(self.connected, device)
+        targets, sources, places, mask = (send(x, device) for x in (self.targets, self.sources, self.places, self.mask))
+        return Tiles(targets, sources, places, mask, connected)
 
     @classmethod
     def _build(cls, rule: EdgeRule, dialogue: Tensor, targets: Tensor, sources: Tensor, places: Tensor) -> Tiles:
@@ -191,26 +203,32 @@ class Graph(nn.Module):
             self.norm = nn.BatchNorm1d(width)
         self.output_size = rule.modalities * width
 
-    def forward(self, nodes: Tensor, rows: Rows, lengths: Tensor, stages: dict[str, Tensor] | None = None) -> Tensor:
+    def tiles(self, sizes: Sequence[int], device: torch.device, compiled: bool) -> Tiles | None:
+        """What :meth:`forward` needs to know of a batch of dialogues of *sizes*; None without graph attention."""
+        return None if self.attention is None else Tiles.of(self.rule, sizes, device, compiled)
+
+    def forward(
+        self, nodes: Tensor, rows: Rows, tiles: Tiles | None, stages: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """Node features ``[N, M, hidden]`` to ``[N, output_size]``, the modalities of an utterance side by side.
 
-        *rows* are the ``N`` valid utterances, *lengths* int64 ``[B]``.
+        *rows* are the ``N`` valid utterances.
         """
-        x = self.convolve(nodes, rows, lengths)
+        x = self.convolve(nodes, rows)
         if stages is not None:
             stages["rgcn"] = slot_major(x)
-        if self.attention is not None:
-            x = self.attend(x, lengths)
+        if tiles is not None:
+            x = self.attend(x, tiles)
             if stages is not None:
                 stages["tconv"] = slot_major(x)
             x = F.leaky_relu(self._normalise(x.flatten(0, 1))).view_as(x)
         return x.flatten(1)
 
-    def convolve(self, nodes: Tensor, rows: Rows, lengths: Tensor) -> Tensor:
+    def convolve(self, nodes: Tensor, rows: Rows) -> Tensor:
         """The relational convolution: ``[N, M, hidden]`` to ``[N, M, hidden]``, mean over sources per relation."""
         rule, weight = self.rule, self.relational.weight
         by_modality = nodes.unbind(1)
-        past, future = self._temporal_means(nodes, rows, lengths) if rule.temporal else ((), ())
+        past, future = self._temporal_means(nodes, rows) if rule.temporal else ((), ())
         outputs = []
         for m in range(rule.modalities):
             own = self.relational.root
@@ -227,11 +245,10 @@ class Graph(nn.Module):
             outputs.append(torch.addmm(self.relational.bias, torch.cat(inputs, dim=1), torch.cat(weights)))
         return torch.stack(outputs, dim=1)
 
-    def attend(self, nodes: Tensor, lengths: Tensor) -> Tensor:
+    def attend(self, nodes: Tensor, tiles: Tiles) -> Tensor:
         """The graph attention: ``[N, M, hidden]`` to ``[N, M, heads * hidden]``."""
         conv = self.attention
         assert conv is not None
-        tiles = Tiles.of(self.rule, lengths)
 
         def heads(projected: Tensor, index: Tensor) -> Tensor:
             tiled = projected.index_select(0, index.flatten()).view(*index.shape, -1, self.heads, self.hidden)
@@ -249,10 +266,10 @@ class Graph(nn.Module):
         out: Tensor = by_place.index_select(0, tiles.places) + conv.lin_skip(nodes)
         return out
 
-    def _temporal_means(self, nodes: Tensor, rows: Rows, lengths: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    def _temporal_means(self, nodes: Tensor, rows: Rows) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Mean over earlier and over later sources in the window, ``M`` times ``[N, hidden]``; zeros without any."""
         band = self.rule.band(rows.length, nodes.device)
-        inside = torch.arange(rows.length, device=nodes.device) < lengths[:, None]
+        inside = torch.arange(rows.length, device=nodes.device) < rows.lengths[:, None]
         both = torch.stack([band.tril(-1), band.triu(1)]) & inside[:, None, None, :]
         weights = both / both.sum(-1, keepdim=True).clamp(min=1)
         padded = rows.pad(nodes.flatten(1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from lantern.models.batch import Backbone, BackboneOutput, Batch, Sizes
 from lantern.models.corect.config import Config
 from lantern.models.corect.crossmodal import CrossModal
 from lantern.models.corect.encoders import build_encoder
-from lantern.models.corect.graph import EdgeRule, Graph, slot_major
+from lantern.models.corect.graph import EdgeRule, Graph, Tiles, slot_major
 from lantern.models.dropout import dropout
 from lantern.models.rows import Rows
 
@@ -72,32 +74,58 @@ class Model(Backbone):
 
     def forward(self, batch: Batch, stages: bool = False) -> BackboneOutput:
         """Hidden vectors and logits of the valid utterances of *batch*, with the named stages on request."""
+        compute, valid = self.computation(batch, stages)
+        device, computed = batch.mask.device, None
+        if self.config.exact_published:
+            computed = Rows.everything(len(batch.mask), batch.mask.shape[1], device, valid.compiled)
+        tiles = None if self.graph is None else self.graph.tiles(batch.sizes, device, valid.compiled)
+        return compute(valid, computed, tiles, batch.features, batch.speakers, batch.mask, stages)
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """As of :class:`~lantern.models.batch.Backbone`; an LSTM is refused."""
+        if self.config.text_encoder == "lstm" and "text" in self.modalities:
+            raise UserError("trainer.compile=true: backbone.text_encoder=lstm cannot be compiled")
+        super().compile(*args, **options)
+
+    def compute(
+        self,
+        valid: Rows,
+        computed: Rows | None,
+        tiles: Tiles | None,
+        features: dict[str, Tensor],
+        speakers: Tensor,
+        mask: Tensor,
+        stages: bool,
+    ) -> BackboneOutput:
+        """The output for padded tensors of a batch, whose utterances are *valid*; *computed* where that is more."""
         named: dict[str, Tensor] | None = {} if stages else None
-        shape, device = batch.mask.shape, batch.mask.device
-        valid = Rows.of(batch.sizes, shape[1], device)
-        computed = Rows.everything(shape[0], shape[1], device) if self.config.exact_published else valid
-        encoded = self._encode(batch, computed, valid, named)
-        features = self._fuse(encoded, batch.lengths, computed, valid, named)
+        if computed is not None:  # zeros and the first speaker at padding
+            features = {name: x.masked_fill(~mask[..., None], 0.0) for name, x in features.items()}
+            speakers = speakers.masked_fill(~mask, 0)
+        encoded = self._encode(features, speakers, computed or valid, valid, named)
+        fused = self._fuse(encoded, computed or valid, valid, tiles, named)
         if self.highway is not None:
-            features = self.highway(features)
-        hidden = dropout(F.relu(self.project(features)), self.config.dropout, self.training)
+            fused = self.highway(fused)
+        hidden = dropout(F.relu(self.project(fused)), self.config.dropout, self.training)
         logits = self.classify(hidden)
         if named is not None:
-            named |= {"features": features, "logits": logits, "log_probs": logits.log_softmax(-1)}
+            named |= {"features": fused, "logits": logits, "log_probs": logits.log_softmax(-1)}
             named |= {alias: named[name] for alias, name in self.stage_aliases.items() if name in named}
         return BackboneOutput(hidden=hidden, logits=logits, stages=named or {})
 
-    def _encode(self, batch: Batch, computed: Rows, valid: Rows, stages: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    def _encode(
+        self,
+        features: dict[str, Tensor],
+        speakers: Tensor,
+        computed: Rows,
+        valid: Rows,
+        stages: dict[str, Tensor] | None,
+    ) -> dict[str, Tensor]:
         """Per modality the encoding with the speaker vector, ``[R, hidden]``."""
-        speaker = None
-        if self.speaker is not None:
-            speaker = self.speaker(computed.take(batch.speakers.masked_fill(~batch.mask, 0)))
+        speaker = None if self.speaker is None else self.speaker(computed.take(speakers))
         encoded = {}
         for name, encoder in self.encoders.items():
-            features = batch.features[name]
-            if computed is not valid:
-                features = features.masked_fill(~batch.mask[..., None], 0.0)
-            x = encoder(computed.take(features), computed, batch.lengths)
+            x = encoder(computed.take(features[name]), computed)
             if stages is not None:
                 stages[f"encoder.{name}"] = computed.pad(x)
                 stages[f"encoder.{name}_flat"] = valid.take(computed.pad(x))
@@ -107,9 +135,9 @@ class Model(Backbone):
     def _fuse(
         self,
         encoded: dict[str, Tensor],
-        lengths: Tensor,
         computed: Rows,
         valid: Rows,
+        tiles: Tiles | None,
         stages: dict[str, Tensor] | None,
     ) -> Tensor:
         """The vector per valid utterance that the classifier gets, ``[N, width]``."""
@@ -122,9 +150,9 @@ class Model(Backbone):
             stages["nodes"] = slot_major(nodes)
         branches = {}
         if self.graph is not None:
-            branches["graph"] = self.graph(nodes, valid, lengths, stages)
+            branches["graph"] = self.graph(nodes, valid, tiles, stages)
             if stages is not None:
-                stages["edge_index"], stages["edge_type"] = self.graph.rule.edges(lengths)
+                stages["edge_index"], stages["edge_type"] = self.graph.rule.edges(valid.lengths)
         if self.crossmodal is not None:
             branches["cross"] = only_valid(self.crossmodal(encoded, computed, stages))
         if stages is not None:

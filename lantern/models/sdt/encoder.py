@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lantern.models.dropout import keep_mask
+from lantern.models.dropout import bernoulli, keep_mask
 from lantern.models.rows import Rows
 
 
@@ -32,10 +32,11 @@ class StackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(stack, inputs, outputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(stack, outputs).uniform_(-bound, bound)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, part: slice = slice(None)) -> Tensor:
+        """The layers of *part* alone."""
         if self.bias is None:
-            return torch.bmm(x, self.weight)
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight)
+            return torch.bmm(x, self.weight[part])
+        return torch.baddbmm(self.bias[part].unsqueeze(1), x, self.weight[part])
 
 
 class StackedLayerNorm(nn.Module):
@@ -46,9 +47,9 @@ class StackedLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(stack, size))
         self.bias = nn.Parameter(torch.zeros(stack, size))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, part: slice) -> Tensor:
         normal = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-        return torch.addcmul(self.bias.unsqueeze(1), normal, self.weight.unsqueeze(1))
+        return torch.addcmul(self.bias[part].unsqueeze(1), normal, self.weight[part].unsqueeze(1))
 
 
 class Dropout(nn.Module):
@@ -101,28 +102,27 @@ class CrossModalEncoders(nn.Module):
         self.register_buffer("sources", torch.tensor([source for _, source in self.pairs]), persistent=False)
         self.register_buffer("source_draws", torch.tensor(draws), persistent=False)
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        """Encoder inputs ``[M, N, H]`` to encoder outputs ``[E, N, H]``."""
-        target, source = self._inputs(x)
-        queries = rows.spread(self.query(target))
-        keys, values = zip(*(block.chunk(2, dim=-1) for block in rows.spread(self.key_value(source))))
+    def forward(self, x: Tensor, rows: Rows, part: slice = slice(None)) -> Tensor:
+        """Encoder inputs ``[M, N, H]`` to outputs ``[E, N, H]`` of the encoders in *part*; dropout is for all."""
+        target, source = self._inputs(x, part)
+        queries = rows.spread(self.query(target, part))
+        keys, values = zip(*(block.chunk(2, dim=-1) for block in rows.spread(self.key_value(source, part))))
         attended = rows.attend(queries, keys, values, self.heads, self._keep(rows, x))
-        residual = self.drop.add(self.output(attended), target)
-        inner = self.drop(F.gelu(self.inner(self.norm(residual)), approximate="tanh"))
-        return self.drop.add(self.outer(inner), residual)
+        del queries, keys, values
+        residual = self.drop.add(self.output(attended, part), target)
+        inner = self.drop(F.gelu(self.inner(self.norm(residual, part), part), approximate="tanh"))
+        return self.drop.add(self.outer(inner, part), residual)
 
     def _keep(self, rows: Rows, like: Tensor) -> Tensor | None:
         """Dropout mask of the attention weights, ``[E, B, heads, L, L]``."""
         if not self.training or not self.dropout:
             return None
         shape = (len(self.pairs), rows.batch, self.heads, rows.length, rows.length)
-        return (
-            torch.empty(shape, dtype=like.dtype, device=like.device).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
-        )
+        return bernoulli(shape, 1 - self.dropout, like).div_(1 - self.dropout)
 
-    def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _inputs(self, x: Tensor, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Target and source of every encoder, ``[E, N, H]`` each, with their own input dropout."""
-        target, source = x[self.targets], x[self.sources]
+        target, source = x[self.targets[part]], x[self.sources[part]]
         if not self.training or not self.dropout:
             return target, source
         modalities, stack = len(x), len(self.pairs)

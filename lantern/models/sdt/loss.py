@@ -1,6 +1,6 @@
-"""The losses of SDT's self-distillation (arXiv 2310.20494), on labelled rows only.
+"""The losses of SDT's self-distillation (arXiv 2310.20494), over the labelled rows only.
 
-Rows are selected before any loss: a masked teacher probability of exact zero has no finite derivative in the usual
+All of it is in log-probabilities: a masked teacher probability of exact zero has no finite derivative in the usual
 Kullback-Leibler form, and it is what makes the published implementation give NaN on a recent torch.
 """
 
@@ -12,23 +12,30 @@ from torch import Tensor
 
 
 def student_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Sum over the ``M`` students of their class-weighted mean cross-entropy.
+    """Sum over the ``M`` students of their class-weighted mean cross-entropy; zero where no row is labelled.
 
     Args:
-        logits: ``[M, R, C]`` of the ``R`` labelled utterances.
-        labels: class indices, int64 ``[R]``.
+        logits: ``[M, R, C]``.
+        labels: class indices, int64 ``[R]``, -1 for unlabelled.
         class_weights: ``[C]``, or None for a plain mean. The mean is over the weights of the labels present.
     """
-    rows = torch.arange(len(labels), device=labels.device)
-    losses = -F.log_softmax(full_precision(logits), dim=-1)[:, rows, labels]
-    if class_weights is None:
-        return losses.mean(dim=-1).sum()
-    weights = class_weights.to(losses.dtype)[labels]
+    known = labels.clamp_min(0)
+    log_students = F.log_softmax(full_precision(logits), dim=-1)
+    losses = -log_students.gather(-1, known.expand(len(logits), -1).unsqueeze(-1)).squeeze(-1)
+    weights = (labels >= 0).to(losses.dtype)
+    if class_weights is not None:
+        weights = weights * class_weights.to(losses.dtype)[known]
     # Classes of weight zero may be all there is in a batch: no loss then, rather than 0 / 0.
     return (losses * weights).sum() / weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
 
 
-def distillation(teacher: Tensor, students: Tensor, temperature: float = 1.0, detach_teacher: bool = False) -> Tensor:
+def distillation(
+    teacher: Tensor,
+    students: Tensor,
+    temperature: float = 1.0,
+    detach_teacher: bool = False,
+    labelled: Tensor | None = None,
+) -> Tensor:
     """Sum over the ``M`` students of KL(teacher || student), a mean over utterances, without a factor temperature^2.
 
     Args:
@@ -36,6 +43,7 @@ def distillation(teacher: Tensor, students: Tensor, temperature: float = 1.0, de
         students: logits ``[M, R, C]``.
         temperature: divides all logits.
         detach_teacher: keep the gradient out of the teacher; the published implementation lets it flow.
+        labelled: rows that count, bool ``[R]``; None for all.
 
     Both sides stay log-probabilities, so the value and its gradients are finite where a probability underflows to zero.
     """
@@ -43,7 +51,10 @@ def distillation(teacher: Tensor, students: Tensor, temperature: float = 1.0, de
     if detach_teacher:
         log_teacher = log_teacher.detach()
     log_students = F.log_softmax(full_precision(students) / temperature, dim=-1)
-    return (log_teacher.exp() * (log_teacher - log_students)).sum() / len(teacher)
+    losses = (log_teacher.exp() * (log_teacher - log_students)).sum(-1)
+    if labelled is None:
+        return losses.sum() / len(teacher)
+    return (losses * labelled).sum() / labelled.sum().clamp_min(1)
 
 
 def full_precision(x: Tensor) -> Tensor:
