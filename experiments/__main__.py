@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+from experiments.cli.completion import script
 from experiments.cli.console import command
 from lantern.errors import UserError, did_you_mean
 
@@ -28,8 +29,12 @@ def dispatch(arguments: list[str]) -> int | None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: lantern COMMAND ...; lantern COMMAND --help for its arguments\n")
         print("\n".join(f"  {name:<10}{purpose}" for name, (_, purpose) in COMMANDS.items()))
+        print("\nsource <(lantern completion bash) lets the shell complete all this; also zsh, and fish with | source")
         return 0
     name, *rest = arguments
+    if name == "completion":
+        print(script(" ".join(rest), COMMANDS), end="")
+        return 0
     if name not in COMMANDS:
         raise UserError(f"no command {name!r}.{did_you_mean(name, list(COMMANDS))} Valid: {', '.join(COMMANDS)}")
     return importlib.import_module(f"experiments.{COMMANDS[name][0]}").main(rest)

@@ -9,7 +9,7 @@ from hypothesis import settings
 from lantern.environment import prepare
 from tests.postgres_server import PostgresServer, binaries, psycopg
 
-prepare()
+prepare(1)
 # A busy machine is no failure; pytest's own limit holds.
 settings.register_profile("lantern", deadline=None)
 settings.load_profile("lantern")

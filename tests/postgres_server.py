@@ -55,7 +55,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server (again)."""
         self._process = self._start(["postgres", "-k", str(self.folder), "-h", "", "-F"], subprocess.DEVNULL)
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while True:
             try:
                 psycopg.connect(self.url("postgres")).close()
@@ -68,7 +68,7 @@ class PostgresServer:
     def stop(self) -> None:
         """End it at once, as a crash would; what was committed stays."""
         self._process.send_signal(signal.SIGQUIT)
-        self._process.wait(30)
+        self._process.wait(120)
 
     def url(self, database: str) -> str:
         """URL of *database*."""

@@ -110,7 +110,7 @@ def _hint(override: str, key: str, value: str, schema: type, groups: Sequence[st
 def _elsewhere(key: str, value: str, schema: type) -> str:
     """`` Did you mean …?`` for a key that another section has, or a value that is the choice of a group."""
     name = key.rpartition(".")[2]
-    known = [*(f"backbone.{one}" for one in backbone_options()), *_keys(schema)]
+    known = [*(f"backbone.{one}" for one in backbone_options()), *keys(schema)]
     found = [one for one in dict.fromkeys(known) if name and one.rpartition(".")[2] == name]
     found = found or [f"{group}={value}" for group in GROUPS if value in choices(group)]
     if not found and name:
@@ -119,11 +119,12 @@ def _elsewhere(key: str, value: str, schema: type) -> str:
     return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
-def _keys(node: Any, path: str = "") -> Iterator[str]:
+def keys(node: Any, path: str = "") -> Iterator[str]:
+    """The keys of a schema, ``section.key`` where it has sections."""
     for name, hint in get_type_hints(node).items():
         sections = [kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)]
         if sections:
-            yield from _keys(sections[0], f"{path}{name}.")
+            yield from keys(sections[0], f"{path}{name}.")
         elif name != "name":
             yield f"{path}{name}"
 

@@ -23,8 +23,7 @@ from lantern.features.extractors.logmel import DIMS, log_mel_stats
 from lantern.features.sources import SOUNDS, find_clips
 from lantern.features.types import Item, Recipe, Result
 from tests.features.conftest import tone, write_wav, write_wavs
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.processes import ROOT, Forked, start
 
 
 def run(folder: Path, *more: object) -> Corpus:
@@ -120,12 +119,7 @@ def test_after_a_kill_the_same_command_goes_on(
     wavs = write_wavs(corpus, tmp_path / "wavs", seconds=4, rate=8000)
     shutil.copytree(folder, tmp_path / "d")
     options = ["--modality", "audio", "--clips", str(wavs), "--jobs", str(jobs)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.extract_features", str(folder), *options],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = start("-m", "experiments.extract_features", folder, *options)
     kept = _wait_for_results(folder, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGKILL)
@@ -142,8 +136,8 @@ def test_after_a_kill_the_same_command_goes_on(
     assert leftovers(folder) == []
 
 
-def _wait_for_results(folder: Path, process: subprocess.Popen[bytes]) -> int:
-    end = time.monotonic() + 60
+def _wait_for_results(folder: Path, process: Forked) -> int:
+    end = time.monotonic() + 300
     while time.monotonic() < end and process.poll() is None:
         for path in folder.parent.glob(".c.features/*.sqlite"):
             try:
@@ -158,7 +152,7 @@ def _wait_for_results(folder: Path, process: subprocess.Popen[bytes]) -> int:
 
 
 def _wait_until_gone(pids: Sequence[str]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 200
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < end, "workers outlive their parent"
         time.sleep(0.05)

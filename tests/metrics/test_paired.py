@@ -67,9 +67,9 @@ def test_equal_models_do_not_differ() -> None:
 
 def test_ten_thousand_resamples_take_seconds_and_are_reproducible() -> None:
     a, b, labels, dialogues = draw(0.05, n=7000)
-    start = time.perf_counter()
+    start = time.process_time()
     first = paired_bootstrap([(a, b)], labels, dialogues, 6, resamples=10_000, seed=3)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert first == paired_bootstrap([(a, b)], labels, dialogues, 6, resamples=10_000, seed=3)
 
 

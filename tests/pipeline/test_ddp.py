@@ -14,23 +14,29 @@ from lantern.config.compose import compose
 from lantern.corpora.data import EpochSampler
 from lantern.errors import UserError
 from lantern.pipeline.trainer import follower
-from tests.pipeline.test_run import ROOT
+from tests.processes import ROOT, start
 
 Tiny = Callable[..., list[str]]
 
 
-def run(start: list[str], arguments: list[str]) -> str:
-    command = [sys.executable, "-m", *start, "experiments.run", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170)
+def spawned(arguments: list[str]) -> str:
+    process = start("-m", "experiments.run", *arguments)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out
+
+
+def torchrun(arguments: list[str]) -> str:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "experiments.run"]
+    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_spawned_processes_and_torchrun_train_the_same_model_once(tiny: Tiny, tmp_path: Path) -> None:
     found = []
-    torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "-m"]
-    for name, start in (("spawned", []), ("torchrun", torchrun)):
-        out = run(start, tiny("trainer.devices=2", "trainer.threads=1", "backbone.epochs=2", f"runs={tmp_path}/{name}"))
+    for name, run in (("spawned", spawned), ("torchrun", torchrun)):
+        out = run(tiny("trainer.devices=2", "trainer.threads=1", "backbone.epochs=2", f"runs={tmp_path}/{name}"))
         assert out.count("test split") == 1  # the second process is silent
         (folder,) = (tmp_path / name).glob("sample-*")
         curves = (folder / "training" / "metrics.csv").read_text(encoding="utf-8")

@@ -13,8 +13,15 @@ from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
 from lantern.refine.ledger.ledger import Ledger
 from tests.pipeline.test_run import Recorder
+from tests.processes import start
 
 Tiny = Callable[..., list[str]]
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of the benchmark without their imports."""
+    monkeypatch.setattr(endurance, "run", lambda arguments: start("-m", "experiments.run", *arguments))
 
 
 def test_a_run_under_faults_accounts_for_every_utterance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,11 +31,11 @@ from lantern.refine.types import Answer, Price, Reply
 from lantern.tables import Row
 from tests.llm_server import LLMServer
 from tests.pipeline.test_run import Recorder
+from tests.processes import start
 from tests.refine.engine.test_engine import Fake, questions
 from tests.rows import table_from_rows
 
 Tiny = Callable[..., list[str]]
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.mark.parametrize(
@@ -104,21 +102,22 @@ def test_it_needs_no_key_and_sends_nothing(tiny: Tiny, tmp_path: Path) -> None:
     # A proxy that nobody serves: whatever goes out fails and would be told.
     environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     given = [*tiny(), "llm=gpt-4o", "refine.max_cost=0.01"]
-    command = [sys.executable, "-m", "experiments.plan", *given]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert "gpt-4o, 1 run" in done.stdout
-    assert "($2.5 in and $10 out per million tokens)" in done.stdout
-    assert re.search(r"per utterance +[\d,]+ tokens in, [\d,]+ out, \$0\.00\d+\n", done.stdout)
-    assert "refine.max_cost=0.01 would stop it on the way" in done.stdout
-    assert "<dialogue>" in done.stdout
+    process = start("-m", "experiments.plan", *given, environment=environment)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert err == ""
+    assert "gpt-4o, 1 run" in out
+    assert "($2.5 in and $10 out per million tokens)" in out
+    assert re.search(r"per utterance +[\d,]+ tokens in, [\d,]+ out, \$0\.00\d+\n", out)
+    assert "refine.max_cost=0.01 would stop it on the way" in out
+    assert "<dialogue>" in out
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("answers", ["letters", "words"])
 def test_the_embedded_models_own_tokenizer_is_exact(tiny: Tiny, answers: str) -> None:
-    overrides = [o for o in tiny("backbone.epochs=1", "refine.limit_dialogues=1") if o != "llm=simulated"]
+    few = tiny("backbone.epochs=1", "refine.limit_dialogues=1", "refine.stride=4", "refine.coverage=1")
+    overrides = [o for o in few if o != "llm=simulated"]
     overrides += ["llm=smollm2", "llm.elicitation=logprobs", f"prompt.answers={answers}"]
     before = plan([preflight(compose(overrides), check_backend=False)])
     llm = run(preflight(compose(overrides)), Recorder())["llm"]

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,8 @@ from lantern.report.sinks.escaping import markdown
 from lantern.results.load import Run
 from lantern.results.sweep import Trial, sweep_of
 from lantern.tables import columns
+from tests.processes import ROOT, start
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["backbone.hidden=16", "backbone.epochs=2", "weighting.epochs=3", "weighting.guard=false"]
 
 
@@ -68,10 +67,10 @@ def test_a_bundle_alone_gives_the_same_table_and_report(
 ) -> None:
     (tmp_path / "home").mkdir()
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "experiments.replay", "bundle", "--out", "out"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    *_, last = done.stdout.strip().splitlines()
+    process = start("-m", "experiments.replay", "bundle", "--out", "out", place=tmp_path, environment=environment)
+    out, err = process.communicate()
+    assert process.returncode == 0, out + err
+    *_, last = out.strip().splitlines()
     assert re.fullmatch(r"  equal to the published numbers to the last digit \(2 rows, \d+ numbers\)", last)
     assert compare([str(published.runs), "--out", str(tmp_path / "before")]) == 0
     shown = capsys.readouterr().out

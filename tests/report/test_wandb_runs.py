@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +14,9 @@ import pytest
 from experiments.run import main
 from lantern.errors import UserError
 from lantern.files import digest
+from tests.processes import done
 from tests.report.wandb_files import Recorded, only_log
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 Tiny = Callable[..., list[str]]
 
 
@@ -29,8 +28,7 @@ def run_folder(tmp_path: Path) -> Path:
 def start(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Python *code* in a process of its own, with a W&B of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    return done("-c", code, *arguments, environment=environment)
 
 
 def test_a_run_that_is_typed_again_stays_one_run(tiny: Tiny, tmp_path: Path) -> None:
@@ -75,7 +73,7 @@ from lantern.pipeline import train
 runs, told = Path(sys.argv[1]), train._EpochReport.on_train_epoch_start
 def kill(self, trainer, module):
     if trainer.current_epoch == 2:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while time.monotonic() < until:
             if any(log.read_bytes().count(b"train/loss") >= 4 for log in runs.glob("*/wandb/*run*/*.wandb")):
                 break

@@ -77,7 +77,7 @@ def refine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Refine]:
 
     def run(script: Any, repair: bool = False, **llm: Any) -> tuple[RefineStats, PredictionTable, LLMServer]:
         with LLMServer(script, retry_after=0.01) as server:
-            given = {"api_base": server.url, "api_key_env": "LANTERN_TEST_KEY", "timeout": 0.7, "retries": 0}
+            given = {"api_base": server.url, "api_key_env": "LANTERN_TEST_KEY", "timeout": 60.0, "retries": 0}
             given |= {"patience": 0.5, **llm}
             config = LLMConfig(**{"name": "t", "model": "openai/m", "remote": False, "free": True, **given})
             found = dialogues([2])
@@ -104,7 +104,7 @@ def test_every_behaviour_is_tested() -> None:
 
 @pytest.mark.parametrize(("behaviour", "kind"), [*TRANSPORT.items(), *CONTENT.items()])
 def test_a_failure_masks_its_utterances_under_its_kind(refine: Refine, behaviour: str, kind: str) -> None:
-    stats, table, server = refine([behaviour], timeout=5.0 if behaviour not in ("hang", "trickle") else 0.7)
+    stats, table, server = refine([behaviour], timeout=60.0 if behaviour not in ("hang", "trickle") else 0.7)
     assert stats.failures == {kind: 1}
     assert (stats.fields, stats.failed_fields) == (1, 1)
     assert [entry.failure for row in table for entry in row.fields] == [kind, kind]
@@ -114,7 +114,7 @@ def test_a_failure_masks_its_utterances_under_its_kind(refine: Refine, behaviour
 
 @pytest.mark.parametrize("behaviour", FINE)
 def test_odd_but_good_replies_count(refine: Refine, behaviour: str) -> None:
-    stats, table, _ = refine([behaviour], timeout=5.0)
+    stats, table, _ = refine([behaviour])
     assert stats.failures == {}
     assert mask(table).all()
     assert stats.calls == 1
@@ -125,17 +125,17 @@ def test_odd_but_good_replies_count(refine: Refine, behaviour: str) -> None:
 
 @pytest.mark.parametrize("behaviour", sorted(CONTENT.keys() - {"policy", "content_filter"}))
 def test_one_repair_turn_mends_the_content(refine: Refine, behaviour: str) -> None:
-    stats, table, server = refine([behaviour, "right"], repair=True, timeout=5.0)
+    stats, table, server = refine([behaviour, "right"], repair=True)
     assert (stats.failures, stats.repaired, stats.calls) == ({}, 1, 2)
     assert mask(table).all()
-    stats, _, server = refine([behaviour], repair=True, timeout=5.0, seed=1)
+    stats, _, server = refine([behaviour], repair=True, seed=1)
     assert stats.failures == {CONTENT[behaviour]: 1}
     assert len(server.prompts) == 2, "one repair turn, not more"
 
 
 @pytest.mark.parametrize(("behaviour", "kind"), LETTERS.items())
 def test_letters_over_http(refine: Refine, tmp_path: Path, behaviour: str, kind: str | None) -> None:
-    stats, table, server = refine([behaviour], elicitation="logprobs", timeout=5.0)
+    stats, table, server = refine([behaviour], elicitation="logprobs")
     assert stats.failures == ({} if kind is None else {kind: 1})
     assert mask(table).all() == (kind is None)
     assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.glob("l.sqlite*"))
@@ -149,14 +149,14 @@ def test_letters_over_http(refine: Refine, tmp_path: Path, behaviour: str, kind:
 
 def test_cached_input_costs_what_it_costs(refine: Refine) -> None:
     price = {"free": False, "price_input": 3.0, "price_output": 10.0, "price_cached_input": 0.3}
-    stats, _, _ = refine(["right"], timeout=5.0, **price)
+    stats, _, _ = refine(["right"], **price)
     fresh = stats.input_tokens - stats.cached_input_tokens
     assert (stats.cached_input_tokens, stats.output_tokens) == (4, 20)
     assert stats.cost == pytest.approx((fresh * 3.0 + 4 * 0.3 + 20 * 10.0) / 1e6)
 
 
 def test_the_static_part_is_sent_first_and_unchanged(refine: Refine) -> None:
-    _, _, server = refine(["500", "500", "right"], timeout=5.0, retries=2)
+    _, _, server = refine(["500", "500", "right"], retries=2)
     systems = {body["messages"][0]["content"] for body in server.bodies}
     assert [body["messages"][0]["role"] for body in server.bodies] == ["system"] * 3
     assert len(systems) == 1

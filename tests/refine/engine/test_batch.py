@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,8 +24,8 @@ from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Answer, Failure, Outcome, Progress, Reply, Request
 from tests.llm_batches import Batches
 from tests.llm_server import LLMServer
+from tests.processes import done, start
 
-ROOT = Path(__file__).parents[3]
 SHAPE = ReplyShape(1, ("happy", "sad"))
 
 
@@ -423,8 +421,8 @@ print(asking.calls)
 
 def test_a_killed_process_leaves_its_batch_to_the_next(path: str) -> None:
     with LLMServer(batches=Batches(looks=10_000)) as server:
-        command = [sys.executable, "-c", RUN, server.url, path]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        command = ("-c", RUN, server.url, path)
+        process = start(*command)
         while not any(batch["looks"] > 1 for batch in server.batches.batches.values()):
             assert process.poll() is None
             signal.sigtimedwait([], 0.02)
@@ -432,8 +430,7 @@ def test_a_killed_process_leaves_its_batch_to_the_next(path: str) -> None:
         process.wait()
         assert server.answered == []
         server.batches.looks = 1
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "0"
+        assert done(*command).stdout.strip() == "0"
         assert len(server.batches.batches) == 1
         assert len(server.answered) == 50
     assert Ledger(path).stats().answers == 50

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +40,8 @@ class Fake(Backend):
         self.asked: Counter[str] = Counter()
         self.flying = self.most = 0
         self.times: list[float] = []
+        self.full: Callable[[], bool] = lambda: True
+        """A call goes on when this holds, however slow the machine is."""
 
     async def call(self, request: Request, timeout: float) -> Reply:
         text = request.messages[-1]["content"]
@@ -48,6 +51,9 @@ class Fake(Backend):
         self.flying += 1
         self.most = max(self.most, self.flying)
         try:
+            until = time.monotonic() + 60
+            while not self.full() and time.monotonic() < until:
+                await asyncio.sleep(0.002)
             await asyncio.sleep(self.delay)
         finally:
             self.flying -= 1
@@ -265,13 +271,15 @@ def test_retry_after_pauses_everybody(ledger: Ledger) -> None:
 
 
 def test_slow_start_and_cut(ledger: Ledger) -> None:
-    backend = Fake(delay=0.1, remote=True, concurrency=16)
+    backend = Fake(remote=True, concurrency=16)
     runner = engine(backend, ledger)
+    backend.full = lambda: backend.most >= 4
     runner.run(questions(backend, 4))
     assert backend.most == 4
+    gate, _ = runner.limits()
+    backend.full = lambda: backend.most >= gate.limit
     runner.run(questions(backend, 100, start=4))
     assert backend.most == 16
-    gate, _ = runner.limits()
     ticket = asyncio.run(gate.enter())
     gate.leave(ticket)
     gate.throttled(ticket, 0.0)
@@ -289,12 +297,20 @@ def test_rate_limit_waits(ledger: Ledger) -> None:
     assert len([t for t in backend.times if t - backend.times[0] < 0.2]) <= 16
 
 
-def test_token_limit_waits(ledger: Ledger) -> None:
-    # Each call may use about 77 tokens and uses 15: corrected afterwards, or this would take 5 s.
+def test_token_limit_waits(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each call may use about 77 tokens and uses 15: corrected afterwards, or it would wait for 5 s.
+    waited, real = [], asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        await real(seconds)
+
+    monkeypatch.setattr("lantern.refine.engine.limits.asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
     backend = Fake(tokens_per_minute=60 * 60 * 15, concurrency=1)
     start = time.monotonic()
     engine(backend, ledger).run(questions(backend, 60))
-    assert 0.3 < time.monotonic() - start < 3
+    assert time.monotonic() - start > 0.3
+    assert sum(waited) < 3
 
 
 def test_budget_stops_before_the_call(ledger: Ledger) -> None:

@@ -98,8 +98,7 @@ def test_claims(ledger: Ledger) -> None:
     assert not ledger.claim(key, two)
     assert ledger.free([key, "k"]) == ["k"]
     ledger.release(one, key)
-    assert ledger.claim(key, two, lease=0.05)
-    time.sleep(0.1)
+    assert ledger.claim(key, two, lease=-1.0)
     assert ledger.claim(key, one), "the lease had run out"
     ledger.store_reply(request(), reply("a"))
     assert not ledger.claim(key, two), "answered"
@@ -108,11 +107,9 @@ def test_claims(ledger: Ledger) -> None:
 
 def test_renewed_leases_hold(ledger: Ledger) -> None:
     one, two = rows.new_owner(), rows.new_owner()
-    ledger.claim("k", one, lease=0.2)
-    for _ in range(4):
-        time.sleep(0.1)
-        ledger.renew(one, lease=0.2)
-        assert not ledger.claim("k", two)
+    ledger.claim("k", one, lease=-1.0)
+    ledger.renew(one)
+    assert not ledger.claim("k", two)
 
 
 def test_a_dead_owner_holds_nothing(ledger: Ledger) -> None:
@@ -317,6 +314,6 @@ def test_damaged_structure(file: Path, filed: Ledger) -> None:
 def test_twenty_thousand_hits(ledger: Ledger) -> None:
     keys = [f"{n:064d}" for n in range(20_000)]
     assert len(ledger.adopt([(key, "r" * 2000, reply("z" * 300)) for key in keys])) == 20_000
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(ledger.get_many(keys)) == 20_000
-    assert time.perf_counter() - start < 10, "about 0.4 s on a quiet machine"
+    assert time.process_time() - start < 5, "about 0.4 s on a quiet machine"
