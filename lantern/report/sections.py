@@ -251,7 +251,7 @@ def flips(line: Line) -> Markup:
     if not known:
         return Markup("")
     rows = [
-        [sign, f"{sum(one.get(key) or 0 for one in known):,}"]
+        [sign, f"{sum(one[key] for one in known):,}"]
         for sign, key in (("▲ helped", "helpful"), ("▼ harmed", "harmful"), ("◇ wrong both times", "neutral"))
     ]
     rates = [one["copy_rate"] for one in known if one.get("copy_rate") is not None]

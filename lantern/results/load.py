@@ -89,7 +89,7 @@ _EFFECT = {
     "scored": Maybe(COUNT),
     "helpful": COUNT,
     "harmful": COUNT,
-    "neutral": Maybe(COUNT),
+    "neutral": COUNT,
     "copy_rate": Maybe(NUMBER),
 }
 _PART_ACCURACY = {"vanilla": NUMBER, "weighted": OrNull(NUMBER), "difference": OrNull(NUMBER)}
