@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--extractor", choices=tuple(EXTRACTORS), help=f"default: {defaults}")
     parser.add_argument(
         "--clips",
+        "--wav",
         type=Path,
         metavar="DIR",
         help="wav, mp4, avi and the like, in folders as they come: **/<utterance id>.mp4, the names of MELD's and "
