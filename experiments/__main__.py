@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 
-from experiments.cli.completion import script
 from experiments.cli.console import command
 from lantern.errors import UserError, did_you_mean
 
@@ -33,6 +32,8 @@ def dispatch(arguments: list[str]) -> int | None:
         return 0
     name, *rest = arguments
     if name == "completion":
+        from experiments.cli.completion import script
+
         print(script(" ".join(rest), COMMANDS), end="")
         return 0
     if name not in COMMANDS:

@@ -183,7 +183,7 @@ def _keep_best(study: optuna.Study, fixed: list[str], folder: Path) -> None:
 
 def _print_best(console: Any, study: optuna.Study, fixed: list[str], folder: Path) -> None:
     if any(trial.state.name == "COMPLETE" for trial in study.get_trials()):
-        _keep_best(study, fixed, folder)  # of a search that an older Lantern began
+        _keep_best(study, fixed, folder)  # a kill right after the last trial has left it behind
         console.print(_best(study), soft_wrap=True)
         command = shlex.join([*fixed, f"tuned={folder / BEST}"])
         console.print(f"  python -m experiments.run {command}", soft_wrap=True)

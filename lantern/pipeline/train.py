@@ -167,7 +167,10 @@ def _work(jobs: Sequence[_Job], threads: int) -> None:
     for job in jobs:
         config = job.config
         with suppress(Exception):
-            whole = corpora.setdefault(repr(config.corpus), corpora.get(repr(config.corpus)) or read_corpus(config))
+            name = repr(config.corpus)
+            if name not in corpora:
+                corpora[name] = read_corpus(config)
+            whole = corpora[name]
             chosen, store = modalities(config, whole), StageStore(Path(config.runs) / "stages")
             corpus = fitted_for(whole, job.split.train, job.split.dev, chosen, finetune_command(config))
             if corpus.fingerprint == job.inputs["corpus"] and not store.done("train", job.inputs):
