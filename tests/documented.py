@@ -24,6 +24,7 @@ _INLINE = re.compile(r"`((?:python -m experiments\.|lantern )[^`]+)`")
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
 IEMOCAP_CODES = ("hap", "sad", "neu", "ang", "exc", "fru")
 MELD_CLASSES = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
+EMORY_CLASSES = ("Neutral", "Joyful", "Peaceful", "Powerful", "Scared", "Mad", "Sad")
 MADE = {
     "meld --csv <folder of the CSVs>": "meld --csv raw/meld",
     "emorynlp --csv <folder of the CSVs>": "emorynlp --csv raw/emorynlp",
@@ -85,11 +86,15 @@ def write_raw(raw: Path) -> None:
     dialogues = {d: [(d + n) % 7 for n in range(4)] for d in range(8)}
     numbered = {**dialogues, **{1153 + d: labels for d, labels in dialogues.items() if d < 2}}
     pickles.write(raw / "meld.pkl", pickles.meld(numbered, list(range(8)), [1153, 1154]))
-    test_emorynlp.write_csv(raw / "emorynlp")
+    scenes = {
+        part: [test_emorynlp.row(f"Line {n}", EMORY_CLASSES[(d + n) % 7], first + d, n) for d, n in _grid(4, 3)]
+        for part, first in (("train", 1), ("dev", 5), ("test", 9))
+    }
+    test_emorynlp.write_csv(raw / "emorynlp", scenes)
     (raw / "dag-erc").mkdir()
     for part in ("train", "dev", "test"):
         turns = [{"text": f"Line {n}", "speaker": "AB"[n % 2], "label": "Joyful", "cls": [n, 0.5]} for n in range(3)]
-        (raw / "dag-erc" / f"{part}_data_roberta_v9.json.feature").write_text(json.dumps([turns]))
+        (raw / "dag-erc" / f"{part}_data_roberta_v9.json.feature").write_text(json.dumps([turns] * 3))
     pickles.write(raw / "iemocap.pkl", pickles.twelve(pickles.iemocap()), protocol=2)
     for name, labels in pickles.LABELS.items():
         said = [
