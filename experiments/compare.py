@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
 def print_tables(console: Console, tables: list[Comparison]) -> None:
     """Every table with its verdicts, and what its columns mean."""
     from lantern.report.terminal import print_lines, print_table, print_verdicts
-    from lantern.report.text_tables import LEGEND, PAPER, heading
+    from lantern.report.text_tables import PAPER, heading, legend
     from lantern.results.columns import Place, cells, heads
 
     for table in tables:
@@ -77,7 +77,7 @@ def print_tables(console: Console, tables: list[Comparison]) -> None:
         print_lines(console, [PAPER] if table.paper_style else [], "yellow")
         print_verdicts(console, table.verdicts)
     console.print()
-    console.print(f"  {LEGEND}", style="dim")
+    console.print(f"  {legend(tables)}", style="dim")
 
 
 def write_files(console: Console, tables: list[Comparison], skipped: list[str], out: Path, with_text: bool) -> None:

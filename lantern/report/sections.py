@@ -17,7 +17,7 @@ from lantern.metrics.slices import by_context, in_order
 from lantern.report.pages import breakable, macros
 from lantern.report.plots import PALETTE, Axis, Point, Series, bars, chart, padded, ruler, strip
 from lantern.report.terminal import METRICS, label
-from lantern.report.text_tables import LEGEND
+from lantern.report.text_tables import legend
 from lantern.results.columns import SHORT, Place, cells, columns, money, spread
 from lantern.results.comparison import Comparison, Line, methods_of
 from lantern.results.verdict import Decision
@@ -53,7 +53,7 @@ def summary(comparison: Comparison) -> Markup:
         for line in comparison.lines
         if (report := line.group.ensemble) is not None
     )
-    notes = [*comparison.notes, LEGEND]
+    notes = [*comparison.notes, legend([comparison])]
     if ensembles:
         notes.append(f"Mean of the vanilla models over the seeds, which needs no LLM: {'; '.join(ensembles)}.")
     return macros().summary(

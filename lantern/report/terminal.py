@@ -207,7 +207,8 @@ def print_sweep(console: Console, results: Sequence[tuple[Sequence[str], dict[st
     pooled = {len(result["folds"]["numbers"]) for line in shown for result in line.group.results if "folds" in result}
     title += "".join(f"; {count} folds pooled" for count in sorted(pooled) if count > 1)
     print_table(console, title, heads(Place.SWEEP, shown), [cells(line, Place.SWEEP, shown) for line in shown])
-    print_lines(console, ["intervals resample the test dialogues; p of Δ acc, Holm-corrected over the rows"], "dim")
+    about = "; p of Δ acc, Holm-corrected over the rows" if any(line.verdict is not None for line in shown) else ""
+    print_lines(console, [f"intervals resample the test dialogues{about}"], "dim")
     for line in shown:
         of = "" if line.name == "all" else line.name
         print_lines(console, (f"{of}: {note}" if of else note for note in line.notes))

@@ -9,11 +9,16 @@ from lantern.report.sinks.escaping import latex, markdown
 from lantern.results.columns import Place, cells, data, heads
 from lantern.results.comparison import Comparison
 
-LEGEND = (
-    "Mean ± sd over seeds, in per cent. Δ is weighted minus vanilla; its 95 % interval is a paired bootstrap that "
-    "resamples the test dialogues, the same ones for every seed, of the difference averaged over the seeds (10,000 "
-    "resamples; the spread over seeds is not in it). p belongs to the difference of accuracy, corrected after Holm "
-    "over the rows of its table. Cost is that of one seed's replies, at list price, those from the ledger included."
+_MEANS = "Mean ± sd over seeds, in per cent. "
+_BOOTSTRAP = (
+    "bootstrap that resamples the test dialogues, the same ones for every seed, of the {} over the seeds (10,000 "
+    "resamples; the spread over seeds is not in it)."
+)
+_ALONE = "A 95 % interval is a " + _BOOTSTRAP.format("mean")
+_MERGED = (
+    f"Δ is weighted minus vanilla; its 95 % interval is a paired {_BOOTSTRAP.format('difference averaged')} p belongs "
+    "to the difference of accuracy, corrected after Holm over the rows of its table. Cost is that of one seed's "
+    "replies, at list price, those from the ledger included."
 )
 PAPER = "paper-style: the epoch was chosen on the test dialogues; good for a comparison with printed numbers only"
 
@@ -21,6 +26,12 @@ PAPER = "paper-style: the epoch was chosen on the test dialogues; good for a com
 def heading(table: Comparison) -> str:
     """Title of a table, with what tells it from the others."""
     return f"{table.title} ({table.reason})" if table.reason else table.title
+
+
+def legend(tables: Sequence[Comparison]) -> str:
+    """What the columns of *tables* mean."""
+    merged = any(line.difference("accuracy") is not None for table in tables for line in table.lines)
+    return _MEANS + (_MERGED if merged else _ALONE)
 
 
 def to_csv(tables: Sequence[Comparison]) -> str:
@@ -47,7 +58,7 @@ def to_markdown(tables: Sequence[Comparison], place: Place = Place.TEXT) -> str:
         parts += ["| " + " | ".join(row) + " |" for row in rows]
         parts += ["", *(f"- {markdown(note)}" for note in table.notes)]
         parts += [""] if table.notes else []
-    return "\n".join([*parts, LEGEND, ""])
+    return "\n".join([*parts, legend(tables), ""])
 
 
 def to_latex(tables: Sequence[Comparison]) -> str:
@@ -57,7 +68,7 @@ def to_latex(tables: Sequence[Comparison]) -> str:
         titles = heads(Place.PAPER, table.lines)
         caption = heading(table) + (f". {PAPER[0].upper()}{PAPER[1:]}" if table.paper_style else "")
         parts += ["\\begin{table}[t]", "\\centering", "\\small", "\\setlength{\\tabcolsep}{3pt}"]
-        parts += [f"\\caption{{{latex(caption)}. {latex(LEGEND)}}}"]
+        parts += [f"\\caption{{{latex(caption)}. {latex(legend([table]))}}}"]
         parts += [f"\\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}", "\\toprule"]
         parts += [" & ".join(map(latex, titles)) + " \\\\", "\\midrule"]
         for line in table.lines:

@@ -39,6 +39,7 @@ class Place(Flag):
 
 
 READ = Place.COMPARE | Place.TEXT | Place.PAPER | Place.PAGE
+WRITTEN = Place.TEXT | Place.PAPER | Place.PAGE | Place.DATA
 EVERYWHERE = READ | Place.SWEEP | Place.DATA
 
 
@@ -57,8 +58,6 @@ class Column:
     parts: tuple[str, ...] = ("",)
     """Suffixes of the data columns, one for each number of a value that has several."""
     numbers: Callable[[Any], tuple[Any, ...]] = lambda value: (value,)
-    optional: bool = False
-    """Left out of a table in which no line has a value."""
 
     def cell(self, line: Line) -> str:
         """The text of *line*; a dash where it has no value."""
@@ -73,10 +72,10 @@ class Column:
 
 
 def columns(place: Place, lines: Sequence[Line] = ()) -> list[Column]:
-    """The columns that are shown at *place* in a table of *lines*, in order."""
+    """The columns that are shown at *place* in a table of *lines*, in order: those in which a line has a value."""
 
     def filled(column: Column) -> bool:
-        return not column.optional or any(column.value(line) is not None for line in lines)
+        return not lines or any(column.value(line) is not None for line in lines)
 
     return [column for column in COLUMNS if place in column.places and filled(column)]
 
@@ -124,7 +123,7 @@ def _spread(
 
 
 def _method(method: str, metric: str) -> Column:
-    shown = {"accuracy": EVERYWHERE, "weighted_f1": Place.TEXT | Place.PAPER | Place.PAGE | Place.DATA}
+    shown = {"accuracy": EVERYWHERE, "weighted_f1": WRITTEN | (Place.COMPARE if method == VANILLA else WRITTEN)}
     return _spread(
         f"{method}_{metric}",
         f"{method} {SHORT.get(metric, metric)}",
@@ -144,7 +143,6 @@ def _alone(metric: str) -> Column:
         "without an LLM: where the mean over seeds would lie with other test dialogues: bootstrap over dialogues",
         ("_low", "_high"),
         lambda one: (one.low, one.high),
-        optional=True,
     )
 
 
@@ -169,6 +167,10 @@ def _gain(metric: str) -> list[Column]:
         lambda one: (one.difference, one.low, one.high, one.p_value),
     )
     return [gain, interval]
+
+
+def _f1_alone(line: Line) -> dict[str, Any] | None:
+    return None if line.alone("weighted_f1") is None else line.spread(VANILLA, "weighted_f1")
 
 
 def _best_band(line: Line) -> dict[str, Any] | None:
@@ -228,6 +230,7 @@ COLUMNS: list[Column] = [
     _spread("mean_accuracy", "mean acc", Place.SWEEP, lambda line: line.spread("mean", "accuracy")),
     _spread("best_band_accuracy", "best band", Place.SWEEP, _best_band),
     *(_method(*pair) for pair in _pairs(METRICS)[2:]),
+    _spread("vanilla_weighted_f1_alone", "vanilla wF1", Place.SWEEP, _f1_alone),
     _alone("weighted_f1"),
     *_gain("weighted_f1"),
     Column("cost", "cost $", READ | Place.DATA, lambda line: line.cost, money, "dollars for the replies of one seed"),
