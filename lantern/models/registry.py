@@ -94,7 +94,7 @@ def init_backbone(backbone: Backbone, name: str, path: Path) -> None:
             counts = key.endswith("num_batches_tracked") if key not in wanted else not wanted[key].is_floating_point()
             if (foreign or key in wanted) and value.is_floating_point() == counts:
                 raise UserError(f"{key} is {value.dtype}, expected {'whole' if counts else 'floating-point'} numbers")
-        if foreign:
+        if foreign and fill is not None:
             fill(backbone, state, weights.settings)
             return
         backbone.load_state_dict(state)

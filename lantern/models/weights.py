@@ -212,6 +212,7 @@ class _Storage:
 
     @cached_property
     def numbers(self) -> Tensor:
+        assert self.type is not None
         return torch.frombuffer(bytearray(self.content), dtype=self.type)
 
 

@@ -70,6 +70,9 @@ SETTINGS = [
     ("corpus.dialogues=2", ("corpus.dialogues=2 must be at least 5",)),
     ("corpus.seed=-1", ("corpus.seed=-1 must not be negative",)),
     ("corpus.limit_dialogues=2", ("corpus.limit_dialogues=2", "at least 3")),
+    ("trainer.extra.accumulate_grad_batches=0", ("trainer.extra.accumulate_grad_batches=0 must be above 0",)),
+    ("trainer.extra.val_check_interval=0", ("trainer.extra.val_check_interval=0 must be above 0",)),
+    ("trainer.extra.val_check_interval=-0.5", ("trainer.extra.val_check_interval=-0.5 must be above 0",)),
     # words
     ("refine.when=never", ("refine.when=never is not one of end, best, every_n",)),
     ("model.dimension_loss=CCC", ("model.dimension_loss=CCC is not one of ccc, mse", "Did you mean 'ccc'")),
