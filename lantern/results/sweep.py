@@ -90,7 +90,7 @@ def read_sweep(folder: Path) -> Sweep:
         raise UserError(f"{folder} is not the folder of a sweep: it has no {MANIFEST}") from None
     wrong = misfit(content, {"trials": [{"overrides": [TEXT], "run": TEXT}]})
     if wrong is not None or any(
-        Path(one["run"]).name != one["run"] or not one["run"].isprintable() or not one["run"]
+        one["run"] in ("", "..") or Path(one["run"]).name != one["run"] or not one["run"].isprintable()
         for one in content["trials"]
     ):
         what = wrong or "a run is not the name of a folder"
