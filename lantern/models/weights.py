@@ -25,6 +25,7 @@ _SETTINGS = ("args", "config", "hyper_parameters", "hparams", "opt")
 _PREFIX = re.compile(r"(module|model|net|network|backbone|_orig_mod)\.")
 """How wrappers of a model, such as ``DataParallel``, begin all its names."""
 _MOST_LEVELS = 100
+_MOST_MODULES = 100_000
 _MAGIC = 0x1950A86A20F9469CFC6C
 """Begins what torch.save wrote before it wrote archives."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -81,7 +82,7 @@ def read_weights(path: Path) -> Weights:
         settings = next((dict(one) for one in plain if isinstance(one, Mapping) and one), {})
         state = _weights_in(content)
     if isinstance(state, _Thing):
-        state = dict(_of_module(state, "", 0))
+        state = dict(_of_module(state, "", iter(range(_MOST_MODULES))))
     if not isinstance(state, Mapping) or not state:
         raise WeightsError("no weights, which are tensors by name")
     if any(str(name).startswith("backbone.") for name in state):
@@ -140,10 +141,13 @@ def _tensor(name: object, value: Any) -> Tensor:
     return value
 
 
-def _of_module(thing: _Thing, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """Names and tensors of a pickled module, as its ``state_dict`` would give them."""
-    if depth > _MOST_LEVELS:
-        raise WeightsError("a module within a module more than a hundred times")
+def _of_module(thing: _Thing, prefix: str, left: Iterator[int]) -> Iterator[tuple[str, Any]]:
+    """Names and tensors of a pickled module, as its ``state_dict`` would give them; *left*: modules that it may have.
+
+    A small file could nest shared modules that would take forever to walk through, and one within itself.
+    """
+    if next(left, None) is None or prefix.count(".") > _MOST_LEVELS:
+        raise WeightsError("more modules within modules than any model has")
     apart = thing.state.get("_non_persistent_buffers_set") or ()
     for part in ("_parameters", "_buffers"):
         held = thing.state.get(part)
@@ -153,7 +157,7 @@ def _of_module(thing: _Thing, prefix: str, depth: int) -> Iterator[tuple[str, An
     modules = thing.state.get("_modules")
     for name, value in modules.items() if isinstance(modules, Mapping) else ():
         if isinstance(value, _Thing):
-            yield from _of_module(value, f"{prefix}{name}.", depth + 1)
+            yield from _of_module(value, f"{prefix}{name}.", left)
 
 
 class _Thing:

@@ -258,6 +258,24 @@ def test_what_a_file_declares_takes_no_memory(tmp_path: Path) -> None:
     assert after - before < 900_000  # KiB: what this test itself made
 
 
+@pytest.mark.parametrize("old", [False, True], ids=["archive", "before 1.6"])
+@pytest.mark.parametrize("form", ["shared", "itself", "deep"])
+def test_modules_within_modules_take_no_time(form: str, old: bool, tmp_path: Path) -> None:
+    inner: nn.Module = Net({"w": W})
+    whole = inner
+    for _ in range(1 if form == "itself" else 60 if form == "shared" else 110):
+        outer = nn.Module()
+        outer._modules["a"] = whole
+        if form == "shared":
+            outer._modules["b"] = whole
+        whole = outer
+    if form == "itself":
+        whole._modules["b"] = whole
+    torch.save(whole, tmp_path / "w.pt", _use_new_zipfile_serialization=not old)
+    with pytest.raises(WeightsError, match="more modules within modules than any model has"):
+        read_weights(tmp_path / "w.pt")
+
+
 class Trap:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return exec, ("import pathlib; pathlib.Path('trapped').touch()",)
