@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,9 @@ def read_command_line(arguments: list[str], options: tuple[str, ...] = ()) -> Co
         if "_target_" in override:
             raise UserError(f"{override}: settings do not name code to run; choose a launcher with hydra/launcher=")
     sweep = bool({"-m", "--multirun"} & set(flags))
+    for override in overrides:
+        if override.startswith("~"):
+            raise UserError(f"{override} is not of the form key=value")
     for override in (*launcher, *searches):
         if not sweep:
             raise UserError(f"{override} is for sweeps: add -m")
@@ -78,13 +82,18 @@ def parse(overrides: list[str]) -> list[Override]:
 
     try:
         return OverridesParser.create().parse_overrides([quoted_url(override) for override in overrides])
-    except (HydraException, RecursionError) as error:
+    except (HydraException, RecursionError, ValueError) as error:
         raise UserError(f"-m: {str(error).splitlines()[0]}") from None
 
 
 def expand(overrides: list[str]) -> list[list[str]]:
     """Every combination of the values, in Hydra's syntax: ``a=1,2``, ``a=choice(1,2)``, ``a=range(1,5)``."""
-    return [list(trial) for trial in itertools.product(*map(values_of, parse(overrides)))]
+    from lantern.config.overrides import MOST_RUNS
+
+    values = [values_of(override) for override in parse(overrides)]
+    if (runs := math.prod(map(len, values))) > MOST_RUNS:
+        raise UserError(f"-m: {runs:,} runs are more than a sweep may have, {MOST_RUNS:,}")
+    return [list(trial) for trial in itertools.product(*values)]
 
 
 def each_value(overrides: list[str]) -> list[list[str]]:

@@ -82,7 +82,12 @@ def launcher(overrides: list[str], sweep: Sweep) -> Callable[[], None]:
             known = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
             if name not in known:
                 raise UserError(f"hydra/launcher={name}: {_missing(name, known)}")
-            hydra.compose("trial", overrides=settings, return_hydra_config=True)
+            made = hydra.compose("trial", overrides=settings, return_hydra_config=True).hydra
+            code = str(made.launcher.get("_target_"))
+            if not code.startswith(("hydra_plugins.", "hydra._internal.")) or made.callbacks:
+                raise UserError(
+                    f"hydra/launcher={name}: settings do not name code to run ({code}); take one of Hydra's"
+                )
     except HydraException as error:
         raise UserError(f"hydra/launcher={name}: {one_line(error)}") from None
     task = Task(str(Path.cwd()), tuple(Trial(t.overrides, t.folder.absolute()) for t in sweep.trials), sweep.name)

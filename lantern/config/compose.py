@@ -14,10 +14,12 @@ from lantern.config.overrides import (
     FILE,
     broken_file,
     check_backbone_keys,
+    check_lists,
     check_override,
     check_value,
     one_line,
     quoted_url,
+    read_yaml,
     yaml_problem,
 )
 from lantern.config.schema import FinetuneConfig, RunConfig, split_backbone
@@ -73,7 +75,9 @@ def composed(overrides: list[str], name: str, schema: type[T], groups: Sequence[
                     raise UserError(f"{options[0]}: no backbone is chosen; add backbone=sdt, for example")
                 check_backbone_keys(options, [str(key) for key in chosen.backbone])
             made = hydra_compose(name, overrides=overrides)
-        for key, value in _leaves(OmegaConf.to_container(made, resolve=False)):
+        written = OmegaConf.to_container(made, resolve=False)
+        check_lists(written, schema)
+        for key, value in _leaves(written):
             check_value(key, value)
             _check_secret(key, value)  # before any other check, whose message would show it
         config = OmegaConf.to_object(made)
@@ -105,34 +109,30 @@ def _check_secret(key: str, value: object) -> None:
         )
 
 
+_FREE = re.compile(r"(trainer\.extra|llm\.extra_body|llm\.headers)(\.|=\s*\{)")
+"""Settings of any keys, which Hydra takes only with ``++``."""
+
+
 def _free(override: str) -> str:
-    """*override* as Hydra wants it for a setting of any keys, which its own check would refuse."""
-    adds = override.startswith(("trainer.extra.", "llm.extra_body.", "llm.extra_body={"))
-    return f"++{override}" if adds else override
+    return f"++{override}" if _FREE.match(override) else override
 
 
 def _stored(override: str) -> str:
     """``tuned=FILE`` as a choice that Hydra knows."""
     from hydra.core.config_store import ConfigStore
-    from yaml import YAMLError, safe_load
 
     key, _, value = override.partition("=")
     path = Path(value.strip("'\""))
     if key.lstrip("+") != "tuned" or path.suffix != FILE:
         return override
     try:
-        text = path.read_text(encoding="utf-8")
-        node = safe_load(text)
-    except OSError as error:
-        raise UserError(f"{override}: {error.strerror}") from None
-    except YAMLError as error:
-        raise UserError(f"{override}{yaml_problem(error)}") from None
-    except ValueError:
-        raise UserError(f"{override}: not a text file") from None
-    if not isinstance(node, dict) or set(node) - {"defaults", *TUNED}:
-        found = ", ".join(map(str, node)) if isinstance(node, dict) else "no sections"
+        node = read_yaml(path)
+    except UserError as error:
+        raise UserError(f"tuned={error}") from None
+    if not node or set(node) - {"defaults", *TUNED}:
+        found = ", ".join(map(str, node)) or "no sections"
         raise UserError(f"{override}: a tuned file holds {', '.join(TUNED)}; this one holds {found}")
-    name = f"file-{digest(text)[:16]}"
+    name = f"file-{digest(str(node))[:16]}"
     ConfigStore.instance().store(name=name, group="tuned", node=node, package="_global_")
     return f"tuned={name}"
 

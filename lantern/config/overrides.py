@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 FILE = ".yaml"
 """How the value of ``tuned=FILE`` ends."""
+MOST_RUNS = 10_000
+"""Of a sweep."""
 
 
 def quoted_url(override: str) -> str:
@@ -50,9 +54,10 @@ def check_override(override: str, schema: type, groups: Sequence[str] = GROUPS) 
     try:
         parsed = OverridesParser.create().parse_override(override)
         sweep = parsed.is_sweep_override()
-    except (HydraException, RecursionError):
+    except (HydraException, RecursionError, ValueError):  # Python reads no number of thousands of digits
         raise UserError(
-            f"{override}: the value cannot be read; put one with = , blanks or brackets between quotes: key='\"a=b\"'"
+            f"{override[:200]}: the value cannot be read; put one with = , blanks or brackets between quotes: "
+            "key='\"a=b\"'"
         ) from None
     if sweep:
         raise UserError(
@@ -160,7 +165,10 @@ def swept_values(override: Override) -> list[str]:
     if not override.is_discrete_sweep():
         raise UserError(f"{override.input_line}: a sweep needs single values; add search=20 to let Optuna choose them")
     try:
-        return [str(one) for one in override.sweep_string_iterator()]
+        values = [str(one) for one in itertools.islice(override.sweep_string_iterator(), MOST_RUNS + 1)]
+        if len(values) > MOST_RUNS:
+            raise UserError(f"{override.input_line}: a sweep has at most {MOST_RUNS:,} runs")
+        return values
     except (HydraException, TypeError, ValueError) as error:
         raise UserError(f"{override.input_line}: {one_line(error)}") from None
 
@@ -218,6 +226,22 @@ def one_line(error: BaseException, schema: type | None = None) -> str:
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", list: "a list", dict: "keys"}
 
 
+def check_lists(node: Any, schema: Any, path: str = "") -> None:
+    """Refuse a list within a list of texts, which OmegaConf takes.
+
+    Raises:
+        UserError: the setting and what stands in it.
+    """
+    for name, hint in get_type_hints(schema).items() if isinstance(node, dict) else ():
+        kinds = (hint, *get_args(hint))
+        value = node.get(name)
+        for section in filter(is_dataclass, kinds):
+            check_lists(value, section, f"{path}{name}.")
+        wrong = next((one for one in value if isinstance(one, list | dict)), None) if isinstance(value, list) else None
+        if wrong is not None and list[str] in kinds:
+            raise UserError(f"{path}{name}: must be a list of texts, such as [a,b]; {wrong!r:.80} is none")
+
+
 def _wanted(key: str, schema: type) -> str | None:
     """What *key* must be, in words; None where the schema does not say."""
     hint: Any = schema
@@ -243,24 +267,50 @@ def broken_file(chosen: Collection[str] | None) -> str | None:
 
     *chosen*: names of the files to look into; None for all of them.
     """
+    for folder in folders():
+        for path in sorted(folder.rglob("*.yaml")):
+            if chosen is None or path.stem in chosen:
+                try:
+                    content = read_yaml(path)
+                except UserError as error:
+                    return str(error)
+                if path.parent.name == "experiment" and content and not _GLOBAL.search(_head(path)):
+                    return f"{path}: its first line must be # @package _global_"
+    return None
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """The keys and values in the YAML file *path*, interpolations as they are written.
+
+    Raises:
+        UserError: it cannot be read, or is no YAML of keys and values.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    for folder in folders():
-        for path in sorted(folder.rglob("*.yaml")):
-            if chosen is not None and path.stem not in chosen:
-                continue
-            try:
-                content = OmegaConf.load(path)
-            except yaml.YAMLError as error:
-                return f"{path}{yaml_problem(error)}"
-            except UnicodeDecodeError:
-                return f"{path}: not UTF-8; save it as UTF-8"
-            except (OSError, OmegaConfBaseException, RecursionError, ValueError) as error:
-                return f"{path}: {getattr(error, 'strerror', None) or one_line(error)}"
-            if not OmegaConf.is_dict(content):
-                return f"{path}: holds no keys with values, which are written key: value"
-    return None
+    try:
+        content = OmegaConf.load(path)
+        values = OmegaConf.to_container(content, resolve=False)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}{yaml_problem(error)}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; save it as UTF-8") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deep, or a part of it holds itself") from None
+    except (OSError, OmegaConfBaseException, ValueError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        key = getattr(error, "full_key", None)
+        raise UserError(f"{path}: {f'{key}: ' if key and reason.endswith('None') else ''}{reason}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no keys with values, which are written key: value")
+    return values
+
+
+_GLOBAL = re.compile(r"^\s*#\s*@package\s+_global_\s*$", re.MULTILINE)
+
+
+def _head(path: Path) -> str:
+    return path.read_text(encoding="utf-8")[:2000]
 
 
 def yaml_problem(error: yaml.YAMLError) -> str:
@@ -271,7 +321,14 @@ def yaml_problem(error: yaml.YAMLError) -> str:
     return f"{where}: not YAML ({' '.join(str(why).split())})"
 
 
-_RESOLVER = re.compile(r"\$\{[^}]*?:")
+def _resolves(text: str) -> bool:
+    """Whether *text* has a colon within ``${…}``, however deep: ``${${a}:b}`` is a resolver, too."""
+    depth = 0
+    for sign, after in itertools.pairwise(f"{text} "):
+        depth += (sign + after == "${") - (sign == "}" and depth > 0)
+        if sign == ":" and depth:
+            return True
+    return False
 
 
 def check_value(key: str, value: Any) -> None:
@@ -280,7 +337,7 @@ def check_value(key: str, value: Any) -> None:
     Raises:
         UserError: ``${oc.env:…}`` or another resolver, or a key ``_target_``.
     """
-    if isinstance(value, str) and _RESOLVER.search(value):
+    if (isinstance(value, str) and _resolves(value)) or _resolves(key):
         raise UserError(
             f"{key}={value}: only ${{another.key}} is filled in; a resolver such as ${{oc.env:…}} would put what this "
             "machine knows into the saved settings; write the value itself"

@@ -37,8 +37,6 @@ class CorpusConfig:
     """Send text of a corpus whose licence forbids redistribution to a remote LLM all the same."""
 
     def __post_init__(self) -> None:
-        if not all(isinstance(name, str) for name in self.modalities or ()):
-            raise UserError(f"corpus.modalities={self.modalities} must be a list of names, such as [text,audio]")
         if self.modalities is not None and len(set(self.modalities)) != max(1, len(self.modalities)):
             problem = "names one twice" if self.modalities else "names none"
             raise UserError(f"corpus.modalities=[{','.join(self.modalities)}] {problem}; null takes all the corpus has")

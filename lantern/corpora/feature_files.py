@@ -106,7 +106,7 @@ def read_card(path: Path) -> FeatureCard:
         return FeatureCard(**{**{name: values[name] for name in names}, "fits": tuple(Fit(**fit) for fit in fits)})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a feature card ({type(error).__name__}: {error})") from None
 
 

@@ -89,12 +89,14 @@ def init_backbone(backbone: Backbone, name: str, path: Path) -> None:
     state, wanted = weights.tensors, backbone.state_dict()
     fill = getattr(_published(name), "fill_published", None)
     try:
-        if fill is not None and not set(state) & set(wanted):
+        foreign = fill is not None and not set(state) & set(wanted)
+        for key, value in state.items():
+            counts = key.endswith("num_batches_tracked") if key not in wanted else not wanted[key].is_floating_point()
+            if (foreign or key in wanted) and value.is_floating_point() == counts:
+                raise UserError(f"{key} is {value.dtype}, expected {'whole' if counts else 'floating-point'} numbers")
+        if foreign and fill is not None:
             fill(backbone, state, weights.settings)
             return
-        for key, value in state.items():
-            if key in wanted and value.is_floating_point() != wanted[key].is_floating_point():
-                raise UserError(f"{key} is {value.dtype}, expected {wanted[key].dtype}")
         backbone.load_state_dict(state)
     except UserError as error:
         raise UserError(f"backbone.init_from={path} does not fit backbone {name}: {error}") from None

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 CONVERT = "save the state dict alone: torch.save(model.state_dict(), 'weights.pt')"
 _WRAPPERS = ("state_dict", "best_state", "model_state_dict", "model")
-"""Keys under which training programs keep the weights."""
+"""Keys under which training programs keep the weights, where several of a file could be meant."""
+_SETTINGS = ("args", "config", "hyper_parameters", "hparams", "opt")
+"""Keys under which they keep the settings of the model."""
+_PREFIX = re.compile(r"(module|model|net|network|backbone|_orig_mod)\.")
+"""How wrappers of a model, such as ``DataParallel``, begin all its names."""
 _MOST_LEVELS = 100
+_MOST_MODULES = 100_000
+_MAGIC = 0x1950A86A20F9469CFC6C
+"""Begins what torch.save wrote before it wrote archives."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TYPES = {
     "DoubleStorage": torch.float64,
@@ -56,27 +65,50 @@ def read_weights(path: Path) -> Weights:
         WeightsError: the file holds no weights, or one that no model can use: sparse, complex, quantised, without
             numbers (meta), of a size that the file does not have, not finite.
     """
-    if path.suffix == ".safetensors":
+    with path.open("rb") as file:
+        start = file.read(9)
+    if zipfile.is_zipfile(path):
+        content: Any = _read_archive(path)
+    elif start.endswith(b"{") and len(start) == 9:
         from safetensors.torch import load_file
 
-        content: Any = load_file(path)
-    elif zipfile.is_zipfile(path):
-        content = _read_archive(path)
+        content = load_file(path)
     else:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read_before_archives(path)
     state, settings = content, {}
     if isinstance(content, Mapping):
-        arguments = content.get("args")
-        settings = dict(arguments.state) if isinstance(arguments, _Thing) else {}
-        state = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping | _Thing)), content)
+        kept = (content.get(key) for key in _SETTINGS)
+        plain = [one.state if isinstance(one, _Thing) else one for one in kept]
+        settings = next((dict(one) for one in plain if isinstance(one, Mapping) and one), {})
+        state = _weights_in(content)
     if isinstance(state, _Thing):
-        state = dict(_of_module(state, "", 0))
+        state = dict(_of_module(state, "", iter(range(_MOST_MODULES))))
     if not isinstance(state, Mapping) or not state:
         raise WeightsError("no weights, which are tensors by name")
     if any(str(name).startswith("backbone.") for name in state):
         # A checkpoint of a run: the backbone is one part of the multi-task module.
-        state = {str(k).removeprefix("backbone."): v for k, v in state.items() if str(k).startswith("backbone.")}
-    return Weights({_name(name): _tensor(name, value) for name, value in state.items()}, settings)
+        state = {k: v for k, v in state.items() if str(k).startswith("backbone.")}
+    tensors = {_name(name): value for name, value in state.items()}
+    while (found := _PREFIX.match(next(iter(tensors)))) and all(name.startswith(found[0]) for name in tensors):
+        tensors = {name.removeprefix(found[0]): value for name, value in tensors.items()}
+    return Weights({name: _tensor(name, value) for name, value in tensors.items()}, settings)
+
+
+def _weights_in(content: Mapping[Any, Any]) -> Any:
+    """The part of a checkpoint that has the weights: itself, or what one of its keys holds."""
+    held = {key: value for key, value in content.items() if isinstance(value, Mapping | _Thing)}
+    for key in _WRAPPERS:
+        if key in held:
+            return held[key]
+    models = [
+        key
+        for key, value in held.items()
+        if (isinstance(value, _Thing) and "_modules" in value.state)
+        or (isinstance(value, Mapping) and value and all(isinstance(v, Tensor | _Stored) for v in value.values()))
+    ]
+    if len(models) > 1:
+        raise WeightsError(f"several could be its weights: {', '.join(map(str, models))[:200]}; {CONVERT}")
+    return held[models[0]] if models else content
 
 
 def _name(name: object) -> str:
@@ -104,15 +136,18 @@ def _tensor(name: object, value: Any) -> Tensor:
             raise WeightsError(f"{name} is {what}; save it as a plain tensor of numbers")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise WeightsError(f"{name} says {list(value.shape)}, for which the file does not hold the numbers")
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):  # of 64 bits, it may overflow
         raise WeightsError(f"{name} holds NaN or infinity: its training went astray")
     return value
 
 
-def _of_module(thing: _Thing, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """Names and tensors of a pickled module, as its ``state_dict`` would give them."""
-    if depth > _MOST_LEVELS:
-        raise WeightsError("a module within a module more than a hundred times")
+def _of_module(thing: _Thing, prefix: str, left: Iterator[int]) -> Iterator[tuple[str, Any]]:
+    """Names and tensors of a pickled module, as its ``state_dict`` would give them; *left*: modules that it may have.
+
+    A small file could nest shared modules that would take forever to walk through, and one within itself.
+    """
+    if next(left, None) is None or prefix.count(".") > _MOST_LEVELS:
+        raise WeightsError("more modules within modules than any model has")
     apart = thing.state.get("_non_persistent_buffers_set") or ()
     for part in ("_parameters", "_buffers"):
         held = thing.state.get(part)
@@ -122,14 +157,23 @@ def _of_module(thing: _Thing, prefix: str, depth: int) -> Iterator[tuple[str, An
     modules = thing.state.get("_modules")
     for name, value in modules.items() if isinstance(modules, Mapping) else ():
         if isinstance(value, _Thing):
-            yield from _of_module(value, f"{prefix}{name}.", depth + 1)
+            yield from _of_module(value, f"{prefix}{name}.", left)
 
 
 class _Thing:
     """Stands for an object of a class that is not imported: its state is kept, nothing of it is run."""
 
-    def __init__(self, *_: object, **__: object) -> None:
-        self.state: dict[Any, Any] = {}
+    state: dict[Any, Any]
+
+    def __new__(cls, *_: object, **__: object) -> _Thing:
+        made = super().__new__(cls)
+        made.state = {}
+        return made
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __repr__(self) -> str:
+        return type(self).__name__.lstrip("_")
 
     def __setstate__(self, state: Any) -> None:
         self.state = state if isinstance(state, dict) else {}
@@ -162,11 +206,18 @@ _KINDS = {
 _UNUSABLE = {name: type("_Unusable", (_Unusable,), {"what": what}) for name, what in _KINDS.items()}
 
 
-@dataclass(frozen=True, slots=True)
 class _Storage:
-    content: bytes
-    type: torch.dtype | None
-    """None: complex, quantised or another that is not used for weights."""
+    """Numbers in the file, which several tensors may share."""
+
+    def __init__(self, kind: torch.dtype | None, content: bytes = b"") -> None:
+        self.type = kind
+        """None: complex, quantised or another that is not used for weights."""
+        self.content = content
+
+    @cached_property
+    def numbers(self) -> Tensor:
+        assert self.type is not None
+        return torch.frombuffer(bytearray(self.content), dtype=self.type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +243,7 @@ class _Stored:
             raise WeightsError(f"{name} says {list(self.size)}, for which the file does not hold the numbers")
         if not count:
             return torch.empty(self.size, dtype=dtype)
-        whole = torch.frombuffer(bytearray(self.storage.content), dtype=dtype, count=there)
-        return whole.as_strided(self.size, self.stride, self.offset)
+        return self.storage.numbers.as_strided(self.size, self.stride, self.offset)
 
 
 def _stored(storage: _Storage, offset: int, size: Any, stride: Any, *_: object) -> _Stored:
@@ -208,15 +258,18 @@ def _parameter(data: Any, *_: object) -> Any:
 
 # The C unpickler would call what is on its stack and reserve memory for any index.
 class _Reader(pickle._Unpickler):
-    """Reads the pickle of an archive; every class that it names becomes a :class:`_Thing`."""
+    """Reads a pickle of torch.save; every class that it names becomes a :class:`_Thing`.
+
+    *read* gives the bytes of the storage of a key; None: they follow the pickle.
+    """
 
     stack: list[Any]
 
-    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
-        super().__init__(BytesIO(archive.read(f"{folder}data.pkl")))
-        self.archive, self.folder = archive, folder
+    def __init__(self, file: BinaryIO, read: Callable[[Any], bytes] | None = None) -> None:
+        super().__init__(file, encoding="utf-8")
+        self.content = read
         self.things: dict[tuple[str, str], Any] = {}
-        self.storages: dict[tuple[str, Any], _Storage] = {}
+        self.storages: dict[tuple[Any, torch.dtype | None], _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch._utils":
@@ -234,12 +287,16 @@ class _Reader(pickle._Unpickler):
             self.things[module, name] = type(f"_{name}"[:60], (_Thing,), {"full": (module, name)})
         return self.things[module, name]
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        _, kind, key, *_ = pid
+    def persistent_load(self, pid: Any) -> Any:
+        what, kind, key, *more = pid
+        if what == "module":  # a class of a module, with its source
+            return kind
+        if len(more) > 2 and more[2] is not None:
+            raise WeightsError("a tensor is a part of another, as torch before 0.4 wrote it")
         module, name = kind.full
         dtype = _TYPES.get(name) if module in ("torch", "torch.storage") else None
         if (key, dtype) not in self.storages:
-            self.storages[key, dtype] = _Storage(self.archive.read(f"{self.folder}data/{key}"), dtype)
+            self.storages[key, dtype] = _Storage(dtype, b"" if self.content is None else self.content(key))
         return self.storages[key, dtype]
 
     def load_build(self) -> None:
@@ -268,4 +325,30 @@ def _read_archive(path: Path) -> Any:
             raise WeightsError("not an archive of torch.save")
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") == b"big":
             raise WeightsError("it was written by a machine that orders its bytes the other way")
-        return _Reader(archive, folder).load()
+        return _Reader(
+            BytesIO(archive.read(f"{folder}data.pkl")), lambda key: archive.read(f"{folder}data/{key}")
+        ).load()
+
+
+def _read_before_archives(path: Path) -> Any:
+    """What torch.save wrote before version 1.6: pickles, then each storage after the count of its numbers."""
+    with path.open("rb") as file:
+        if _Reader(file).load() != _MAGIC:
+            raise WeightsError("not a file of torch.save")
+        _Reader(file).load()
+        system = _Reader(file).load()
+        if not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise WeightsError("it was written by a machine that orders its bytes the other way")
+        reader = _Reader(file)
+        content = reader.load()
+        storages = {key: storage for (key, _), storage in reader.storages.items()}
+        length = path.stat().st_size
+        for key in _Reader(file).load():
+            kind = storages[key].type
+            if kind is None:
+                raise WeightsError("its numbers are complex, quantised or of another type that is not for weights")
+            size = int.from_bytes(file.read(8), "little") * kind.itemsize
+            if size > length - file.tell():
+                raise WeightsError("it says that it holds more than it is long")
+            storages[key].content = file.read(size)
+        return content

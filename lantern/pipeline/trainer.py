@@ -151,6 +151,9 @@ def check_trainer(config: RunConfig | FinetuneConfig) -> None:
     if trainer.compile:
         _check_compiler(config)
     check_arguments("trainer.extra", pl.Trainer, trainer.extra, {*KEYS, *FIXED})
+    for name in ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch"):
+        if (value := trainer.extra.get(name)) is not None and value <= 0:
+            raise UserError(f"trainer.extra.{name}={value} must be above 0")
     callbacks = configured_callbacks(trainer)
     if trainer.extra or callbacks:
         try:

@@ -14,6 +14,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from lantern.report.sinks.escaping import printable
+
 
 def page(template: str, data: Any, pieces: Sequence[Any] = (), **values: Any) -> str:
     """A whole page.
@@ -44,6 +46,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=_visible,
     )
     made.filters["breakable"] = breakable
     return made
@@ -55,16 +58,25 @@ def macros(template: str = "parts.html") -> Any:
     return environment().get_template(template).module
 
 
+def _visible(value: Any) -> Any:
+    """A text of data without signs that turn the writing direction, as on the terminal; markup as it is."""
+    return printable(value) if type(value) is str else value
+
+
 def breakable(text: str) -> Markup:
     """*text* escaped, with places to break a line behind its signs rather than within a word."""
-    return Markup(re.sub(r"(?<=[.=_\-/])(?=\w)", "<wbr>", str(escape(text))))
+    return Markup(re.sub(r"(?<=[.=_\-/])(?=\w)", "<wbr>", str(escape(printable(text)))))
 
 
 def embedded_json(value: Any) -> str:
-    """*value* as JSON that may be put into a script element: no character of it can end the element or a line."""
+    """*value* as JSON that may be put into a script element: no character of it can end the element or a line.
+
+    Signs that turn the writing direction of what follows become text.
+    """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
+    text = re.sub("[\u202a-\u202e\u2066-\u2069]", lambda sign: f"\\\\u{ord(sign[0]):04x}", text)
     # A half of a surrogate pair has no UTF-8 form.
     return text.encode("utf-8", "replace").decode("utf-8")
 

@@ -89,7 +89,10 @@ def read_sweep(folder: Path) -> Sweep:
     except FileNotFoundError:
         raise UserError(f"{folder} is not the folder of a sweep: it has no {MANIFEST}") from None
     wrong = misfit(content, {"trials": [{"overrides": [TEXT], "run": TEXT}]})
-    if wrong is not None or any(Path(one["run"]).name != one["run"] for one in content["trials"]):
+    if wrong is not None or any(
+        one["run"] in ("", "..") or Path(one["run"]).name != one["run"] or not one["run"].isprintable()
+        for one in content["trials"]
+    ):
         what = wrong or "a run is not the name of a folder"
         raise UserError(f"{path} is damaged ({what}); repeat the sweep's command to write it again")
     runs = folder.parent.parent

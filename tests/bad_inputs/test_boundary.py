@@ -110,6 +110,22 @@ def test_text_of_data_does_not_steer_the_terminal() -> None:
     assert isinstance(console, Console)
 
 
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "＝", "＋", "－", "＠"])
+@pytest.mark.parametrize(
+    "before", ["", " ", "  ", "\u00a0", "\u3000", "\ufeff", "\u200b", "\x0b", "\x00", "\t", "\r\n", "\n "]
+)
+def test_no_cell_and_no_head_of_a_table_is_a_formula(before: str, sign: str) -> None:
+    text = f"{before}{sign}1+1"
+    for cells in csv.reader(io.StringIO(to_csv([{text: text}], [text]), newline="")):
+        assert cells == [f"'{text}".replace("\r\n", "\n")]
+
+
+@pytest.mark.parametrize("text", ["a=b", "1-2", " x", "\u3000x", "5 - 3", "'=1", "", " ", "\u200d"])
+def test_a_cell_that_is_no_formula_stays_as_it_is(text: str) -> None:
+    rows = list(csv.reader(io.StringIO(to_csv([{"a": text, "b": -1}], ["a", "b"]), newline="")))
+    assert rows[1] == [text, "-1"]
+
+
 def test_each_sink_has_one_escaping() -> None:
     cells = ["=1+1", "+x", "-x", "@x", "\tx", "\rx", " =x", -1.5, -3, None, "a,b", 'q"', "plain", "x=1"]
     names = [f"c{n}" for n in range(len(cells))]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bad_inputs.place import Place, check
+from tests.bad_inputs.place import Place, check, tiny
 
 GLOBAL = "# @package _global_\n"
 
@@ -35,7 +35,24 @@ FILES = [
     ("experiment/e", GLOBAL.encode() + b"corpus:\n  modalities: [[text]]\n", ("corpus.modalities",)),
     ("experiment/e", GLOBAL.encode() + b"llm:\n  extra_body: {_target_: os.system}\n", ("llm.extra_body._target_",)),
     ("experiment/e", GLOBAL.encode() + b"variants: ['seed=${oc.env:HOME}']\n", ("seed=${oc.env:HOME}", "resolver")),
-    ("experiment/e", b"# @package\nseed: 3\n", ("error: ",)),
+    ("experiment/e", b"# @package\nseed: 3\n", ("e.yaml: its first line must be # @package _global_",)),
+    ("experiment/e", b"seed: 3\n", ("e.yaml: its first line must be # @package _global_",)),
+    ("experiment/e", b"# @package _group_\nseed: 3\n", ("e.yaml: its first line must be # @package _global_",)),
+    ("backbone/e", b"name: gru\nhidden: &a [*a]\n", ("e.yaml: nested too deep, or a part of it holds itself",)),
+    ("backbone/e", b"name: gru\nx: " + b"[" * 3000, ("e.yaml: nested too deep",)),
+    ("backbone/e", b"name: gru\nhidden: " + b"9" * 5000, ("e.yaml: ", "5000 digits")),
+    ("backbone/e", b"name: gru\nhidden: !!python/object/apply:os.system ['id']\n", ("e.yaml, line 2: not YAML",)),
+    ("backbone/e", b"name: gru\nhidden: ${${backbone.name}:HOME}\n", ("backbone.hidden=", "resolver")),
+    ("backbone/e", b"name: gru\nhidden: ${a.${b}:HOME}\n", ("backbone.hidden=", "resolver")),
+    ("backbone/e", b"name: gru\n'${oc.env:HOME}': 3\n", ("${oc.env:HOME}=3", "resolver")),
+    ("experiment/e", GLOBAL.encode() + b"variants: [[seed=1]]\n", ("variants: must be a list of texts", "['seed=1']")),
+    ("experiment/e", GLOBAL.encode() + b"variants: [{seed: 1}]\n", ("variants: must be a list of texts", "'seed': 1")),
+    (
+        "experiment/e",
+        GLOBAL.encode() + b"llm: {trusted_hosts: [[a]]}\n",
+        ("llm.trusted_hosts: must be a list of texts",),
+    ),
+    ("experiment/e", GLOBAL.encode() + b"llm: {drop_params: [[a]]}\n", ("llm.drop_params: must be a list of texts",)),
 ]
 INTERNAL = ("$VALUE", "ConfigLoader", "unhashable type", "object_type", "Structured config", "subclass", "assert")
 
@@ -108,6 +125,15 @@ TYPED = [
     ("-m seed=0,1 +hydra.launcher.x={_target_:os.system}", ("do not name code",)),
     ("-m seed=0,1 hydra.sweeper._target_=os.system", ("only hydra/launcher",)),
     ("hydra.job_logging=x", ("only hydra/launcher",)),
+    ("corpus.name=oc.env prompt.system='${${corpus.name}:HOME}'", ("prompt.system=", "resolver")),
+    ("llm.extra_body={'${oc.env:HOME}':1}", ("error: ",)),
+    # more than Python reads, or a machine holds
+    (f"seed={'9' * 5000}", ("seed=999", "cannot be read")),
+    (f"-m seed=0,{'9' * 5000}", ("error: ",)),
+    ("-m seed=range(0,99999999)", ("seed=range(0,99999999): a sweep has at most 10,000 runs",)),
+    ("-m seed=range(0,200) corpus.seed=range(0,200)", ("40,000 runs are more than a sweep may have, 10,000",)),
+    ("-m ~seed", ("~seed is not of the form key=value",)),
+    ("variants=[{a:b}]", ("variants: must be a list of texts",)),
 ]
 
 
@@ -125,3 +151,45 @@ def test_a_glob_stands_for_the_choices_that_it_names(place: Place, tmp_path: Pat
     assert (code, err) == (0, "")
     assert [word for word in ("- corect\n", "- corect_small\n", "- sdt\n", "- sdt_small\n") if word not in out] == []
     assert "meld" not in out
+
+
+TUNED = [
+    (b"backbone: {lr: 1, lr: 2}\n", ("tuned=", "e.yaml, line 1: not YAML (found duplicate key lr)")),
+    (b"backbone: {epochs: 2024-01-01}\n", ("backbone.epochs: must be a whole number", "2024-01-01")),
+    (b"backbone: {x: !!set {a}}\n", ("tuned=", "e.yaml: ", "'set' is not a supported")),
+    (b"[" * 3000, ("tuned=", "e.yaml: nested too deep")),
+    (b"backbone: &a [*a]\n", ("tuned=", "e.yaml: nested too deep, or a part of it holds itself")),
+    (b"backbone: {epochs: " + b"9" * 5000 + b"}\n", ("tuned=", "e.yaml: ", "5000 digits")),
+    (b"\xff\xfea", ("tuned=", "e.yaml: not UTF-8")),
+    (b"- a\n", ("tuned=", "e.yaml: holds no keys")),
+    (b"", ("a tuned file holds backbone, model, trainer; this one holds no sections",)),
+    (b"seed: 3\n", ("a tuned file holds backbone, model, trainer; this one holds seed",)),
+    (b"backbone: {lr: '${oc.env:HOME}'}\n", ("backbone.lr=", "resolver")),
+    (b"trainer: {callbacks: [{_target_: os.system}]}\n", ("_target_ is not used",)),
+]
+
+
+@pytest.mark.parametrize(("content", "told"), TUNED)
+def test_a_slip_in_a_tuned_file(content: bytes, told: tuple[str, ...], place: Place) -> None:
+    path = place.at / "e.yaml"
+    path.write_bytes(content)
+    _refused(place, ["backbone=gru", "llm=simulated", f"tuned={path}", "--config"], told)
+
+
+def test_a_launcher_of_ones_own_names_no_code(place: Place) -> None:
+    path = place.at / "configs" / "hydra" / "launcher" / "e.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"_target_: subprocess.getoutput\ncmd: touch {place.at}/run\n")
+    place.patch.chdir(place.at)
+    told = ("hydra/launcher=e: settings do not name code to run (subprocess.getoutput)",)
+    code, _, err = place.call("run", *tiny(place.at), "-m", "seed=0,1", "hydra/launcher=e")
+    check(code, err, told)
+    assert not (place.at / "run").exists()
+
+
+@pytest.mark.parametrize("key", ["llm.headers", "llm.extra_body", "trainer.extra"])
+def test_a_setting_of_any_keys_needs_no_plus(key: str, place: Place) -> None:
+    for typed in (f"{key}.x=PATH", f"{key}={{x:PATH}}", f"+{key}.x=PATH", f"++{key}.x=PATH"):
+        code, out, err = place.call("run", "backbone=gru", "llm=simulated", typed, "--config")
+        assert (code, err) == (0, "")
+        assert "    x: PATH\n" in out

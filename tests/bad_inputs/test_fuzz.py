@@ -61,6 +61,14 @@ def test_a_broken_run_is_left_out_and_the_others_are_compared(file: str, change:
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "a\x00b", "\x1b[31m", "a\nb"])
+@pytest.mark.parametrize("command", ["status", "compare"])
+def test_a_run_of_a_sweep_is_the_name_of_a_folder(command: str, name: str, place: Place) -> None:
+    folder = place.folder("sweep")
+    (folder / "sweep.json").write_text(json.dumps({"trials": [{"overrides": ["seed=0"], "run": name}]}))
+    place.refused([command, folder], ("sweep.json is damaged (a run is not the name of a folder)",))
+
+
 def test_a_run_without_its_corpus_setting_is_compared_without_text(place: Place) -> None:
     folder = place.run()
     lines = (folder / "config.yaml").read_text().splitlines(keepends=True)

@@ -70,6 +70,9 @@ SETTINGS = [
     ("corpus.dialogues=2", ("corpus.dialogues=2 must be at least 5",)),
     ("corpus.seed=-1", ("corpus.seed=-1 must not be negative",)),
     ("corpus.limit_dialogues=2", ("corpus.limit_dialogues=2", "at least 3")),
+    ("trainer.extra.accumulate_grad_batches=0", ("trainer.extra.accumulate_grad_batches=0 must be above 0",)),
+    ("trainer.extra.val_check_interval=0", ("trainer.extra.val_check_interval=0 must be above 0",)),
+    ("trainer.extra.val_check_interval=-0.5", ("trainer.extra.val_check_interval=-0.5 must be above 0",)),
     # words
     ("refine.when=never", ("refine.when=never is not one of end, best, every_n",)),
     ("model.dimension_loss=CCC", ("model.dimension_loss=CCC is not one of ccc, mse", "Did you mean 'ccc'")),
@@ -106,6 +109,8 @@ SETTINGS = [
     ("llm.name=a/b", ("llm.name='a/b'", "letters, digits")),
     ("llm=vllm llm.api_base=localhost:8000", ("llm.api_base=localhost:8000 must be a URL", "http://")),
     ("llm.elicitation=letters", ("llm.elicitation=letters is not one of json, logprobs",)),
+    ("llm.elicitation=logprobs llm.drop_params=[logprobs]", ("drop_params=[logprobs] leaves out logprobs", "=json")),
+    ("llm.elicitation=logprobs llm.drop_params=[seed,top_logprobs]", ("leaves out top_logprobs", "=json")),
     ("prompt.answers=words", ("prompt.answers=words", "llm.elicitation=logprobs")),
     ("llm=claude llm.api_key_env=SOME_KEY llm.elicitation=logprobs", ("use llm.elicitation=json",)),
     ("llm=smollm2 llm.embedded=/none.gguf", ("llm.embedded=/none.gguf: there is no such file",)),

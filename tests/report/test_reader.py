@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
 from lantern.errors import FailureKind
-from lantern.report.pages import embedded_json
+from lantern.report.pages import embedded_json, environment
 from lantern.report.reader import ALPHABET, NOTHING, ReaderData, Shown, reader_data
 from lantern.tables import FieldReply, Row
 from tests.results.made_runs import made_table
@@ -79,3 +80,20 @@ def test_a_sweep_of_iemocaps_size_stays_small(tmp_path: Path) -> None:
     for seed in range(20):
         data.add(Shown(f"sdt + llama-3.1-405b, seed {seed}", table), dict.fromkeys(table.utterances, "x" * 60))
     assert len(embedded_json(data.as_dict())) < 4_500_000
+
+
+@pytest.mark.parametrize("sign", ["\x1b", "\u202e", "\u202a", "\u2066", "\u2069", "\x9b", "\u200b"])
+def test_no_text_of_data_turns_a_page(sign: str) -> None:
+    shown = ascii(sign)[1:-1]
+    made = environment().from_string("<p title='{{ t }}'>{{ t }}{{ t | breakable }}{{ m }}</p>")
+    page = made.render(t=f"a{sign}<b>", m=Markup("<i>"))
+    assert page == f"<p title='a{shown}&lt;b&gt;'>" + 2 * f"a{shown}&lt;b&gt;" + "<i></p>"
+    if sign in "\u202e\u202a\u2066\u2069":
+        text = embedded_json({f"a{sign}": [f"{sign}\\"]})
+        assert sign not in text
+        assert json.loads(text) == {f"a{shown}": [f"{shown}\\"]}
+
+
+def test_letters_that_are_written_from_right_to_left_stay() -> None:
+    text = "\u200fשלום\u200f \u200e👩\u200d💻"
+    assert json.loads(embedded_json([text])) == [text]

@@ -122,7 +122,9 @@ def test_the_files_say_the_same(tmp_path: Path) -> None:
     tex = to_latex(tables)
     assert tex.count("\\toprule") == tex.count("\\bottomrule") == 1
     body = tex.split("\\midrule\n")[1].split("\\bottomrule")[0].strip().splitlines()
-    assert all(line.count("&") == len(heads(Place.PAPER, tables[0].lines)) - 1 and line.endswith(r"\\") for line in body)
+    assert all(
+        line.count("&") == len(heads(Place.PAPER, tables[0].lines)) - 1 and line.endswith(r"\\") for line in body
+    )
 
 
 def test_latex_signs_are_escaped() -> None:

@@ -19,6 +19,15 @@ _ORDER = ("text", "audio", "visual")
 _ENCODERS = {"audio": "audio_encoder", "text": "text_encoder", "visual": "vision_encoder"}
 _DEAD = re.compile(r"clf\.(lin_7|linear)\.|crossmodal\..*\.version$")
 _EDGES = {"temp_multi": "both", "temp": "temporal", "multi": "multimodal"}
+_NAMED = {
+    "past_window": "wp",
+    "future_window": "wf",
+    "edges": "edge_type",
+    "use_speaker": "use_speaker",
+    "crossmodal_heads": "crossmodal_nheads",
+    "self_attention_heads": "self_att_nheads",
+}
+"""Our options that no shape tells, and their published names."""
 _FIXED = (
     ("encoder.text_encoder.transformer_encoder.layers.", "encoders.text.blocks."),
     ("encoder.text_encoder.transformer_out.", "encoders.text.output."),
@@ -40,7 +49,9 @@ def published_letters(config: Mapping[str, Any]) -> dict[str, str]:
 
     It swaps audio and text on the way from the encoder to the rest, so with both present ``a`` is the text stream.
     """
-    letters = str(config.get("modalities", "atv"))
+    letters = config.get("modalities", "atv")
+    if not isinstance(letters, str):
+        raise UserError(f"published modalities {letters!r:.60} must be letters of a, t, v.")
     unknown = [letter for letter in letters if letter not in _LETTERS]
     if unknown or not letters:
         raise UserError(f"published modalities {letters!r} must be letters of a, t, v.")
@@ -123,13 +134,16 @@ def fill_published(model: Model, state: Mapping[str, Tensor], settings: Mapping[
 
 def _check_graph(config: Config, state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
     """Refuse settings with which the same weights mean another model: no shape tells them apart."""
-    if settings:
+    if "wf" in settings:
         trained, _ = _infer(state, settings, published_letters(settings), config.exact_published)
-        names = ("past_window", "future_window", "edges", "use_speaker", "crossmodal_heads", "self_attention_heads")
-        other = {name: getattr(trained, name) for name in names if getattr(trained, name) != getattr(config, name)}
+        other = {
+            ours: getattr(trained, ours)
+            for ours, name in _NAMED.items()
+            if name in settings and getattr(trained, ours) != getattr(config, ours)
+        }
         if other:
             typed = " ".join(f"backbone.{name}={str(value).lower()}" for name, value in other.items())
-            raise UserError(f"its weights were trained with other settings (wf={settings.get('wf')}); add {typed}")
+            raise UserError(f"its weights were trained with other settings (wf={settings['wf']}); add {typed}")
     elif config.graph and not config.exact_published and config.future_window == Config().future_window:
         raise UserError(
             "published weights count the utterance itself in their future window wf, and this file does not say which "
@@ -179,6 +193,12 @@ def _infer(
         pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
         return 1 + max((int(found[1]) for name in state if (found := pattern.match(name))), default=0)
 
+    def number(name: str, default: int) -> int:
+        value = config.get(name, default)
+        if type(value) is not int or abs(value) >= 2**31:
+            raise UserError(f"the published argument {name}={value!r:.60} must be a whole number.")
+        return value
+
     hidden = int(need("clf.lin1.weight").shape[0])
     text = "encoder.text_encoder."
     layers = f"{text}transformer_encoder.layers."
@@ -197,7 +217,7 @@ def _infer(
     edge_type = str(config.get("edge_type", "temp_multi"))
     if edge_type not in _EDGES:
         raise UserError(f"published edge_type {edge_type!r} is not one of {', '.join(_EDGES)}.")
-    future = int(config.get("wf", 5))
+    future = number("wf", 5)
     if not exact and future == 0 and edge_type != "multi":
         raise UserError("published wf=0 (no self-loops) has no counterpart with exact_published=False.")
     first, *rest = letters
@@ -205,23 +225,26 @@ def _infer(
     attention = "graph_model.gnn.conv2.lin_key.weight"
     has_graph = any(name.startswith("graph_model.") for name in state)
     has_speaker = "speaker_embedding.weight" in state
+    use_speaker = config.get("use_speaker", has_speaker)
+    if not isinstance(use_speaker, bool):
+        raise UserError(f"the published argument use_speaker={use_speaker!r:.60} must be true or false.")
     options = Config(
         modalities=list(letters.values()),
         hidden=hidden,
-        past_window=int(config.get("wp", 11)),
+        past_window=number("wp", 11),
         future_window=future if exact else max(future - 1, -1 if future < 0 else 0),
         edges=_EDGES[edge_type],
-        use_speaker=bool(config.get("use_speaker", has_speaker)),
+        use_speaker=use_speaker,
         graph=has_graph,
         graph_transformer=attention in state,
         graph_heads=int(state[attention].shape[0]) // hidden if attention in state else 1,
         crossmodal=any(name.startswith("crossmodal.") and not _DEAD.match(name) for name in state),
         crossmodal_layers=depth(pair) if rest else 1,
-        crossmodal_heads=int(config.get("crossmodal_nheads", 2)),
+        crossmodal_heads=number("crossmodal_nheads", 2),
         self_attention_layers=depth(f"crossmodal.layers.mem_{first}.layers."),
-        self_attention_heads=int(config.get("self_att_nheads", 2)),
+        self_attention_heads=number("self_att_nheads", 2),
         text_encoder=kind,
-        text_layers=depth(layers) if kind == "transformer" else int(config.get("encoder_nlayers", 2)),
+        text_layers=depth(layers) if kind == "transformer" else number("encoder_nlayers", 2),
         text_feedforward=int(state[f"{layers}0.linear1.weight"].shape[0])
         if f"{layers}0.linear1.weight" in state
         else 1,

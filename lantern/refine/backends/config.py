@@ -90,6 +90,12 @@ class BackendConfig:
         if self.name != "???" and not re.fullmatch(r"\w[\w.+-]{0,60}", self.name):
             raise UserError(f"llm.name={self.name!r} must be of letters, digits and . _ + -: it names run folders")
         check(self, "llm", at)
+        lost = {"logprobs", "top_logprobs"} & set(self.drop_params)
+        if self.elicitation == "logprobs" and lost:
+            raise UserError(
+                f"{at}llm.drop_params=[{','.join(self.drop_params)}] leaves out {' and '.join(sorted(lost))}, which "
+                "llm.elicitation=logprobs is about; take llm.elicitation=json"
+            )
         if self.api_base is not None and not re.fullmatch(r"https?://[^/\s\\@?#]+(?:/[^\s\\]*)?", self.api_base):
             raise UserError(f"{at}llm.api_base={self.api_base} must be a URL, such as http://localhost:8000/v1")
         if (self.price_input is None) != (self.price_output is None):

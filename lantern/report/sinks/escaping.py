@@ -11,8 +11,8 @@ from typing import Any
 _JOINERS = "\u200c\u200d"
 """They shape letters and emoji; of the signs that are not seen these alone are harmless."""
 
-_FORMULAS = ("=", "+", "-", "@", "\t", "\n", "＝", "＋", "－", "＠")
-"""Signs with which a cell begins that a spreadsheet runs or breaks."""
+_FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""Signs with which a cell begins that a spreadsheet runs."""
 
 
 def printable(text: str) -> str:
@@ -48,7 +48,9 @@ def _cell(value: Any) -> Any:
         return value
     # A half of a surrogate pair has no UTF-8 form, and a bare carriage return would not be quoted.
     text = value.encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULAS) else text
+    # Spreadsheets pass over blanks and signs that are not seen.
+    seen = next((at for at, sign in enumerate(text) if not (sign.isspace() or _is_hidden(sign))), 0)
+    return f"'{text}" if text[:1] in ("\t", "\n") or text[seen:].startswith(_FORMULAS) else text
 
 
 def markdown(text: str) -> str:
