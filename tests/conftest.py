@@ -27,6 +27,7 @@ def tiny(tmp_path: Path) -> Callable[..., list[str]]:
             "backbone.hidden=16",
             "backbone.epochs=4",
             "weighting.epochs=3",
+            "weighting.guard=false",
             "weighting.fit_on=dev",
             f"runs={tmp_path}/runs",
             *more,

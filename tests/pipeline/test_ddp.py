@@ -33,6 +33,7 @@ def torchrun(arguments: list[str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_spawned_processes_and_torchrun_train_the_same_model_once(tiny: Tiny, tmp_path: Path) -> None:
     found = []
     for name, run in (("spawned", spawned), ("torchrun", torchrun)):

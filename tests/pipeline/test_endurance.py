@@ -24,11 +24,13 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endurance, "run", lambda arguments: start("-m", "experiments.run", *arguments))
 
 
+@pytest.mark.slow
 def test_a_run_under_faults_accounts_for_every_utterance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     endurance.faults(tmp_path, dialogues=15, timeout=1)
     assert "entries accounted for" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_llm_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     endurance.ctrl_c(tmp_path, dialogues=15)
     assert "exit 130" in capsys.readouterr().out

@@ -97,6 +97,7 @@ def test_a_sweep_counts_what_its_runs_share_once(tiny: Tiny) -> None:
     assert planned(("seed=0",), ("seed=1",)) == (2 * models, 2 * calls)
 
 
+@pytest.mark.slow
 def test_it_needs_no_key_and_sends_nothing(tiny: Tiny, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
     # A proxy that nobody serves: whatever goes out fails and would be told.
@@ -114,6 +115,7 @@ def test_it_needs_no_key_and_sends_nothing(tiny: Tiny, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answers", ["letters", "words"])
 def test_the_embedded_models_own_tokenizer_is_exact(tiny: Tiny, answers: str) -> None:
     few = tiny("backbone.epochs=1", "refine.limit_dialogues=1", "refine.stride=4", "refine.coverage=1")
@@ -162,6 +164,7 @@ def test_a_plan_counts_the_calls_about_an_empty_turn(tiny: Tiny) -> None:
     assert run(ready, Recorder())["llm"]["calls"] == found.asking.calls
 
 
+@pytest.mark.slow
 def test_the_embedded_models_json_is_foreseen(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.sqlite")
     config, corpus = compose(["llm=smollm2", "refine.stride=1"]), generate_sample(dialogues=5)

@@ -33,6 +33,7 @@ def trials(runs: Path) -> list[optuna.trial.FrozenTrial]:
     return [trial for trial in every if trial.state != optuna.trial.TrialState.FAIL]
 
 
+@pytest.mark.slow
 def test_a_search_killed_half_way_proposes_and_trains_what_an_uninterrupted_one_does(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_search_killed_half_way_proposes_and_trains_what_an_uninterrupted_one_
     assert "6 done" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_processes_search_together(tiny: Tiny, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     processes = [start("-m", "experiments.run", "-m", *tiny(*SEARCH), "search=4") for _ in range(2)]

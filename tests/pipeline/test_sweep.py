@@ -53,6 +53,7 @@ def numbers(runs: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_half_way_is_completed_and_does_nothing_twice(tiny: Tiny, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     arguments = ["-m", *tiny(*SWEEP)]
@@ -76,6 +77,7 @@ def test_a_sweep_killed_half_way_is_completed_and_does_nothing_twice(tiny: Tiny,
     assert answers == sum(json.loads(p.read_text())["llm"]["prompts"] for p in runs.glob("*/metrics.json"))
 
 
+@pytest.mark.slow
 def test_two_processes_do_a_sweep_once(tiny: Tiny, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     arguments = ["-m", *tiny("seed=0,1", "weighting=mean,band", "backbone.epochs=2")]
@@ -88,6 +90,7 @@ def test_two_processes_do_a_sweep_once(tiny: Tiny, tmp_path: Path) -> None:
     assert Counter(json.loads(line)["run"] for line in reads) == {p.parent.name: 1 for p in runs.glob("*/metrics.json")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
 def test_a_launcher_gives_the_same_numbers(tiny: Tiny, tmp_path: Path, launcher: str) -> None:
     plugin = f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher"
@@ -245,6 +248,7 @@ def test_a_plan_of_a_sweep_counts_everything_once(
     assert "calls           0," in told
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_sweep_and_the_same_command_goes_on(tiny: Tiny, tmp_path: Path) -> None:
     arguments = ["-m", *tiny("seed=0,1,2,3", "backbone.epochs=2")]
     process = start("-m", "experiments.run", *arguments)

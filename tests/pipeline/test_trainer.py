@@ -92,6 +92,7 @@ def test_what_this_machine_cannot_do_is_refused_before_the_training(key: str, mo
     assert key in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_compiled_training_gives_the_model_of_any_other(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

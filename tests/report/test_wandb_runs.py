@@ -18,6 +18,7 @@ from tests.processes import done
 from tests.report.wandb_files import Recorded, only_log
 
 Tiny = Callable[..., list[str]]
+pytestmark = pytest.mark.slow
 
 
 def run_folder(tmp_path: Path) -> Path:
