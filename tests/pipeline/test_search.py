@@ -153,6 +153,10 @@ def test_a_bad_search_is_refused_before_anything_starts(
 ) -> None:
     with pytest.raises(UserError, match=message):
         main(["-m", *tiny(*SEARCH), *more])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_needs_a_space_and_a_sweep(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="search needs a key with several values"):
         main(["-m", *tiny("refine.enabled=false", "weighting.fit_on=dev"), "search=2"])
     with pytest.raises(UserError, match="search=2 is for sweeps: add -m"):

@@ -133,7 +133,7 @@ def test_a_run_that_fails_does_not_stop_the_others(
         return real(ready, *rest)
 
     monkeypatch.setattr(lantern.pipeline.run, "evaluate", evaluate)
-    arguments = ["-m", *tiny("seed=0,1,2", "backbone.epochs=1")]
+    arguments = ["-m", *tiny("seed=0,1,2", "backbone.epochs=1", "refine.enabled=false")]
     assert main(arguments) == 2
     out = capsys.readouterr().out
     assert "1/3  seed=0: error: the disk is full" in out
@@ -213,8 +213,8 @@ def test_titles_leave_out_what_all_share() -> None:
 
 
 def test_compare_and_status_take_a_sweep(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-m", *tiny("seed=0,1", "backbone.epochs=1")]) == 0
-    assert main(["-m", *tiny("seed=2,3", "backbone.epochs=1")]) == 0
+    for seeds in ("seed=0,1", "seed=2,3"):
+        assert main(["-m", *tiny(seeds, "backbone.epochs=1", "refine.enabled=false")]) == 0
     sweeps = sorted((tmp_path / "runs" / "sweeps").iterdir(), key=lambda p: p.stat().st_mtime)
     assert len(sweeps) == 2
     capsys.readouterr()
@@ -266,7 +266,7 @@ def test_ctrl_c_ends_the_sweep_and_the_same_command_goes_on(tiny: Tiny, tmp_path
 def test_a_run_stopped_between_its_result_and_its_state_is_done(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["-m", *tiny("seed=0,1", "backbone.epochs=1")]
+    arguments = ["-m", *tiny("seed=0,1", "backbone.epochs=1", "refine.enabled=false")]
     assert main(arguments) == 0
     path = next((tmp_path / "runs").glob("*seed0*/progress.json"))
     path.write_text(json.dumps({**json.loads(path.read_text()), "state": "running"}))
