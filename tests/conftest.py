@@ -15,6 +15,11 @@ settings.register_profile("lantern", deadline=None)
 settings.load_profile("lantern")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come first: no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., list[str]]:
     """Overrides of a run that takes a second or two, all of it under ``tmp_path``."""
