@@ -77,7 +77,7 @@ def test_what_cannot_be_run_is_told(tiny: Tiny) -> None:
 
 
 def test_unfinished_runs_are_left_out_aloud(tmp_path: Path, tiny: Tiny, caplog: pytest.LogCaptureFixture) -> None:
-    run = lantern.run_experiment(tiny("refine.enabled=false", "backbone.epochs=1"))
+    run = lantern.run_experiment(tiny("refine.enabled=false", "trainer.epochs=1"))
     half = run.folder.with_name("half")
     half.mkdir()
     (half / "config.yaml").write_text("seed: 0\n")

@@ -31,7 +31,7 @@ def test_a_run_leaves_no_secret_anywhere(tmp_path: Path) -> None:
         overrides = [
             "backbone=gru",
             "backbone.hidden=16",
-            "backbone.epochs=2",
+            "trainer.epochs=2",
             "corpus.dialogues=15",
             "trainer.threads=1",
             "weighting=mean",

@@ -37,7 +37,7 @@ def test_ctrl_c_while_the_llm_is_asked(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_run_goes_on_past_a_damaged_row(tiny: Tiny, tmp_path: Path) -> None:
-    ready, path = preflight(compose(tiny("backbone.epochs=1"))), tmp_path / "runs" / "ledger.sqlite"
+    ready, path = preflight(compose(tiny("trainer.epochs=1"))), tmp_path / "runs" / "ledger.sqlite"
     first = run(ready, Recorder())
     raw = path.read_bytes()
     at = raw.index(b'{"1": {"happy": 0.') + 18

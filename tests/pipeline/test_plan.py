@@ -47,7 +47,7 @@ Tiny = Callable[..., list[str]]
     ],
 )
 def test_a_plan_agrees_with_the_run(tiny: Tiny, tmp_path: Path, more: tuple[str, ...]) -> None:
-    overrides = tiny("backbone.epochs=1", *more)
+    overrides = tiny("trainer.epochs=1", *more)
     before = plan([preflight(compose(overrides), check_backend=False)])
     assert before.asking is not None
     assert not before.exact
@@ -72,7 +72,7 @@ def test_a_plan_agrees_with_the_run(tiny: Tiny, tmp_path: Path, more: tuple[str,
 @pytest.mark.parametrize(("shows", "shared"), [(("prompt.priors=none", "prompt.dimensions=false"), True), ((), False)])
 def test_prompts_without_predictions_are_shared_by_all_models(tiny: Tiny, shows: tuple[str, ...], shared: bool) -> None:
     with LLMServer() as server:
-        asked = ["llm=vllm", f"llm.api_base={server.url}", "backbone.epochs=1", "refine.limit_dialogues=1", *shows]
+        asked = ["llm=vllm", f"llm.api_base={server.url}", "trainer.epochs=1", "refine.limit_dialogues=1", *shows]
         first, second = (preflight(compose(tiny(*asked, f"seed={seed}"))) for seed in (0, 1))
         before = plan([first, second])
         run(first, Recorder())
@@ -155,7 +155,7 @@ def test_what_cannot_be_planned_or_paid_is_told(tiny: Tiny) -> None:
 
 
 def test_after_an_interruption_only_the_rest_is_planned(tiny: Tiny) -> None:
-    overrides = tiny("backbone.epochs=1")
+    overrides = tiny("trainer.epochs=1")
     with pytest.raises(KeyboardInterrupt):
         run(preflight(compose(overrides)), Recorder(stop_at_stage="refine test"))
     found = plan([preflight(compose(overrides), check_backend=False)])
@@ -166,7 +166,7 @@ def test_after_an_interruption_only_the_rest_is_planned(tiny: Tiny) -> None:
 
 
 def test_a_plan_counts_the_calls_about_an_empty_turn(tiny: Tiny) -> None:
-    overrides = tiny("backbone.epochs=1", "refine.calibrate=true", "prompt.permute=true")
+    overrides = tiny("trainer.epochs=1", "refine.calibrate=true", "prompt.permute=true")
     ready = preflight(compose(overrides))
     plain, found = (plan([preflight(compose([*overrides, *more]))]) for more in (["refine.calibrate=false"], []))
     assert plain.asking is not None

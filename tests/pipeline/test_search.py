@@ -23,7 +23,7 @@ optuna = pytest.importorskip("optuna")
 
 Tiny = Callable[..., list[str]]
 SPACE = ("backbone.lr=tag(log,interval(1e-4,1e-2))", "backbone.hidden=int(interval(8,32))")
-SEARCH = ("refine.enabled=false", "weighting.fit_on=dev", "backbone.epochs=2", *SPACE)
+SEARCH = ("refine.enabled=false", "weighting.fit_on=dev", "trainer.epochs=2", *SPACE)
 
 
 def trials(runs: Path) -> list[optuna.trial.FrozenTrial]:
@@ -94,7 +94,7 @@ def test_a_search_goes_on_to_more_trials_and_tries_a_failed_one_again(
 def test_the_best_settings_are_a_file_that_a_run_takes(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = tiny("refine.enabled=false", "weighting.fit_on=dev", "backbone.epochs=2")
+    arguments = tiny("refine.enabled=false", "weighting.fit_on=dev", "trainer.epochs=2")
     space = ["backbone.lr=1e-4,1e-2", "backbone.dropout=0.1,0.3", "model.class_weights=none,inverse"]
     assert main(["-m", *arguments, *space, "search=3"]) == 0
     out = capsys.readouterr().out

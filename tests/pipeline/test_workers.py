@@ -103,7 +103,7 @@ main(sys.argv[1:])
 
 @pytest.mark.slow
 def test_a_command_killed_with_workers_goes_on_and_trains_nothing_twice(tiny: Tiny, tmp_path: Path) -> None:
-    given = folds(tiny, "backbone.epochs=30")
+    given = folds(tiny, "trainer.epochs=30")
     ready = preflight(compose(given))
     process = start("-c", HELD, *given, "trainer.workers=3")
     wait_for(lambda: process.poll() is not None or sum((p / "last.ckpt").is_file() for p in places(ready)) >= 2)

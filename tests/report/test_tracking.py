@@ -193,7 +193,7 @@ def test_an_offline_sweep_is_read_back_by_wandbs_own_command(
 
     monkeypatch.setenv("WANDB_API_KEY", "planted-wandb-key-0123456789abcdef01234567")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-secret-value")
-    assert main(["-m", *tiny("tracking=wandb", "backbone.epochs=2", "weighting.guard=false", "seed=0,1")]) == 0
+    assert main(["-m", *tiny("tracking=wandb", "trainer.epochs=2", "weighting.guard=false", "seed=0,1")]) == 0
     logs = sorted((tmp_path / "runs").glob("*/wandb/offline-run-*/*.wandb"))
     (whole,) = (tmp_path / "runs").glob("sweeps/*/wandb/offline-run-*/*.wandb")
     assert len(logs) == 2
@@ -227,7 +227,7 @@ def test_csv_and_none_import_no_wandb(tiny: Tiny, tmp_path: Path) -> None:
     code = (
         "import sys; from experiments.run import main; main(sys.argv[1:]); assert 'wandb' not in sys.modules, 'wandb'"
     )
-    given = tiny("tracking=csv", "backbone.epochs=1")
+    given = tiny("tracking=csv", "trainer.epochs=1")
     ended = done("-c", code, *given)
     assert ended.returncode == 0, ended.stderr
     assert "results of all runs" in ended.stdout
