@@ -123,6 +123,7 @@ def test_a_flipped_letter_is_found(postgres: PostgresServer, url: str) -> None:
             ledger.verify()
 
 
+@pytest.mark.slow
 def test_a_server_that_restarts_costs_nothing(postgres: PostgresServer, url: str) -> None:
     with Ledger(url) as ledger:
         ledger.store_reply(request("before"), reply("a"))
