@@ -45,6 +45,7 @@ def test_every_name_is_found_documented_and_what_type_checkers_are_told() -> Non
         _ = lantern.loaad  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_the_example_does_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example_api.main([str(tmp_path)])
     out = capsys.readouterr().out

@@ -94,7 +94,7 @@ def test_useless_llm_costs_next_to_nothing_on_200_utterances(kind: str) -> None:
     assert np.mean(lost) <= 0.2
 
 
-@pytest.mark.parametrize("name", ["band", "attention"])
+@pytest.mark.parametrize("name", ["band", pytest.param("attention", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("world", [World(gain=1.0, favour=4.0), World(favour=8.0, decimals=6)])
 def test_offsets_undo_a_preference_for_a_class(name: str, world: World) -> None:
     fit, (target, bayes) = draw(world, 1000, seed=4)[0], draw(world, 4000, seed=5)
