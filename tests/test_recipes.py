@@ -25,10 +25,11 @@ from tests.llm_server import LLMServer
 
 NOT_RUN = {
     r"make run": "sets up an environment, from the network",
-    r"make test(-all)?": "likewise",
+    r"make test": "likewise",
     r"make lint": "likewise",
     r"source \.venv/bin/activate": "belongs to the shell that types it",
     r"\.venv/bin/pip install .*": "the network",
+    r"python -m experiments\.examples\.api": "tests/test_api.py runs it",
     r".* hydra/launcher=.*": "wants Ray or Slurm; tests/test_sweep.py goes through a launcher",
 }
 """Commands that no test can run, as regular expressions over the whole command, and why."""
