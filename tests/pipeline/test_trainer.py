@@ -129,8 +129,8 @@ def weights(runs: Path) -> list[dict[str, torch.Tensor]]:
     [
         "[{name:swa,swa_lrs:0.02,swa_epoch_start:2}]",
         "[{name:ema,decay:0.5},lr_monitor]",
-        "[{name:lr_finder,num_training_steps:30}]",
-        "[{name:accumulation,scheduling:{0:2}}]",
+        pytest.param("[{name:lr_finder,num_training_steps:30}]", marks=pytest.mark.slow),
+        pytest.param("[{name:accumulation,scheduling:{0:2}}]", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_with_callbacks_selects_another_model(callbacks: str, tiny: Tiny, tmp_path: Path) -> None:

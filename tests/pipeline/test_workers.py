@@ -80,6 +80,7 @@ def test_workers_alone_train_the_very_same_models(tiny: Tiny, tmp_path: Path) ->
     )
 
 
+@pytest.mark.slow
 def test_the_seeds_of_a_sweep_have_the_numbers_of_single_runs(tiny: Tiny, tmp_path: Path) -> None:
     sweep = ("seed=0,1,2", "refine.enabled=false", "trainer.threads=1")
     assert main(["-m", *tiny(*sweep, f"runs={tmp_path}/apart")]) == 0
