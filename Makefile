@@ -1,16 +1,19 @@
-# make run: the whole method on made-up dialogues. make test: the tests, on all cores. Both set up .venv first; later runs
-# skip that.
+# make run: the whole method on made-up dialogues. make test: the tests, on all cores, without the slow ones (many models,
+# processes of their own, the real small LLM); make test-all: every test. All set up .venv first; later runs skip that.
 PYTHON ?= python3
 BIN := .venv/bin
 # The CPU build of torch is installed only where there is none: a CUDA torch put into .venv before stays.
 TORCH ?= torch==2.13.0
 
-.PHONY: run test lint setup clean
+.PHONY: run test test-all lint setup clean
 
 run: .venv/.ready-local
 	$(BIN)/python -m experiments.run experiment=first_run $(ARGS)
 
 test: .venv/.ready-test
+	$(BIN)/python -m pytest -n logical --dist worksteal -m 'not slow' $(ARGS)
+
+test-all: .venv/.ready-test
 	$(BIN)/python -m pytest -n logical --dist worksteal $(ARGS)
 
 lint: .venv/.ready-test

@@ -261,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             self.close_connection = True
         elif behaviour == "hang":
-            owner._stopped.wait(60)
+            owner._stopped.wait()
             self.close_connection = True
         elif behaviour == "echo_key":
             key = self.headers.get("Authorization", "")[7:]

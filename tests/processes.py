@@ -79,6 +79,11 @@ class Forked:
 
     poll = returncode.fget
 
+    @property
+    def said(self) -> str:
+        """What it has written to its standard output so far."""
+        return self._said[0]
+
     def send_signal(self, number: signal.Signals) -> None:
         if self.returncode is None:
             os.kill(self.pid, number)

@@ -45,6 +45,7 @@ def test_every_name_is_found_documented_and_what_type_checkers_are_told() -> Non
         _ = lantern.loaad  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_the_example_does_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example_api.main([str(tmp_path)])
     out = capsys.readouterr().out
@@ -77,7 +78,7 @@ def test_what_cannot_be_run_is_told(tiny: Tiny) -> None:
 
 
 def test_unfinished_runs_are_left_out_aloud(tmp_path: Path, tiny: Tiny, caplog: pytest.LogCaptureFixture) -> None:
-    run = lantern.run_experiment(tiny("refine.enabled=false", "backbone.epochs=1"))
+    run = lantern.run_experiment(tiny("refine.enabled=false", "trainer.epochs=1"))
     half = run.folder.with_name("half")
     half.mkdir()
     (half / "config.yaml").write_text("seed: 0\n")

@@ -19,7 +19,7 @@ Tiny = Callable[..., list[str]]
 
 
 def test_real_runs_become_a_table_and_a_report(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["-m", *tiny("seed=0,1", "backbone.epochs=2", "corpus.dialogues=20")]) == 0
+    assert run(["-m", *tiny("seed=0,1", "trainer.epochs=2", "corpus.dialogues=20")]) == 0
     capsys.readouterr()
     assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
@@ -47,7 +47,7 @@ def test_forbidden_text_stands_nowhere_unless_asked(
     corpus = dataclasses.replace(generate_sample(dialogues=15), redistribution=redistribution)
     corpus.save(tmp_path / "c")
     texts = [u.text for i in corpus.splits["test"] for u in corpus.by_id[i].utterances if len(u.text) > 15]
-    assert run(tiny(f"corpus.path={tmp_path}/c", "backbone.epochs=1")) == 0
+    assert run(tiny(f"corpus.path={tmp_path}/c", "trainer.epochs=1")) == 0
     for options in ([], ["--with-text"]):
         main([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), *options])
         shown = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir())

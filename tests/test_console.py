@@ -97,8 +97,9 @@ def test_what_is_said_is_logged_too(clock: Clock, tmp_path: Path, caplog: pytest
     assert said[-4:] == ["refine test", "  the LLM does not answer", fields, "  a note"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_output_is_a_file(tiny: Tiny, tmp_path: Path) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "experiments.run", *tiny("backbone.epochs=2")]
+    command = [sys.executable, "-X", "importtime", "-m", "experiments.run", *tiny("trainer.epochs=2")]
     # Both outputs in one pipe, in the order of their lines.
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     before, _, rest = done.stdout.partition("reading settings\n")

@@ -36,7 +36,7 @@ for heading, typed, code in json.load(sys.stdin):
         traceback.print_exc(file=sys.stdout)
 """
 
-pytestmark = pytest.mark.timeout(400)  # the first test waits for all commands
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # the first test waits for all commands
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from benchmarks import hub
 from lantern.config.compose import compose
 from lantern.config.groups import CONFIG_DIR, choices
 from lantern.pipeline.preflight import preflight
+from lantern.results.sweep import read_sweep
 from tests.documented import DOCUMENTS, ROOT, commands, fill, in_comments, write_raw, write_recordings
 from tests.llm_server import LLMServer
 
@@ -28,15 +29,19 @@ NOT_RUN = {
     r"make lint": "likewise",
     r"source \.venv/bin/activate": "belongs to the shell that types it",
     r"\.venv/bin/pip install .*": "the network",
+    r"python -m experiments\.examples\.api": "tests/test_api.py runs it",
     r".* hydra/launcher=.*": "wants Ray or Slurm; tests/test_sweep.py goes through a launcher",
 }
 """Commands that no test can run, as regular expressions over the whole command, and why."""
 NEEDS = {r".*--modality visual.*": ("cv2", "ai_edge_litert", "fer"), r".*--extractor is10.*": ("opensmile",)}
 """Packages of extras without which a command cannot be tried."""
-SMALL = ["trainer.epochs=1", "trainer.threads=1", "corpus.dialogues=10", "refine.limit_dialogues=1"]
+SMALL = ["trainer.epochs=1", "trainer.threads=1", "corpus.dialogues=10", "refine.limit_dialogues=1", "oof.folds=2"]
 SMALL += ["backbone.hidden=56", "weighting.epochs=2", "weighting.guard=false"]
+_LATER = re.compile(r"\bseed=[2-9]")
 TEXTS = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in DOCUMENTS}
 DOCUMENTED = list(dict.fromkeys(command for text in TEXTS.values() for command in commands(text)))
+QUICK = list(dict.fromkeys(commands(TEXTS[Path("README.md")])))
+"""Tried by ``make test`` as well."""
 COMMENTED = [command for command in dict.fromkeys(in_comments()) if command not in DOCUMENTED]
 EXPERIMENTS = choices("experiment")
 
@@ -80,7 +85,11 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, server: LLMServer) -> Pat
     return place
 
 
-@pytest.mark.parametrize("command", [*DOCUMENTED, *COMMENTED], ids=lambda command: command[-60:])
+@pytest.mark.parametrize(
+    "command",
+    [*QUICK, *(pytest.param(one, marks=pytest.mark.slow) for one in (*DOCUMENTED, *COMMENTED) if one not in QUICK)],
+    ids=lambda command: command[-60:],
+)
 def test_a_documented_command_works(
     command: str, workshop: Path, server: LLMServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +153,7 @@ def test_a_documented_mistake_is_noticed(
         type_in(command, server, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_file_starts_with_its_command_which_runs(
     name: str, workshop: Path, server: LLMServer, monkeypatch: pytest.MonkeyPatch
@@ -157,9 +167,13 @@ def test_an_experiment_file_starts_with_its_command_which_runs(
     if name == "simulate":
         assert Path("runs/simulate.json").is_file()
         return
-    variants = hub.variants_of(arguments)
-    folders = {preflight(config).folder for config in variants.values()}
-    assert len(folders) == len(variants), "two variants are the same run"
+    sweeps = [read_sweep(path.parent) for path in Path("runs").glob("sweeps/*/sweep.json")]
+    mine = [sweep for sweep in sweeps if sweep.trials[0].overrides[: len(arguments)] == tuple(arguments)]
+    folders = [trial.folder for sweep in mine for trial in sweep.trials]
+    if not mine:
+        folders = [preflight(config).folder for config in hub.variants_of(arguments).values()]
+        assert len(folders) == 1
+    assert len(set(folders)) == len(folders), "two variants are the same run"
     assert all((folder / "metrics.json").is_file() for folder in folders)
 
 
@@ -198,6 +212,8 @@ def type_in(command: str, server: LLMServer, monkeypatch: pytest.MonkeyPatch) ->
     if module in ("experiments.run", "experiments.plan"):
         arguments = small(module, arguments, server)
         monkeypatch.setenv("OPENAI_API_KEY", "planted")
+    elif module == "experiments.finetune_text":
+        arguments = [*arguments, "encoder.epochs=1", "encoder.frozen_epochs=0", "trainer.threads=1"]
     elif module == "experiments.import_corpus" or (module, *arguments[:1]) == ("experiments.ledger", "export"):
         arguments = [*arguments, "--overwrite"]  # an earlier command may have written it
     with contextlib.ExitStack() as stack:
@@ -208,7 +224,7 @@ def type_in(command: str, server: LLMServer, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def small(module: str, arguments: list[str], server: LLMServer) -> list[str]:
-    """The arguments of a run or a plan, cut down: a tiny model, few dialogues, two values per sweep, two seeds per
+    """The arguments of a run or a plan, cut down: a tiny model, few dialogues, two runs per sweep, two seeds per
     experiment, no LLM to wait for."""
     if "--help" in arguments:
         return arguments
@@ -220,17 +236,27 @@ def small(module: str, arguments: list[str], server: LLMServer) -> list[str]:
     one = compose([shortened(override, 1) for override in varied] if sweep else overrides)
     if one.study is not None:
         return [*arguments, "study.seeds=1", "study.fit=60", "study.test=100", "weighting.epochs=2"]
-    few = [variant for variant in one.variants if not re.search(r"\bseed=[2-9]", variant)]
+    few = [variant.replace("llm=smollm2", "llm=simulated") for variant in one.variants if not _LATER.search(variant)]
     size = [*SMALL, *([f"variants={json.dumps(few)}"] if few != one.variants else [])]
     if one.corpus.name != "sample":
         size.append("corpus.limit_dialogues=20")
     if sweep:
-        arguments = [re.sub(r"^search=\d+$", "search=2", shortened(argument, 2)) for argument in arguments]
+        arguments = swept_less([re.sub(r"^search=\d+$", "search=2", argument) for argument in arguments])
     if module == "experiments.plan":
         return [*arguments, *size]
     if one.llm.name in ("smollm2", "simulated"):
         return [*(a for a in arguments if not a.startswith("llm=")), "llm=simulated", *size]
     return [*arguments, f"llm.api_base={server.url}", *size]
+
+
+def swept_less(arguments: list[str]) -> list[str]:
+    """*arguments* with two values of the first key that has several, and one of the others."""
+    found, count = [], 2
+    for argument in arguments:
+        found.append(shortened(argument, count))
+        if found[-1] != shortened(argument, 1):
+            count = 1
+    return found
 
 
 def shortened(argument: str, count: int) -> str:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.llm_server import LLMServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +19,7 @@ TEAM = "team-planted-77c1e05d3f"
 """Sent by a header of the configuration."""
 
 
+@pytest.mark.slow
 def test_a_run_leaves_no_secret_anywhere(tmp_path: Path) -> None:
     def script(prompt: str, attempt: int) -> str:
         if attempt == 0:
@@ -31,7 +34,7 @@ def test_a_run_leaves_no_secret_anywhere(tmp_path: Path) -> None:
         overrides = [
             "backbone=gru",
             "backbone.hidden=16",
-            "backbone.epochs=2",
+            "trainer.epochs=2",
             "corpus.dialogues=15",
             "trainer.threads=1",
             "weighting=mean",

@@ -14,6 +14,7 @@ import pytest
 from lantern.config.groups import GROUPS, choices
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ Case = tuple[Any, ...]
 
 def tiny(at: Path, *more: str) -> list[str]:
     """Arguments of a run of a second, all of it under *at*."""
-    small = ["corpus.dialogues=15", "backbone.hidden=16", "backbone.epochs=1", "weighting.epochs=1"]
+    small = ["corpus.dialogues=15", "trainer.epochs=1", "weighting.epochs=1"]
     small += ["weighting.fit_on=dev", "weighting.guard=false", f"runs={at}/runs"]
     return ["backbone=gru", "llm=simulated", *small, *more]
 

@@ -144,6 +144,7 @@ def test_a_bad_setting(settings: str, told: tuple[str, ...], place: Place) -> No
     assert list(place.at.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_letters_and_a_reader_that_leaves(place: Place) -> None:
     command = [sys.executable, "-m", "experiments.plan", *tiny(place.at)]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

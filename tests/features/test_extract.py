@@ -112,6 +112,7 @@ def test_two_processes_make_what_one_makes(folder: Path, corpus: Corpus, tmp_pat
     assert one.fingerprint == two.fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_after_a_kill_the_same_command_goes_on(
     folder: Path, corpus: Corpus, tmp_path: Path, jobs: int, capsys: pytest.CaptureFixture[str]

@@ -42,6 +42,7 @@ def step(model: Backbone, batch: Batch) -> list[Tensor]:
     return [output.logits.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_one_graph_without_a_break_computes_batches_of_all_shapes(name: str) -> None:
     torch.manual_seed(0)

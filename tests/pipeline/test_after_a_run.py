@@ -31,7 +31,7 @@ def test_what_was_asked_about_an_utterance(tiny: Tiny, tmp_path: Path, capsys: p
         for d in corpus.dialogues
     ]
     path = replace(corpus, dialogues=tuple(said)).save(tmp_path / "c")
-    ready = preflight(compose(tiny(f"corpus.path={path}", "backbone.epochs=1")))
+    ready = preflight(compose(tiny(f"corpus.path={path}", "trainer.epochs=1")))
     run(ready, Recorder())
     folder = str(ready.folder)
     for name in ("dev", "test"):
@@ -76,17 +76,17 @@ def test_the_time_of_a_training_is_known_once_there_was_one(tiny: Tiny, capsys: 
     def seconds(*more: str) -> float | None:
         return training_seconds([preflight(compose(tiny(*more)), check_backend=False)])
 
-    plan(tiny("backbone.epochs=3"))
+    plan(tiny("trainer.epochs=3"))
     assert "1 to train, 0 to reuse; training time not known yet" in capsys.readouterr().out
     assert seconds() is None
-    run(preflight(compose(tiny("backbone.epochs=3"))), Recorder())
-    assert seconds("backbone.epochs=3") == 0.0, "nothing is left to train"
-    once = seconds("backbone.epochs=30", "seed=1")
+    run(preflight(compose(tiny("trainer.epochs=3"))), Recorder())
+    assert seconds("trainer.epochs=3") == 0.0, "nothing is left to train"
+    once = seconds("trainer.epochs=30", "seed=1")
     assert once is not None
     assert once > 0
     assert seconds("trainer.epochs=60", "seed=1") == pytest.approx(2 * once)
     assert seconds("backbone.hidden=32") is None, "another size takes another time"
-    plan(tiny("backbone.epochs=3"))
+    plan(tiny("trainer.epochs=3"))
     assert "0 to train, 1 to reuse\n" in capsys.readouterr().out
-    plan(tiny("backbone.epochs=3", "seed=1"))
+    plan(tiny("trainer.epochs=3", "seed=1"))
     assert "1 to train, 0 to reuse; training time about" in capsys.readouterr().out

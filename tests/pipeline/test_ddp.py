@@ -33,10 +33,11 @@ def torchrun(arguments: list[str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_spawned_processes_and_torchrun_train_the_same_model_once(tiny: Tiny, tmp_path: Path) -> None:
     found = []
     for name, run in (("spawned", spawned), ("torchrun", torchrun)):
-        out = run(tiny("trainer.devices=2", "trainer.threads=1", "backbone.epochs=2", f"runs={tmp_path}/{name}"))
+        out = run(tiny("trainer.devices=2", "trainer.threads=1", "trainer.epochs=2", f"runs={tmp_path}/{name}"))
         assert out.count("test split") == 1  # the second process is silent
         (folder,) = (tmp_path / name).glob("sample-*")
         curves = (folder / "training" / "metrics.csv").read_text(encoding="utf-8")

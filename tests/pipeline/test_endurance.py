@@ -24,18 +24,20 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endurance, "run", lambda arguments: start("-m", "experiments.run", *arguments))
 
 
+@pytest.mark.slow
 def test_a_run_under_faults_accounts_for_every_utterance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     endurance.faults(tmp_path, dialogues=15, timeout=1)
     assert "entries accounted for" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_llm_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     endurance.ctrl_c(tmp_path, dialogues=15)
     assert "exit 130" in capsys.readouterr().out
 
 
 def test_a_run_goes_on_past_a_damaged_row(tiny: Tiny, tmp_path: Path) -> None:
-    ready, path = preflight(compose(tiny("backbone.epochs=1"))), tmp_path / "runs" / "ledger.sqlite"
+    ready, path = preflight(compose(tiny("trainer.epochs=1"))), tmp_path / "runs" / "ledger.sqlite"
     first = run(ready, Recorder())
     raw = path.read_bytes()
     at = raw.index(b'{"1": {"happy": 0.') + 18

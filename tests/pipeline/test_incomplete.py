@@ -49,7 +49,14 @@ def result_of(tmp_path: Path) -> dict[str, Any]:
     return read
 
 
-@pytest.mark.parametrize(("after", "reason"), [("401", "auth"), ("quota", "quota"), ("503", "server_error")])
+@pytest.mark.parametrize(
+    ("after", "reason"),
+    [
+        ("503", "server_error"),
+        pytest.param("401", "auth", marks=pytest.mark.slow),
+        pytest.param("quota", "quota", marks=pytest.mark.slow),
+    ],
+)
 def test_a_provider_that_stops_in_the_test_part(
     command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str], after: str, reason: str
 ) -> None:

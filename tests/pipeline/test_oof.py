@@ -31,7 +31,7 @@ Tiny = Callable[..., list[str]]
 
 
 def oof(tiny: Tiny, *more: str) -> list[str]:
-    return tiny("weighting.fit_on=oof", "backbone.epochs=2", *more)
+    return tiny("weighting.fit_on=oof", "trainer.epochs=2", *more)
 
 
 def go(overrides: list[str], reporter: Recorder | None = None) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def test_a_limit_trains_only_the_folds_it_needs(tiny: Tiny) -> None:
 
 
 def test_the_mean_of_the_folds_may_predict_test(tiny: Tiny) -> None:
-    result = go(oof(tiny, "oof.test_model=mean", "backbone.epochs=1"))
+    result = go(oof(tiny, "oof.test_model=mean", "trainer.epochs=1"))
     assert result["weighting"]["test_model"] == "mean"
     found = table(result, "test")
     runs = Path(result["folder"]).parent
@@ -171,5 +171,5 @@ def test_every_reading_of_test_is_counted_once(tmp_path: Path, tiny: Tiny) -> No
     for worker in workers:
         worker.join()
     assert record_test_read(tmp_path, "run", "0") == 80
-    first, second = go(tiny("backbone.epochs=1")), go(tiny("backbone.epochs=1"))
+    first, second = go(tiny("trainer.epochs=1")), go(tiny("trainer.epochs=1"))
     assert [r["protocol"]["test_reads_before"] for r in (first, second)] == [0, 1]

@@ -23,11 +23,10 @@ from lantern.refine.backends.tokens import Tokenizer, tokenizer_of
 from lantern.refine.engine.engine import Engine
 from lantern.refine.estimate import ASSUMED_LATENCY, estimate
 from lantern.refine.ledger.ledger import Ledger
-from lantern.refine.prompt import Prompt
-from lantern.refine.questions import Refiner
 from lantern.refine.reply import parse
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Answer, Price, Reply
+from lantern.results.texts import refiner_of
 from lantern.tables import Row
 from tests.llm_server import LLMServer
 from tests.pipeline.test_run import Recorder
@@ -48,7 +47,7 @@ Tiny = Callable[..., list[str]]
     ],
 )
 def test_a_plan_agrees_with_the_run(tiny: Tiny, tmp_path: Path, more: tuple[str, ...]) -> None:
-    overrides = tiny("backbone.epochs=1", *more)
+    overrides = tiny("trainer.epochs=1", *more)
     before = plan([preflight(compose(overrides), check_backend=False)])
     assert before.asking is not None
     assert not before.exact
@@ -73,7 +72,7 @@ def test_a_plan_agrees_with_the_run(tiny: Tiny, tmp_path: Path, more: tuple[str,
 @pytest.mark.parametrize(("shows", "shared"), [(("prompt.priors=none", "prompt.dimensions=false"), True), ((), False)])
 def test_prompts_without_predictions_are_shared_by_all_models(tiny: Tiny, shows: tuple[str, ...], shared: bool) -> None:
     with LLMServer() as server:
-        asked = ["llm=vllm", f"llm.api_base={server.url}", "backbone.epochs=1", "refine.limit_dialogues=1", *shows]
+        asked = ["llm=vllm", f"llm.api_base={server.url}", "trainer.epochs=1", "refine.limit_dialogues=1", *shows]
         first, second = (preflight(compose(tiny(*asked, f"seed={seed}"))) for seed in (0, 1))
         before = plan([first, second])
         run(first, Recorder())
@@ -97,6 +96,7 @@ def test_a_sweep_counts_what_its_runs_share_once(tiny: Tiny) -> None:
     assert planned(("seed=0",), ("seed=1",)) == (2 * models, 2 * calls)
 
 
+@pytest.mark.slow
 def test_it_needs_no_key_and_sends_nothing(tiny: Tiny, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
     # A proxy that nobody serves: whatever goes out fails and would be told.
@@ -114,18 +114,31 @@ def test_it_needs_no_key_and_sends_nothing(tiny: Tiny, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("answers", ["letters", "words"])
-def test_the_embedded_models_own_tokenizer_is_exact(tiny: Tiny, answers: str) -> None:
-    few = tiny("backbone.epochs=1", "refine.limit_dialogues=1", "refine.stride=4", "refine.coverage=1")
-    overrides = [o for o in few if o != "llm=simulated"]
-    overrides += ["llm=smollm2", "llm.elicitation=logprobs", f"prompt.answers={answers}"]
-    before = plan([preflight(compose(overrides), check_backend=False)])
-    llm = run(preflight(compose(overrides)), Recorder())["llm"]
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["refine.stride=1"],
+        ["llm.elicitation=logprobs"],
+        ["llm.elicitation=logprobs", "prompt.answers=words", "refine.stride=4", "refine.coverage=1"],
+    ],
+)
+def test_the_embedded_models_own_tokenizer_is_exact(tiny: Tiny, tmp_path: Path, more: list[str]) -> None:
+    config, corpus = compose(["llm=smollm2", *more]), generate_sample(dialogues=5)
+    before = plan([preflight(compose([*tiny(), "llm=smollm2", *more]), check_backend=False)])
     assert before.asking is not None
     assert before.asking.tokenizer == "the model's own tokenizer"
-    assert before.asking.calls == llm["calls"]
-    assert before.asking.input == pytest.approx(llm["input_tokens"], rel=0.05)
-    assert before.asking.output == pytest.approx(llm["output_tokens"], rel=0.05)
+    dialogue, classes = corpus.dialogues[0], corpus.label_set.classes
+    rows = [Row(dialogue.id, u.id, n, u.speaker, u.label, None, [1 / 6] * 6) for n, u in enumerate(dialogue.utterances)]
+    refiner = refiner_of(config, corpus.by_id, corpus.label_set, corpus.score_range)
+    requests = [question.requests[0] for question in refiner.questions(table_from_rows(classes, rows, "dev"))[:3]]
+    ledger = Ledger(tmp_path / "l.sqlite")
+    found = estimate(requests, config.llm, None, tokenizer_of(config.llm, simulated=False), ledger)
+    replies = Engine(LiteLLMBackend(config.llm), ledger).run(requests)
+    usage = [outcome[0].reply.usage for outcome in replies if outcome[0].reply is not None]
+    assert found.calls == len(usage) == 3
+    assert found.input == pytest.approx(sum(u.input for u in usage), rel=0.05)
+    assert found.output == pytest.approx(sum(u.output for u in usage), rel=0.05)
 
 
 def test_what_cannot_be_planned_or_paid_is_told(tiny: Tiny) -> None:
@@ -142,7 +155,7 @@ def test_what_cannot_be_planned_or_paid_is_told(tiny: Tiny) -> None:
 
 
 def test_after_an_interruption_only_the_rest_is_planned(tiny: Tiny) -> None:
-    overrides = tiny("backbone.epochs=1")
+    overrides = tiny("trainer.epochs=1")
     with pytest.raises(KeyboardInterrupt):
         run(preflight(compose(overrides)), Recorder(stop_at_stage="refine test"))
     found = plan([preflight(compose(overrides), check_backend=False)])
@@ -153,29 +166,13 @@ def test_after_an_interruption_only_the_rest_is_planned(tiny: Tiny) -> None:
 
 
 def test_a_plan_counts_the_calls_about_an_empty_turn(tiny: Tiny) -> None:
-    overrides = tiny("backbone.epochs=1", "refine.calibrate=true", "prompt.permute=true")
+    overrides = tiny("trainer.epochs=1", "refine.calibrate=true", "prompt.permute=true")
     ready = preflight(compose(overrides))
     plain, found = (plan([preflight(compose([*overrides, *more]))]) for more in (["refine.calibrate=false"], []))
     assert plain.asking is not None
     assert found.asking is not None
     assert found.asking.calls == plain.asking.calls + len(ready.corpus.label_set)
     assert run(ready, Recorder())["llm"]["calls"] == found.asking.calls
-
-
-def test_the_embedded_models_json_is_foreseen(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "l.sqlite")
-    config, corpus = compose(["llm=smollm2", "refine.stride=1"]), generate_sample(dialogues=5)
-    dialogue, classes = corpus.dialogues[0], corpus.label_set.classes
-    rows = [Row(dialogue.id, u.id, n, u.speaker, u.label, None, [1 / 6] * 6) for n, u in enumerate(dialogue.utterances)]
-    prompt = Prompt(config.prompt, corpus.label_set, None)
-    refiner = Refiner(corpus.by_id, prompt, config.refine, config.llm)
-    requests = [question.requests[0] for question in refiner.questions(table_from_rows(classes, rows, "dev"))[:3]]
-    found = estimate(requests, config.llm, None, tokenizer_of(config.llm, simulated=False), ledger)
-    replies = Engine(LiteLLMBackend(config.llm), ledger).run(requests)
-    usage = [outcome[0].reply.usage for outcome in replies if isinstance(outcome[0], Answer)]
-    assert found.calls == len(usage) == 3
-    assert found.input == pytest.approx(sum(u.input for u in usage), rel=0.05)
-    assert found.output == pytest.approx(sum(u.output for u in usage), rel=0.05)
 
 
 def test_prices_and_limits() -> None:

@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     whole = whole.with_features("audio", sample.features["audio"], sample.cards["audio"])
     whole.save(at / "corpus")
-    overrides = ["backbone=gru", "backbone.hidden=16", "backbone.epochs=2", "llm=simulated", "weighting.fit_on=dev"]
+    overrides = ["backbone=gru", "backbone.hidden=16", "trainer.epochs=2", "llm=simulated", "weighting.fit_on=dev"]
     overrides += [f"corpus.path={at}/corpus", "corpus.name=own", f"runs={at}/runs", "model.modality_dropout=0.3"]
     return Path(run(preflight(compose(overrides)), Recorder())["folder"])
 
@@ -141,7 +141,7 @@ def test_speakers_beyond_those_of_the_training_corpus_share_the_last_index(
     replace(sample, features={}, present={}, cards={}).with_features(
         "text", MiniLM().encode(texts), card(len(texts))
     ).save(tmp_path / "corpus")
-    overrides = [f"backbone={backbone}", "backbone.epochs=1", f"corpus.path={tmp_path}/corpus", "refine.enabled=false"]
+    overrides = [f"backbone={backbone}", "trainer.epochs=1", f"corpus.path={tmp_path}/corpus", "refine.enabled=false"]
     loaded = load(run(preflight(compose([*overrides, f"runs={tmp_path}/runs"])), Recorder())["folder"])
     known = loaded.module.hparams["sizes"]["speakers"]
     names = [f"speaker {n}" for n in range(9)]

@@ -50,7 +50,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[tuple[str, bool
 def test_every_run_refines_by_the_callback_and_builds_no_row(
     tiny: Tiny, fit_on: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overrides = tiny(f"weighting.fit_on={fit_on}", "backbone.epochs=1")
+    overrides = tiny(f"weighting.fit_on={fit_on}", "trainer.epochs=1")
     with counted(monkeypatch) as first:
         result = run(preflight(compose(overrides)), Recorder())
     with counted(monkeypatch) as again:

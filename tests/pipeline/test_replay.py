@@ -32,7 +32,7 @@ from lantern.results.sweep import Trial, sweep_of
 from lantern.tables import columns
 from tests.processes import ROOT, start
 
-SMALL = ["backbone.hidden=16", "backbone.epochs=2", "weighting.epochs=3", "weighting.guard=false"]
+SMALL = ["backbone.hidden=16", "trainer.epochs=2", "weighting.epochs=3", "weighting.guard=false"]
 
 
 @dataclasses.dataclass(frozen=True)

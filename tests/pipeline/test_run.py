@@ -163,7 +163,7 @@ def test_the_callback_in_training(tiny: Tiny, when: str) -> None:
 def test_backbones_run_on_any_modalities_and_without_scores(tiny: Tiny, backbone: str, modalities: str) -> None:
     overrides = [o for o in tiny() if not o.startswith("backbone")]
     small = ["text_feedforward=16", "hidden=14"] if backbone == "corect_small" else ["hidden=16"]
-    extra = [f"backbone={backbone}", "backbone.epochs=1", "model.dimensions=false", f"corpus.modalities={modalities}"]
+    extra = [f"backbone={backbone}", "trainer.epochs=1", "model.dimensions=false", f"corpus.modalities={modalities}"]
     result = go([*overrides, *extra, *(f"backbone.{o}" for o in small)])
     assert result["test"]["dimensions"] is None
     table = PredictionTable.load(Path(result["folder"]) / "predictions.test.parquet")
@@ -202,7 +202,7 @@ def test_a_run_ends_with_its_answer_and_the_page_that_shows_it(
 
 
 def test_a_sweep_prints_the_mean_over_seeds(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-m", *tiny("seed=0,1", "backbone.epochs=2")]) == 0
+    assert main(["-m", *tiny("seed=0,1", "trainer.epochs=2")]) == 0
     out = capsys.readouterr().out
     assert "1/2" in out
     assert "sweep: test split" in out
@@ -214,7 +214,7 @@ def test_wandb_offline_holds_the_summary_and_no_key(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "planted-wandb-key-0123456789abcdef01234567")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-secret-value")
-    result = go(tiny("tracking=wandb", "backbone.epochs=1"))
+    result = go(tiny("tracking=wandb", "trainer.epochs=1"))
     (record,) = Path(result["folder"]).rglob("*.wandb")
     end = time.monotonic() + 200  # W&B's own process writes it, in its own time
     while b"test/weighted/accuracy" not in record.read_bytes():
@@ -229,7 +229,7 @@ def test_wandb_offline_holds_the_summary_and_no_key(
 
 def test_a_backbone_far_wider_than_its_features_says_so(tiny: Tiny, tmp_path: Path) -> None:
     recorder = Recorder()
-    result = go(tiny("refine.enabled=false", "backbone.hidden=320", "backbone.epochs=1"), recorder)
+    result = go(tiny("refine.enabled=false", "backbone.hidden=320", "trainer.epochs=1"), recorder)
     (line,) = [note for note in result["notes"] if "as wide as the features" in note]
     assert line in recorder.notes
     assert "hidden=320 is 2.2 times as wide as the features (64-d text + 32-d audio + 48-d visual)" in line

@@ -23,7 +23,7 @@ optuna = pytest.importorskip("optuna")
 
 Tiny = Callable[..., list[str]]
 SPACE = ("backbone.lr=tag(log,interval(1e-4,1e-2))", "backbone.hidden=int(interval(8,32))")
-SEARCH = ("refine.enabled=false", "weighting.fit_on=dev", "backbone.epochs=2", *SPACE)
+SEARCH = ("refine.enabled=false", "weighting.fit_on=dev", "trainer.epochs=2", *SPACE)
 
 
 def trials(runs: Path) -> list[optuna.trial.FrozenTrial]:
@@ -33,6 +33,7 @@ def trials(runs: Path) -> list[optuna.trial.FrozenTrial]:
     return [trial for trial in every if trial.state != optuna.trial.TrialState.FAIL]
 
 
+@pytest.mark.slow
 def test_a_search_killed_half_way_proposes_and_trains_what_an_uninterrupted_one_does(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_search_killed_half_way_proposes_and_trains_what_an_uninterrupted_one_
     assert "6 done" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_processes_search_together(tiny: Tiny, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     processes = [start("-m", "experiments.run", "-m", *tiny(*SEARCH), "search=4") for _ in range(2)]
@@ -92,7 +94,7 @@ def test_a_search_goes_on_to_more_trials_and_tries_a_failed_one_again(
 def test_the_best_settings_are_a_file_that_a_run_takes(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = tiny("refine.enabled=false", "weighting.fit_on=dev", "backbone.epochs=2")
+    arguments = tiny("refine.enabled=false", "weighting.fit_on=dev", "trainer.epochs=2")
     space = ["backbone.lr=1e-4,1e-2", "backbone.dropout=0.1,0.3", "model.class_weights=none,inverse"]
     assert main(["-m", *arguments, *space, "search=3"]) == 0
     out = capsys.readouterr().out
@@ -151,6 +153,10 @@ def test_a_bad_search_is_refused_before_anything_starts(
 ) -> None:
     with pytest.raises(UserError, match=message):
         main(["-m", *tiny(*SEARCH), *more])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_needs_a_space_and_a_sweep(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="search needs a key with several values"):
         main(["-m", *tiny("refine.enabled=false", "weighting.fit_on=dev"), "search=2"])
     with pytest.raises(UserError, match="search=2 is for sweeps: add -m"):

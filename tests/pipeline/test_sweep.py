@@ -35,7 +35,7 @@ from lantern.results.sweep import find_sweep, read_sweep, titles
 from tests.processes import ROOT, start
 
 Tiny = Callable[..., list[str]]
-SWEEP = ("backbone=gru,sdt_small", "model.dimensions=true,false", "seed=0,1", "backbone.epochs=2")
+SWEEP = ("backbone=gru,sdt_small", "model.dimensions=true,false", "seed=0,1", "trainer.epochs=2")
 
 
 def trained(runs: Path) -> Counter[str]:
@@ -53,6 +53,7 @@ def numbers(runs: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_half_way_is_completed_and_does_nothing_twice(tiny: Tiny, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     arguments = ["-m", *tiny(*SWEEP)]
@@ -76,9 +77,10 @@ def test_a_sweep_killed_half_way_is_completed_and_does_nothing_twice(tiny: Tiny,
     assert answers == sum(json.loads(p.read_text())["llm"]["prompts"] for p in runs.glob("*/metrics.json"))
 
 
+@pytest.mark.slow
 def test_two_processes_do_a_sweep_once(tiny: Tiny, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    arguments = ["-m", *tiny("seed=0,1", "weighting=mean,band", "backbone.epochs=2")]
+    arguments = ["-m", *tiny("seed=0,1", "weighting=mean,band", "trainer.epochs=2")]
     for process in [start("-m", "experiments.run", *arguments) for _ in range(2)]:
         out, err = process.communicate()
         assert process.returncode == 0, err
@@ -88,13 +90,14 @@ def test_two_processes_do_a_sweep_once(tiny: Tiny, tmp_path: Path) -> None:
     assert Counter(json.loads(line)["run"] for line in reads) == {p.parent.name: 1 for p in runs.glob("*/metrics.json")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
 def test_a_launcher_gives_the_same_numbers(tiny: Tiny, tmp_path: Path, launcher: str) -> None:
     plugin = f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher"
     if importlib.util.find_spec("hydra_plugins") is None or importlib.util.find_spec(plugin) is None:
         pytest.skip(f"{plugin} is not installed")
     there, here = tmp_path / "there", tmp_path / "here"
-    given = ["-m", *tiny("weighting=mean,band", "backbone.epochs=2")]
+    given = ["-m", *tiny("weighting=mean,band", "trainer.epochs=2")]
     command = [sys.executable, "-m", "experiments.run", *given, f"runs={there}", f"hydra/launcher={launcher}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -130,7 +133,7 @@ def test_a_run_that_fails_does_not_stop_the_others(
         return real(ready, *rest)
 
     monkeypatch.setattr(lantern.pipeline.run, "evaluate", evaluate)
-    arguments = ["-m", *tiny("seed=0,1,2", "backbone.epochs=1")]
+    arguments = ["-m", *tiny("seed=0,1,2", "trainer.epochs=1", "refine.enabled=false")]
     assert main(arguments) == 2
     out = capsys.readouterr().out
     assert "1/3  seed=0: error: the disk is full" in out
@@ -148,7 +151,7 @@ def test_a_run_that_fails_does_not_stop_the_others(
 
 
 def test_finished_runs_are_taken_as_they_are_until_something_changes(tiny: Tiny, tmp_path: Path) -> None:
-    ready = preflight(compose(tiny("backbone.epochs=1")))
+    ready = preflight(compose(tiny("trainer.epochs=1")))
     assert ready.finished() is None
     first = run(ready)
     metrics = ready.folder / "metrics.json"
@@ -210,8 +213,8 @@ def test_titles_leave_out_what_all_share() -> None:
 
 
 def test_compare_and_status_take_a_sweep(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-m", *tiny("seed=0,1", "backbone.epochs=1")]) == 0
-    assert main(["-m", *tiny("seed=2,3", "backbone.epochs=1")]) == 0
+    for seeds in ("seed=0,1", "seed=2,3"):
+        assert main(["-m", *tiny(seeds, "trainer.epochs=1", "refine.enabled=false")]) == 0
     sweeps = sorted((tmp_path / "runs" / "sweeps").iterdir(), key=lambda p: p.stat().st_mtime)
     assert len(sweeps) == 2
     capsys.readouterr()
@@ -230,7 +233,7 @@ def test_compare_and_status_take_a_sweep(tiny: Tiny, tmp_path: Path, capsys: pyt
 def test_a_plan_of_a_sweep_counts_everything_once(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["-m", *tiny("seed=0,1", "backbone.epochs=1", "weighting=mean,band")]
+    arguments = ["-m", *tiny("seed=0,1", "trainer.epochs=1", "weighting=mean,band")]
     assert main([*arguments, "plan=true"]) == 0
     told = capsys.readouterr().out
     assert "sweep of 4 runs, 0 of them finished before" in told
@@ -245,8 +248,9 @@ def test_a_plan_of_a_sweep_counts_everything_once(
     assert "calls           0," in told
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_sweep_and_the_same_command_goes_on(tiny: Tiny, tmp_path: Path) -> None:
-    arguments = ["-m", *tiny("seed=0,1,2,3", "backbone.epochs=2")]
+    arguments = ["-m", *tiny("seed=0,1,2,3", "trainer.epochs=2")]
     process = start("-m", "experiments.run", *arguments)
     while not list((tmp_path / "runs").glob("*/metrics.json")):
         assert process.poll() is None, process.communicate()
@@ -262,7 +266,7 @@ def test_ctrl_c_ends_the_sweep_and_the_same_command_goes_on(tiny: Tiny, tmp_path
 def test_a_run_stopped_between_its_result_and_its_state_is_done(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["-m", *tiny("seed=0,1", "backbone.epochs=1")]
+    arguments = ["-m", *tiny("seed=0,1", "trainer.epochs=1", "refine.enabled=false")]
     assert main(arguments) == 0
     path = next((tmp_path / "runs").glob("*seed0*/progress.json"))
     path.write_text(json.dumps({**json.loads(path.read_text()), "state": "running"}))

@@ -92,13 +92,14 @@ def test_what_this_machine_cannot_do_is_refused_before_the_training(key: str, mo
     assert key in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_compiled_training_gives_the_model_of_any_other(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "set so that the test undoes it")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     plain = tiny(
-        "refine.enabled=false", "backbone=sdt_small", "backbone.heads=2", "backbone.epochs=2", "corpus.dialogues=20"
+        "refine.enabled=false", "backbone=sdt_small", "backbone.heads=2", "trainer.epochs=2", "corpus.dialogues=20"
     )
     assert main(plain) == 0
     compiled = []
@@ -128,12 +129,12 @@ def weights(runs: Path) -> list[dict[str, torch.Tensor]]:
     [
         "[{name:swa,swa_lrs:0.02,swa_epoch_start:2}]",
         "[{name:ema,decay:0.5},lr_monitor]",
-        "[{name:lr_finder,num_training_steps:30}]",
-        "[{name:accumulation,scheduling:{0:2}}]",
+        pytest.param("[{name:lr_finder,num_training_steps:30}]", marks=pytest.mark.slow),
+        pytest.param("[{name:accumulation,scheduling:{0:2}}]", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_with_callbacks_selects_another_model(callbacks: str, tiny: Tiny, tmp_path: Path) -> None:
-    plain = tiny("refine.enabled=false", "backbone.lr=0.01", "backbone.epochs=6", "backbone.batch_size=1")
+    plain = tiny("refine.enabled=false", "backbone.lr=0.01", "trainer.epochs=6", "backbone.batch_size=1")
     assert main(plain) == 0
     assert main([*plain, f"trainer.callbacks={callbacks}"]) == 0
     first, second = weights(tmp_path / "runs")
@@ -148,7 +149,7 @@ def test_loggers_hold_the_curves_and_the_result_of_a_run(
     available = [name for name in ("tensorboard", "mlflow") if importlib.util.find_spec(name)]
     if not available:
         pytest.skip("neither TensorBoard nor MLflow is installed")
-    given = tiny("backbone.epochs=2", f"trainer.loggers=[{','.join(available)}]")
+    given = tiny("trainer.epochs=2", f"trainer.loggers=[{','.join(available)}]")
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "evaluate", None)
         with pytest.raises(TypeError):

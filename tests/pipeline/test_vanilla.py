@@ -62,7 +62,7 @@ def test_stored_predictions_are_read_and_no_model_is_needed(ready: ReadyRun, mon
 
 
 def test_predictions_of_another_machine_are_taken_as_they_are(tiny: Tiny) -> None:
-    overrides = tiny("backbone.epochs=1", "weighting.fit_on=oof")
+    overrides = tiny("trainer.epochs=1", "weighting.fit_on=oof")
     first = run(preflight(compose(overrides)), Recorder())
     ready = preflight(compose(overrides))
     (source,) = vanilla.sources(ready, "test")
@@ -82,7 +82,7 @@ def test_predictions_of_another_machine_are_taken_as_they_are(tiny: Tiny) -> Non
 def test_the_first_process_to_store_predictions_decides(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    ready = preflight(compose(tiny("refine.enabled=false", "backbone.epochs=1")))
+    ready = preflight(compose(tiny("refine.enabled=false", "trainer.epochs=1")))
     run(ready, Recorder())
     (source,) = vanilla.sources(ready, "test")
     own = PredictionTable.load(source.file)

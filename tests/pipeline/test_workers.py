@@ -55,6 +55,7 @@ def epochs(folder: Path) -> list[int]:
         return [int(row["epoch"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
+@pytest.mark.slow
 def test_workers_alone_train_the_very_same_models(tiny: Tiny, tmp_path: Path) -> None:
     apart = preflight(compose(folds(tiny, f"runs={tmp_path}/apart")))
     single = run(apart)
@@ -79,6 +80,7 @@ def test_workers_alone_train_the_very_same_models(tiny: Tiny, tmp_path: Path) ->
     )
 
 
+@pytest.mark.slow
 def test_the_seeds_of_a_sweep_have_the_numbers_of_single_runs(tiny: Tiny, tmp_path: Path) -> None:
     sweep = ("seed=0,1,2", "refine.enabled=false", "trainer.threads=1")
     assert main(["-m", *tiny(*sweep, f"runs={tmp_path}/apart")]) == 0
@@ -87,11 +89,26 @@ def test_the_seeds_of_a_sweep_have_the_numbers_of_single_runs(tiny: Tiny, tmp_pa
     assert sorted(trained(tmp_path / "runs").values()) == [1, 1, 1]
 
 
+HELD = """
+import sys, time
+from lantern.pipeline import train
+def hold(self, trainer, module):
+    while trainer.current_epoch == 2:
+        time.sleep(1)
+train._EpochReport.on_train_epoch_start = hold
+from experiments.run import main
+main(sys.argv[1:])
+"""
+"""A run that trains two epochs of its first model, while its workers train the others."""
+
+
+@pytest.mark.slow
 def test_a_command_killed_with_workers_goes_on_and_trains_nothing_twice(tiny: Tiny, tmp_path: Path) -> None:
-    given = folds(tiny, "backbone.epochs=30")
+    given = folds(tiny, "trainer.epochs=30")
     ready = preflight(compose(given))
-    process = start(*given, "trainer.workers=3")
+    process = start("-c", HELD, *given, "trainer.workers=3")
     wait_for(lambda: process.poll() is not None or sum((p / "last.ckpt").is_file() for p in places(ready)) >= 2)
+    assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGKILL)
     process.communicate()
     wait_for(lambda: not any(is_locked(place / "lock") for place in places(ready)))  # the workers end as well

@@ -9,7 +9,7 @@ from lantern.refine.ledger.ledger import Ledger
 KEY = "sk-planted-0123456789abcdef"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a new ledger may be made: a path, then a database."""
     if request.param == "postgresql":

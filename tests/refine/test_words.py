@@ -167,6 +167,7 @@ served = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @served
 @pytest.mark.timeout(600)
 def test_a_real_llm_answers_by_words(ledger: Ledger) -> None:

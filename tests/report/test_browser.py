@@ -19,6 +19,7 @@ from tests.report.browser import Page, browser
 from tests.results.made_runs import write_run
 from tests.rows import table_from_rows
 
+pytestmark = pytest.mark.slow
 LONG = ("happiness-or-contentment", "sadness", "neutral", "anger_and_outrage", "excitement", "frustration")
 HOSTILE = (
     "</script><script>window.hacked = 1</script> \u2028 <img src=x onerror='window.hacked = 2'> & 'quotes' \\ \ud800"

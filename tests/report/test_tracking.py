@@ -162,6 +162,7 @@ def test_online_without_key_or_network_falls_back_and_says_so(tmp_path: Path, mo
     assert _mode(TrackingConfig(name="wandb")) == (False, [])
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_costs_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The probe is answered, what W&B wants of the server is not."""
     server = HTTPServer(("127.0.0.1", 0), _Forbidden)
@@ -184,6 +185,7 @@ def test_a_server_that_refuses_costs_no_result(tmp_path: Path, monkeypatch: pyte
     assert list(folder.glob("wandb/offline-run-*/*.wandb"))
 
 
+@pytest.mark.slow
 def test_an_offline_sweep_is_read_back_by_wandbs_own_command(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +193,7 @@ def test_an_offline_sweep_is_read_back_by_wandbs_own_command(
 
     monkeypatch.setenv("WANDB_API_KEY", "planted-wandb-key-0123456789abcdef01234567")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-secret-value")
-    assert main(["-m", *tiny("tracking=wandb", "backbone.epochs=2", "weighting.guard=false", "seed=0,1")]) == 0
+    assert main(["-m", *tiny("tracking=wandb", "trainer.epochs=2", "weighting.guard=false", "seed=0,1")]) == 0
     logs = sorted((tmp_path / "runs").glob("*/wandb/offline-run-*/*.wandb"))
     (whole,) = (tmp_path / "runs").glob("sweeps/*/wandb/offline-run-*/*.wandb")
     assert len(logs) == 2
@@ -220,11 +222,12 @@ def test_an_offline_sweep_is_read_back_by_wandbs_own_command(
         assert not any(text in content for text in texts), path
 
 
+@pytest.mark.slow
 def test_csv_and_none_import_no_wandb(tiny: Tiny, tmp_path: Path) -> None:
     code = (
         "import sys; from experiments.run import main; main(sys.argv[1:]); assert 'wandb' not in sys.modules, 'wandb'"
     )
-    given = tiny("tracking=csv", "backbone.epochs=1")
+    given = tiny("tracking=csv", "trainer.epochs=1")
     ended = done("-c", code, *given)
     assert ended.returncode == 0, ended.stderr
     assert "results of all runs" in ended.stdout

@@ -18,6 +18,7 @@ from tests.processes import done
 from tests.report.wandb_files import Recorded, only_log
 
 Tiny = Callable[..., list[str]]
+pytestmark = pytest.mark.slow
 
 
 def run_folder(tmp_path: Path) -> Path:
@@ -32,7 +33,7 @@ def start(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_run_that_is_typed_again_stays_one_run(tiny: Tiny, tmp_path: Path) -> None:
-    given = tiny("backbone.epochs=2")
+    given = tiny("trainer.epochs=2")
     assert main(given) == 0
     folder = run_folder(tmp_path)
     assert not (folder / "wandb").exists()
@@ -58,7 +59,7 @@ def test_a_run_that_is_typed_again_stays_one_run(tiny: Tiny, tmp_path: Path) -> 
 def test_a_sweep_that_is_typed_again_stays_one_run_each(tiny: Tiny, tmp_path: Path) -> None:
     ids = []
     for _ in range(2):
-        assert main(["-m", *tiny("tracking=wandb", "backbone.epochs=1", "seed=0,1")]) == 0
+        assert main(["-m", *tiny("tracking=wandb", "trainer.epochs=1", "seed=0,1")]) == 0
         ids.append(sorted(Recorded(log).id for log in (tmp_path / "runs").rglob("*.wandb")))
     assert len(set(ids[0])) == 3
     assert ids[0] == ids[1]
@@ -86,7 +87,7 @@ main(sys.argv[2:])
 
 
 def test_a_run_killed_in_training_is_seen_and_continued(tiny: Tiny, tmp_path: Path) -> None:
-    given = tiny("tracking=wandb", "backbone.epochs=4")
+    given = tiny("tracking=wandb", "trainer.epochs=4")
     assert start(KILLED, tmp_path / "runs", *given).returncode == -9
     folder = run_folder(tmp_path)
     first = Recorded(only_log(folder))
@@ -113,7 +114,7 @@ def test_a_run_that_fails_after_its_training_is_seen(
     def refuse(*_: object) -> None:
         raise UserError("no")
 
-    given = tiny("tracking=wandb", "backbone.epochs=2")
+    given = tiny("tracking=wandb", "trainer.epochs=2")
     with monkeypatch.context() as patch:
         patch.setattr(run, "evaluate", refuse)
         with pytest.raises(UserError, match="no"):
@@ -145,7 +146,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_wandb_that_breaks_off_costs_no_result(tiny: Tiny, tmp_path: Path) -> None:
-    given = tiny("tracking=wandb", "backbone.epochs=1")
+    given = tiny("tracking=wandb", "trainer.epochs=1")
     done = start(BROKEN, *given)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("W&B broke off") == 1
@@ -160,7 +161,7 @@ def test_the_users_own_wandb_run_stays_open(tiny: Tiny, tmp_path: Path) -> None:
     quiet = wandb.Settings(console="off", silent=True, x_disable_meta=True)
     own = wandb.init(mode="offline", dir=tmp_path, project="own", settings=quiet)
     try:
-        assert main(tiny("tracking=wandb", "backbone.epochs=1")) == 0
+        assert main(tiny("tracking=wandb", "trainer.epochs=1")) == 0
         assert wandb.run is own
         own.log({"mine": 1})
     finally:
@@ -170,7 +171,7 @@ def test_the_users_own_wandb_run_stays_open(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_charts_and_artifact_hold_the_numbers_of_the_run(tiny: Tiny, tmp_path: Path) -> None:
-    assert main(tiny("tracking=wandb", "backbone.epochs=1")) == 0
+    assert main(tiny("tracking=wandb", "trainer.epochs=1")) == 0
     folder = run_folder(tmp_path)
     methods = json.loads((folder / "metrics.json").read_text())["test"]["methods"]
     log = only_log(folder)
@@ -222,7 +223,7 @@ def test_the_commit_is_recorded_and_the_remote_is_not(
     git("commit", "--allow-empty", "-m", "one")
     for at, commit in ((place, git("rev-parse", "HEAD")), (tmp_path, None)):
         monkeypatch.chdir(at)
-        assert main(tiny("tracking=wandb", "backbone.epochs=1", f"runs={at}/runs")) == 0
+        assert main(tiny("tracking=wandb", "trainer.epochs=1", f"runs={at}/runs")) == 0
         log = only_log(at / "runs")
         assert Recorded(log).of("run")[0].get("git") == (commit and {"commit": commit})
         assert not any(b"planted" in path.read_bytes() for path in log.parent.rglob("*") if path.is_file())
@@ -231,5 +232,5 @@ def test_the_commit_is_recorded_and_the_remote_is_not(
 def test_system_figures_are_a_choice(tiny: Tiny, tmp_path: Path) -> None:
     for choice in ("false", "true"):
         runs = tmp_path / choice
-        assert main(tiny("tracking=wandb", f"tracking.system={choice}", "backbone.epochs=1", f"runs={runs}")) == 0
+        assert main(tiny("tracking=wandb", f"tracking.system={choice}", "trainer.epochs=1", f"runs={runs}")) == 0
         assert bool(Recorded(only_log(runs)).of("stats")) == (choice == "true")

@@ -158,6 +158,7 @@ def test_the_sections_of_the_report_count_every_fold_once(tmp_path: Path) -> Non
     assert not any("more runs" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_the_reader_holds_whole_pools_and_says_what_it_leaves_out(tmp_path: Path) -> None:
     for seed in range(5):
         write_folds(tmp_path, seed)

@@ -84,7 +84,10 @@ def test_skilled_llm_beats_vanilla_mean_and_comes_near_the_optimum() -> None:
     assert (merged["attention"] - merged["vanilla"]) / (best - merged["vanilla"]) > 0.93
 
 
-@pytest.mark.parametrize("kind", ["random", "oneclass", "uniform", "onehot", "copy"])
+@pytest.mark.parametrize(
+    "kind",
+    [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("random", "uniform", "onehot")), "oneclass", "copy"],
+)
 def test_useless_llm_costs_next_to_nothing_on_200_utterances(kind: str) -> None:
     world, lost = World(kind=kind), []
     for seed in range(2):
@@ -94,7 +97,7 @@ def test_useless_llm_costs_next_to_nothing_on_200_utterances(kind: str) -> None:
     assert np.mean(lost) <= 0.2
 
 
-@pytest.mark.parametrize("name", ["band", "attention"])
+@pytest.mark.parametrize("name", ["band", pytest.param("attention", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("world", [World(gain=1.0, favour=4.0), World(favour=8.0, decimals=6)])
 def test_offsets_undo_a_preference_for_a_class(name: str, world: World) -> None:
     fit, (target, bayes) = draw(world, 1000, seed=4)[0], draw(world, 4000, seed=5)

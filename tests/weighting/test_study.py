@@ -19,6 +19,7 @@ def two_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "USELESS", {"random": World(kind="random")})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_worlds")
 def test_the_weighting_reaches_the_optimum_and_in_sample_fitting_does_not() -> None:
     skilled, useless = module.study(StudyConfig(seeds=2, first_seed=40), WeightingConfig())

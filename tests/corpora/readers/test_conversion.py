@@ -109,6 +109,7 @@ def test_a_table_of_pandas_becomes_a_csv_file(tmp_path: Path) -> None:
     assert (tmp_path / "p-plain.csv").read_text() == "speaker,text\nA,Hm.\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt", ".pkl"])
 def test_features_too(tmp_path: Path, suffix: str) -> None:
     path, values = tmp_path / f"f{suffix}", np.arange(6.0).reshape(3, 2)

@@ -182,6 +182,7 @@ def test_what_does_not_fit_is_one_line(settings: Settings, more: list[str], mess
         ready(settings(*more))
 
 
+@pytest.mark.slow
 def test_what_the_leak_does_to_the_weighting(tmp_path: Path) -> None:
     """Forced with a card that lies, features that know the training labels cost most of the LLM's gain."""
     made = generate_sample(dialogues=60, seed=1)

@@ -77,6 +77,7 @@ def test_one_server_per_process() -> None:
     assert embedded.server_url("smollm2").startswith("http://127.0.0.1:")
 
 
+@pytest.mark.slow
 @installed
 def test_a_process_with_a_server_ends_quietly() -> None:
     code = "from lantern.refine.backends.embedded import server_url; print(server_url('smollm2'))"

@@ -419,6 +419,7 @@ print(asking.calls)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_its_batch_to_the_next(path: str) -> None:
     with LLMServer(batches=Batches(looks=10_000)) as server:
         command = ("-c", RUN, server.url, path)

@@ -44,7 +44,7 @@ from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Answer
 config = BackendConfig(name="t", model="openai/m", api_base={url!r}, api_key_env="LANTERN_TEST_KEY", concurrency=8,
-                       remote=False, retries=8, timeout=20, structured="text", max_tokens=50)
+                       remote=False, retries=8, timeout={timeout}, structured="text", max_tokens=50)
 shape = ReplyShape(1, ("happy", "sad"))
 requests = [make_request(config, [{{"role": "user", "content": f"1. q{{n}}"}}], shape) for n in range({count})]
 engine = Engine(LiteLLMBackend(config), Ledger({ledger!r}))
@@ -59,8 +59,17 @@ print(json.dumps([engine.calls, texts]))
 """
 
 
-def client(url: str, ledger: Ledger, count: int) -> Forked:
-    return start("-c", CLIENT.format(url=url, count=count, ledger=ledger.location))
+PATIENT = """
+import lantern.refine.engine.engine as engine, lantern.refine.engine.run as run
+engine.GRACE = run.GRACE = 100_000.0
+stop = run.EngineRun.stop
+run.EngineRun.stop = lambda self: (stop(self), print("stopping", flush=True))
+"""
+"""A client that gives calls in flight more time than any test takes, and says when that time begins."""
+
+
+def client(url: str, ledger: Ledger, count: int, first: str = "", timeout: int = 20) -> Forked:
+    return start("-c", first + CLIENT.format(url=url, count=count, ledger=ledger.location, timeout=timeout))
 
 
 def result(process: Forked) -> tuple[int, list[str]]:
@@ -78,6 +87,7 @@ def here(url: str, ledger: Ledger) -> Engine:
     return engine(LiteLLMBackend(given), ledger)
 
 
+@pytest.mark.slow
 def test_two_processes_pay_once_and_a_third_nothing(shared: Ledger) -> None:
     with LLMServer(latency=0.03) as server:
         results = [result(p) for p in [client(server.url, shared, 80) for _ in range(2)]]
@@ -88,11 +98,15 @@ def test_two_processes_pay_once_and_a_third_nothing(shared: Ledger) -> None:
     assert third == (0, results[0][1])
 
 
+@pytest.mark.slow
 def test_what_is_in_the_ledger_needs_no_litellm(ledger: Ledger) -> None:
     with LLMServer() as server:
         first = here(server.url, ledger)
         first.run(questions(first.backend, 2))
-        code = CLIENT.format(url=server.url, count=2, ledger=ledger.location) + "assert 'litellm' not in sys.modules"
+        code = (
+            CLIENT.format(url=server.url, count=2, ledger=ledger.location, timeout=20)
+            + "assert 'litellm' not in sys.modules"
+        )
         process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[-1].startswith("[0, ")
@@ -137,15 +151,17 @@ def test_ctrl_c_lands_what_is_in_flight(ledger: Ledger) -> None:
 
 def test_second_ctrl_c_abandons(ledger: Ledger) -> None:
     with LLMServer(["hang"]) as server:
-        process = client(server.url, ledger, 100)
+        process = client(server.url, ledger, 100, PATIENT, timeout=100_000)
         while len(server.prompts) < 8:
+            assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
-        assert process.poll() is None
-        while process.poll() is None:  # without the second one it would wait for the grace
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.2)
+        while "stopping" not in process.said:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)  # the server hangs and the grace is long: nothing else ends it
+        out, _ = process.communicate()
+        assert (process.returncode, "interrupted" in out) == (130, True)
     assert rows.new_owner()
     assert ledger.claim(questions(Fake(), 1)[0].key, rows.new_owner()), "a dead process holds no claims"
 

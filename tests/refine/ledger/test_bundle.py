@@ -68,7 +68,7 @@ def test_results_come_back_from_a_bundle_without_an_llm(
     tiny: Tiny, tmp_path: Path, chatty: Callable[[bool], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     chatty(False)
-    first = go(tiny("backbone.epochs=1"))
+    first = go(tiny("trainer.epochs=1"))
     assert first["llm"]["repaired"] > 0
     assert first["llm"]["failures"].get("refusal", 0) > 0
     bundle, ledger = tmp_path / "answers.jsonl", tmp_path / "runs" / "ledger.sqlite"
@@ -76,7 +76,7 @@ def test_results_come_back_from_a_bundle_without_an_llm(
     assert main(["import", str(bundle), "--ledger", str(tmp_path / "new.sqlite")]) == 0
     assert "left out" not in capsys.readouterr().out
     chatty(True)
-    again = go(tiny("backbone.epochs=1", f"refine.ledger={tmp_path}/new.sqlite"))
+    again = go(tiny("trainer.epochs=1", f"refine.ledger={tmp_path}/new.sqlite"))
     assert again["llm"]["calls"] == 0
     assert again["test"] == first["test"]
     assert again["weighting"] == first["weighting"]

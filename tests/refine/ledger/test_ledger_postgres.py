@@ -123,6 +123,7 @@ def test_a_flipped_letter_is_found(postgres: PostgresServer, url: str) -> None:
             ledger.verify()
 
 
+@pytest.mark.slow
 def test_a_server_that_restarts_costs_nothing(postgres: PostgresServer, url: str) -> None:
     with Ledger(url) as ledger:
         ledger.store_reply(request("before"), reply("a"))
@@ -220,7 +221,7 @@ def test_a_bundle_is_the_same_in_both_bit_for_bit(tmp_path: Path, url: str) -> N
 def test_a_plan_reads_it_and_makes_none(
     postgres: PostgresServer, url: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overrides = tiny("backbone.epochs=1", "refine.limit_dialogues=1", f"refine.ledger={url}")
+    overrides = tiny("trainer.epochs=1", "refine.limit_dialogues=1", f"refine.ledger={url}")
     plan(overrides)
     assert ", 0 in the ledger already" in capsys.readouterr().out
     assert Ledger.if_there(url) is None
@@ -233,7 +234,7 @@ def test_a_run_on_a_server_is_the_same_run(
     url: str, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", "planted-7c1e5a90")
-    overrides = tiny("backbone.epochs=1", "refine.limit_dialogues=1")
+    overrides = tiny("trainer.epochs=1", "refine.limit_dialogues=1")
     here, there = (preflight(compose([*overrides, *more])) for more in ([], [f"refine.ledger={url}"]))
     assert here.folder == there.folder
     result = run(there, Recorder())
