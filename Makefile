@@ -1,11 +1,11 @@
 # make run: the whole method on made-up dialogues. make test: the tests, on all cores, without the slow ones (many models,
-# processes of their own, the real small LLM); make test-all: every test. All set up .venv first; later runs skip that.
+# processes of their own, the real small LLM); make test-slow: those. All set up .venv first; later runs skip that.
 PYTHON ?= python3
 BIN := .venv/bin
 # The CPU build of torch is installed only where there is none: a CUDA torch put into .venv before stays.
 TORCH ?= torch==2.13.0
 
-.PHONY: run test test-all lint setup clean
+.PHONY: run test test-slow lint setup clean
 
 run: .venv/.ready-local
 	$(BIN)/python -m experiments.run experiment=first_run $(ARGS)
@@ -13,8 +13,8 @@ run: .venv/.ready-local
 test: .venv/.ready-test
 	$(BIN)/python -m pytest -n logical --dist worksteal -m 'not slow' $(ARGS)
 
-test-all: .venv/.ready-test
-	$(BIN)/python -m pytest -n logical --dist worksteal $(ARGS)
+test-slow: .venv/.ready-test
+	$(BIN)/python -m pytest -n logical --dist worksteal -m slow $(ARGS)
 
 lint: .venv/.ready-test
 	$(BIN)/ruff check .

@@ -1,8 +1,9 @@
 """Run folders and checkpoints that somebody damaged: ``python -m benchmarks.fuzz_folders [mutations] [seed]``.
 
-Each mutation changes one file of a finished run (another type, a key less, a file cut off, other bytes) or a file of
-weights, and gives it to what reads it. A refusal (UserError, WeightsError) or a result is right; any other exception is
-printed with the mutation that led to it. Ends with the counts and the peak memory; exit code 1 if there was a finding.
+First each key of a finished run's settings and results is taken away once. Then each mutation changes one of its files
+(another type, a key less, a file cut off, other bytes) or a file of weights, and gives it to what reads it. A refusal
+(UserError, WeightsError) or a result is right; any other exception is printed with the mutation that led to it. Ends
+with the counts and the peak memory; exit code 1 if there was a finding.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -243,35 +245,70 @@ def remembered(folder: Path) -> Iterator[None]:
         yield
 
 
-def run(folder: Path, mutations: int, seed: int, say: Callable[[str], object]) -> Counter[str]:
-    """Damage copies of the finished run *folder* that often; counts refusals, results and findings by file."""
+def attempt(kind: str, path: Path, done: str, counts: Counter[str], say: Callable[[str], object]) -> None:
+    """Give the damaged file *path*, or the run folder that it lies in, to the reader *kind*."""
+    name = "weights" if kind == "weights" else next(one for one in READ_BY if path.match(one))
+    try:
+        if kind == "weights":
+            weights(path)
+        else:
+            READERS[kind](path.parents[name.count("/")])
+        counts[f"{name}: read"] += 1
+    except UserError as error:
+        counts[f"{name}: refused"] += 1
+        if "\n" in str(error):
+            counts["findings"] += 1
+            say(f"{done}: more than one line: {error}")
+    except Exception as error:  # noqa: BLE001  that is what is looked for
+        if kind == "weights" and not isinstance(error, MemoryError):
+            counts[f"{name}: refused"] += 1  # the registry makes one line of any reader's error
+            return
+        counts["findings"] += 1
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}:{last.lineno}"
+        say(f"{done}: {kind}: {type(error).__name__}: {str(error)[:150]} ({where})")
+
+
+def every_key(copy: Path, counts: Counter[str], say: Callable[[str], object]) -> None:
+    """Take away each key of each settings and result file of the run folder *copy*, one after the other."""
+    for name in ("metrics.json", "config.yaml", "progress.json", "corpus.json", "sweep.json"):
+        path = copy / name
+        whole = path.read_bytes()
+        content = json.loads(whole) if path.suffix == ".json" else yaml.load(whole, Loader=yaml.CSafeLoader)
+        for at in _paths(content):
+            if not at or any(isinstance(key, int) and key > 0 for key in at):
+                continue  # the items of a list are alike
+            made = deepcopy(content)
+            node = made
+            for key in at[:-1]:
+                node = node[key]
+            del node[at[-1]]
+            path.write_text(json.dumps(made) if path.suffix == ".json" else yaml.safe_dump(made))
+            for kind in READ_BY[name]:
+                attempt(kind, path, f"{name}, {at} gone", counts, say)
+        path.write_bytes(whole)
+
+
+def run(folder: Path, mutations: int, seed: int, say: Callable[[str], object], every: bool = False) -> Counter[str]:
+    """Damage copies of the finished run *folder* that often; counts refusals, results and findings by file.
+
+    *every*: before, take each key away once.
+    """
     rng, counts = random.Random(seed), Counter[str]()
     names = [name for name in READ_BY if (folder / name).is_file()] + ["weights"]
     with tempfile.TemporaryDirectory() as place, remembered(folder):
         copy = Path(place) / "run"
         shutil.copytree(folder, copy)
+        if every:
+            every_key(copy, counts, say)
+            say(f"each key gone once, {counts['findings']} findings")
         for number in range(mutations):
             name = rng.choice(names)
             path = copy / ("checkpoints/best.ckpt" if name == "weights" else name)
             whole = path.read_bytes()
             what = damage(path, rng)
             for kind in ("weights",) if name == "weights" else READ_BY[name]:
-                try:
-                    READERS.get(kind, weights)(path if kind == "weights" else copy)
-                    counts[f"{name}: read"] += 1
-                except UserError as error:
-                    counts[f"{name}: refused"] += 1
-                    if "\n" in str(error):
-                        counts["findings"] += 1
-                        say(f"{number} {name}, {what}: more than one line: {error}")
-                except Exception as error:  # noqa: BLE001  that is what is looked for
-                    if kind == "weights" and not isinstance(error, MemoryError):
-                        counts[f"{name}: refused"] += 1  # the registry makes one line of any reader's error
-                        continue
-                    counts["findings"] += 1
-                    last = traceback.extract_tb(error.__traceback__)[-1]
-                    where = f"{Path(last.filename).name}:{last.lineno}"
-                    say(f"{number} {name}, {what}: {kind}: {type(error).__name__}: {str(error)[:150]} ({where})")
+                attempt(kind, path, f"{number} {name}, {what}", counts, say)
             path.write_bytes(whole)
             if number % 1000 == 999:
                 say(f"{number + 1:,} mutations, {counts['findings']} findings")
@@ -298,7 +335,7 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = make_run(Path(place))
-        counts = run(folder, given.mutations, given.seed, lambda line: print(ascii(line)[1:-1], flush=True))
+        counts = run(folder, given.mutations, given.seed, lambda line: print(ascii(line)[1:-1], flush=True), True)
     for name, count in sorted(counts.items()):
         print(f"{name:<40}{count:>8,}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)

@@ -86,7 +86,8 @@ def _machine(machine: dict[str, Any]) -> str:
 def _row(run: Run) -> list[str]:
     result, llm = run.result, run.result.get("llm") or {}
     vanilla = result.get("vanilla") or {}
-    tokens = f"{llm['input_tokens']:,} / {llm['output_tokens']:,}" if "input_tokens" in llm else "–"
+    known = {"input_tokens", "output_tokens"} <= llm.keys()
+    tokens = f"{llm['input_tokens']:,} / {llm['output_tokens']:,}" if known else "–"
     price = llm.get("cost")
     cells = [run.folder.name, run.seed, str(result.get("time", "?")).replace("T", " ").removesuffix("Z")]
     cells += [vanilla["best_epoch"] + 1 if "best_epoch" in vanilla else "–", llm.get("calls", "–"), tokens]

@@ -114,6 +114,7 @@ def _turns(table: PredictionTable, texts: Mapping[str, str]) -> dict[str, Any]:
     return {"classes": list(table.classes), "speakers": list(speakers), "dialogues": dialogues}
 
 
+@np.errstate(over="ignore")  # numbers of a damaged table; they are clipped below
 def _packed(table: PredictionTable) -> dict[str, Any]:
     n, classes, coverage = len(table), len(table.classes), table.coverage
     kinds: list[str] = []

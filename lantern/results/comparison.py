@@ -264,7 +264,7 @@ def _comparison(
     paper = key[4] == "paper-style"
     test = lines[0].runs[0].result["test"]
     title = f"{key[0]}, {key[1]}, protocol {key[3]}{', paper-style' if paper else ''}"
-    if "dialogues" in test:
+    if {"dialogues", "labelled"} <= test.keys():
         many = f"{test['dialogues']} dialogue{'' if test['dialogues'] == 1 else 's'}"
         title += f", {test['labelled']:,} labelled test utterances in {many}"
     parts = [f"{name} {_told(key[_KEYS.index(name)])}" for name in differs if name not in ("corpus", "label set")]

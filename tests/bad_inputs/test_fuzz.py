@@ -26,6 +26,17 @@ def test_damaged_run_folders_and_weights_are_refused_or_read(seed: int, place: P
     assert sum(count for name, count in counts.items() if name.endswith("refused")) > 5
 
 
+@pytest.mark.parametrize(("section", "key"), [("test", "labelled"), ("test", "dialogues"), ("llm", "output_tokens")])
+def test_a_number_that_only_titles_need_may_be_gone(section: str, key: str, place: Place) -> None:
+    path = place.run() / "metrics.json"
+    content = json.loads(path.read_text())
+    del content[section][key]
+    path.write_text(json.dumps(content))
+    code, out, err = place.call("compare", path.parent, "--out", place.at / "report")
+    assert (code, err) == (0, "")
+    assert "gru + simulated" in out
+
+
 @pytest.mark.parametrize(
     ("file", "change", "told"),
     [
