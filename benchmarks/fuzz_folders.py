@@ -1,9 +1,9 @@
 """Run folders and checkpoints that somebody damaged: ``python -m benchmarks.fuzz_folders [mutations] [seed]``.
 
-First each key of a finished run's settings and results is taken away once. Then each mutation changes one of its files
-(another type, a key less, a file cut off, other bytes) or a file of weights, and gives it to what reads it. A refusal
-(UserError, WeightsError) or a result is right; any other exception is printed with the mutation that led to it. Ends
-with the counts and the peak memory; exit code 1 if there was a finding.
+First each key of a finished run's settings and results is taken away once, and once made null. Then each mutation
+changes one of its files (another type, a key less, a file cut off, other bytes) or a file of weights, and gives it to
+what reads it. A refusal (UserError, WeightsError) or a result is right; any other exception is printed with the
+mutation that led to it. Ends with the counts and the peak memory; exit code 1 if there was a finding.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ def attempt(kind: str, path: Path, done: str, counts: Counter[str], say: Callabl
 
 
 def every_key(copy: Path, counts: Counter[str], say: Callable[[str], object]) -> None:
-    """Take away each key of each settings and result file of the run folder *copy*, one after the other."""
+    """Take away each key of the settings and results in the run folder *copy*, one at a time, and make each null."""
     for name in ("metrics.json", "config.yaml", "progress.json", "corpus.json", "sweep.json"):
         path = copy / name
         whole = path.read_bytes()
@@ -278,21 +278,25 @@ def every_key(copy: Path, counts: Counter[str], say: Callable[[str], object]) ->
         for at in _paths(content):
             if not at or any(isinstance(key, int) and key > 0 for key in at):
                 continue  # the items of a list are alike
-            made = deepcopy(content)
-            node = made
-            for key in at[:-1]:
-                node = node[key]
-            del node[at[-1]]
-            path.write_text(json.dumps(made) if path.suffix == ".json" else yaml.safe_dump(made))
-            for kind in READ_BY[name]:
-                attempt(kind, path, f"{name}, {at} gone", counts, say)
+            for what in ("gone", "null"):
+                made = deepcopy(content)
+                node = made
+                for key in at[:-1]:
+                    node = node[key]
+                if what == "null":
+                    node[at[-1]] = None
+                else:
+                    del node[at[-1]]
+                path.write_text(json.dumps(made) if path.suffix == ".json" else yaml.safe_dump(made))
+                for kind in READ_BY[name]:
+                    attempt(kind, path, f"{name}, {at} {what}", counts, say)
         path.write_bytes(whole)
 
 
 def run(folder: Path, mutations: int, seed: int, say: Callable[[str], object], every: bool = False) -> Counter[str]:
     """Damage copies of the finished run *folder* that often; counts refusals, results and findings by file.
 
-    *every*: before, take each key away once.
+    *every*: before, take each key away once, and make it null.
     """
     rng, counts = random.Random(seed), Counter[str]()
     names = [name for name in READ_BY if (folder / name).is_file()] + ["weights"]
@@ -301,7 +305,7 @@ def run(folder: Path, mutations: int, seed: int, say: Callable[[str], object], e
         shutil.copytree(folder, copy)
         if every:
             every_key(copy, counts, say)
-            say(f"each key gone once, {counts['findings']} findings")
+            say(f"each key gone and null, {counts['findings']} findings")
         for number in range(mutations):
             name = rng.choice(names)
             path = copy / ("checkpoints/best.ckpt" if name == "weights" else name)

@@ -93,6 +93,13 @@ class Maybe:
 
 
 @dataclass(frozen=True, slots=True)
+class Absent:
+    """A value of a shape that may be missing, but not null."""
+
+    shape: Any
+
+
+@dataclass(frozen=True, slots=True)
 class OrNull:
     """A value of a shape that may be null, but not missing."""
 
@@ -119,10 +126,12 @@ def misfit(value: Any, shape: Any, at: str = "") -> str | None:
     """Where *value*, which comes from a file, does not have *shape*, and what it must be there; None where it has.
 
     A shape is :data:`NUMBER` and its like, a list ``[shape]``, a dict of the keys that are needed, :class:`Maybe`,
-    :class:`OrNull` or :class:`Each`.
+    :class:`Absent`, :class:`OrNull` or :class:`Each`.
     """
     if isinstance(shape, Maybe | OrNull):
         return None if value is None else misfit(value, shape.shape, at)
+    if isinstance(shape, Absent):
+        return misfit(value, shape.shape, at)
     if isinstance(shape, str):
         return None if _KINDS[shape](value) else f"{at} is {_brief(value)}, expected {shape}"
     if isinstance(shape, list):
@@ -134,10 +143,11 @@ def misfit(value: Any, shape: Any, at: str = "") -> str | None:
     else:
         dot = f"{at}." if at else ""
         if isinstance(shape, dict):
-            missing = next((key for key, of in shape.items() if key not in value and not isinstance(of, Maybe)), None)
+            gone = [key for key in shape if key not in value]
+            missing = next((key for key in gone if not isinstance(shape[key], Maybe | Absent)), None)
             if missing is not None:
                 return f"no {dot}{missing}"
-            parts = ((value.get(key), of, f"{dot}{key}") for key, of in shape.items())
+            parts = ((value[key], of, f"{dot}{key}") for key, of in shape.items() if key in value)
         else:
             parts = ((one, shape.shape, f"{dot}{key}") for key, one in value.items())
     return next((wrong for part in parts if (wrong := misfit(*part)) is not None), None)

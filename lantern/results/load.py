@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from lantern.errors import UserError
-from lantern.files import COUNT, NUMBER, TEXT, Each, Maybe, OrNull, misfit, read_json
+from lantern.files import COUNT, NUMBER, TEXT, Absent, Each, Maybe, OrNull, misfit, read_json
 from lantern.results.folds import run_table
 from lantern.results.sweep import MANIFEST, read_sweep
 from lantern.tables import PredictionTable, concatenate
@@ -79,9 +79,9 @@ class Run:
 _NUMBERS = ("accuracy", "weighted_f1", "macro_f1", "uar", "nll", "brier", "ece")
 _METHOD = {
     **dict.fromkeys(_NUMBERS, NUMBER),
-    "per_class": Maybe(Each({"f1": NUMBER, "support": COUNT})),
-    "confusion": Maybe([[COUNT]]),
-    "reliability": Maybe([{"count": COUNT, "confidence": OrNull(NUMBER), "accuracy": OrNull(NUMBER)}]),
+    "per_class": Absent(Each({"f1": NUMBER, "support": COUNT})),
+    "confusion": Absent([[COUNT]]),
+    "reliability": Absent([{"count": COUNT, "confidence": OrNull(NUMBER), "accuracy": OrNull(NUMBER)}]),
 }
 _ENDS = {"difference": NUMBER, "low": NUMBER, "high": NUMBER, "p_value": NUMBER}
 _EFFECT = {
@@ -114,8 +114,9 @@ _SHAPE = {
     "protocol": {
         "name": TEXT,
         "selection": Maybe(TEXT),
-        **dict.fromkeys(("train", "dev", "test", "fold", "twins", "test_reads_before"), Maybe(COUNT)),
-        "labelled": Maybe(Each(COUNT)),
+        **dict.fromkeys(("train", "dev", "test", "twins", "test_reads_before"), Absent(COUNT)),
+        "fold": Maybe(COUNT),
+        "labelled": Absent({"train": Absent(COUNT), "dev": Absent(COUNT), "test": COUNT}),
         "sessions": Maybe(Each([TEXT])),
         "same_speakers": Maybe(Each([TEXT])),
     },
@@ -124,9 +125,9 @@ _SHAPE = {
         {
             "name": TEXT,
             "model": Maybe(TEXT),
-            **dict.fromkeys(("fields", "prompts", "calls", "repaired", "failed_fields"), Maybe(COUNT)),
-            **dict.fromkeys(("input_tokens", "cached_input_tokens", "output_tokens"), Maybe(COUNT)),
-            "failures": Maybe(Each(COUNT)),
+            **dict.fromkeys(("fields", "prompts", "calls", "repaired", "failed_fields"), Absent(COUNT)),
+            **dict.fromkeys(("input_tokens", "cached_input_tokens", "output_tokens"), Absent(COUNT)),
+            "failures": Absent(Each(COUNT)),
             "seconds": Maybe(NUMBER),
             "cost": Maybe(NUMBER),
         }
@@ -140,7 +141,7 @@ _SHAPE = {
         }
     ),
     "test": {
-        **dict.fromkeys(("rows", "labelled", "dialogues", "coverage"), Maybe(COUNT)),
+        **dict.fromkeys(("rows", "labelled", "dialogues", "coverage"), Absent(COUNT)),
         "methods": Each(_METHOD),
         "against_vanilla": Maybe(Each({"accuracy": _ENDS, "weighted_f1": _ENDS, "holm": Maybe(NUMBER)})),
         "dimensions": Maybe(Each({"ccc": Maybe(NUMBER)})),
@@ -149,7 +150,7 @@ _SHAPE = {
         "possible": Maybe({"accuracy": NUMBER}),
         "intervals": Maybe(Each({"low": NUMBER, "high": NUMBER})),
     },
-    "vanilla": Maybe({"best_epoch": Maybe(COUNT)}),
+    "vanilla": Maybe({"best_epoch": Absent(COUNT)}),
     "notes": Maybe([TEXT]),
 }
 """What is read of ``metrics.json``."""
@@ -159,8 +160,8 @@ _CONFIG = {
         {
             "name": Maybe(TEXT),
             "path": Maybe(TEXT),
-            "seed": Maybe(COUNT),
-            "dialogues": Maybe(COUNT),
+            "seed": Absent(COUNT),
+            "dialogues": Absent(COUNT),
             "limit_dialogues": Maybe(COUNT),
         }
     ),

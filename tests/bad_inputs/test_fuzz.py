@@ -43,6 +43,7 @@ def test_a_number_that_only_titles_need_may_be_gone(section: str, key: str, plac
         ("metrics.json", {"llm": "x"}, "llm is 'x', expected an object"),
         ("metrics.json", {"title": [1]}, "title is list, expected a text"),
         ("metrics.json", {"time": 5}, "time is int, expected a text"),
+        ("metrics.json", {"vanilla": {"best_epoch": None}}, "vanilla.best_epoch is None, expected a count"),
         ("metrics.json", {"corpus": {"name": "sample", "label_set": 3}}, "corpus.label_set is int, expected a text"),
         ("metrics.json", {"test": {"methods": []}}, "test.methods is list, expected an object"),
         ("config.yaml", b"backbone: [a]\n", "backbone is list, expected an object"),
