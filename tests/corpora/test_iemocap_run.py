@@ -53,9 +53,8 @@ def go(tiny: Tiny, corpus_path: Path, *more: str) -> tuple[dict[str, Any], Recor
 
 
 def test_a_text_only_iemocap_trains_and_reports_its_scores(tiny: Tiny, corpus_path: Path) -> None:
-    result, recorder = go(
-        tiny, corpus_path, "protocol=session5", "refine.enabled=false", "backbone.epochs=20", "backbone.lr=0.01"
-    )
+    learning = ["trainer.epochs=20", "backbone.lr=0.01", "backbone.hidden=16"]
+    result, recorder = go(tiny, corpus_path, "protocol=session5", "refine.enabled=false", *learning)
     assert set(result["test"]["dimensions"]) == {"valence", "arousal", "dominance"}
     assert all(report["ccc"] > 0.2 for report in result["test"]["dimensions"].values())
     assert result["test"]["methods"]["vanilla"]["accuracy"] > 0.5
@@ -76,7 +75,7 @@ def test_paper_style_selection_is_marked_beside_its_numbers(
     tiny: Tiny, corpus_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     style = ("protocol=session5", "protocol.selection=paper-style", "weighting.fit_on=oof")
-    result, _ = go(tiny, corpus_path, *style, "refine.limit_dialogues=2", "backbone.epochs=1")
+    result, _ = go(tiny, corpus_path, *style, "refine.limit_dialogues=2", "trainer.epochs=1")
     protocol = result["protocol"]
     assert (protocol["selection"], protocol["dev_is_test"], protocol["train"]) == ("paper-style", True, 16)
     assert any("paper-style: the epoch was chosen on the test dialogues" in note for note in result["notes"])

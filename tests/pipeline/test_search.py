@@ -119,7 +119,7 @@ def test_the_best_settings_are_a_file_that_a_run_takes(
     ("content", "message"),
     [
         ("seed: 1\n", "a tuned file holds backbone, model, trainer; this one holds seed"),
-        ("- 1\n", "this one holds no sections"),
+        ("- 1\n", "holds no keys with values"),
         ("model: [\n", "not YAML"),
         ("model: {class_weight: none}\n", "class_weight"),
         ("model: {class_weights: some}\n", "class_weights=some is not one of"),
