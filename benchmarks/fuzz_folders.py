@@ -36,6 +36,7 @@ VALUES: tuple[Any, ...] = (
     *(None, True, 0, -1, 10**40, 1.5, -2.5, 1e308, "", "x", "gl[/]ad", "\x1b[31m", "=1+1", "\ud800"),
     *([], [1], ["a"], {}, {"a": 1}, [[]], [{"a": None}], "../x", "${oc.env:HOME}", float("nan")),
 )
+CHECKPOINT = "checkpoints/best.ckpt"
 READERS: dict[str, Callable[[Path], object]] = {}
 
 
@@ -94,8 +95,9 @@ READ_BY = {
     "sweep.json": ("status",),
     "corpus.json": ("predict",),
     "predictions.test.parquet": ("compare",),
-    "checkpoints/best.ckpt": ("predict",),
+    CHECKPOINT: ("predict",),
     "checkpoints/weighting.ckpt": ("predict",),
+    "weights": ("weights",),
 }
 """Files of a run folder, how often each is chosen is the same, and the readers that open it."""
 
@@ -195,12 +197,13 @@ def _column(path: Path, rng: random.Random) -> str:
     return f"{name}: {what}"
 
 
-def weights(path: Path) -> None:
+@reader("weights")
+def _weights(folder: Path) -> None:
     """What ``backbone.init_from`` does."""
     from lantern.models.weights import WeightsError, read_weights
 
     try:
-        read_weights(path)
+        read_weights(folder / CHECKPOINT)
     except WeightsError as error:
         raise UserError(str(error)) from None
 
@@ -245,14 +248,10 @@ def remembered(folder: Path) -> Iterator[None]:
         yield
 
 
-def attempt(kind: str, path: Path, done: str, counts: Counter[str], say: Callable[[str], object]) -> None:
-    """Give the damaged file *path*, or the run folder that it lies in, to the reader *kind*."""
-    name = "weights" if kind == "weights" else next(one for one in READ_BY if path.match(one))
+def attempt(kind: str, name: str, folder: Path, done: str, counts: Counter[str], say: Callable[[str], object]) -> None:
+    """Give the run *folder*, whose file *name* is damaged, to the reader *kind*."""
     try:
-        if kind == "weights":
-            weights(path)
-        else:
-            READERS[kind](path.parents[name.count("/")])
+        READERS[kind](folder)
         counts[f"{name}: read"] += 1
     except UserError as error:
         counts[f"{name}: refused"] += 1
@@ -289,7 +288,7 @@ def every_key(copy: Path, counts: Counter[str], say: Callable[[str], object]) ->
                     del node[at[-1]]
                 path.write_text(json.dumps(made) if path.suffix == ".json" else yaml.safe_dump(made))
                 for kind in READ_BY[name]:
-                    attempt(kind, path, f"{name}, {at} {what}", counts, say)
+                    attempt(kind, name, copy, f"{name}, {at} {what}", counts, say)
         path.write_bytes(whole)
 
 
@@ -299,7 +298,7 @@ def run(folder: Path, mutations: int, seed: int, say: Callable[[str], object], e
     *every*: before, take each key away once, and make it null.
     """
     rng, counts = random.Random(seed), Counter[str]()
-    names = [name for name in READ_BY if (folder / name).is_file()] + ["weights"]
+    names = [name for name in READ_BY if name == "weights" or (folder / name).is_file()]
     with tempfile.TemporaryDirectory() as place, remembered(folder):
         copy = Path(place) / "run"
         shutil.copytree(folder, copy)
@@ -308,11 +307,11 @@ def run(folder: Path, mutations: int, seed: int, say: Callable[[str], object], e
             say(f"each key gone and null, {counts['findings']} findings")
         for number in range(mutations):
             name = rng.choice(names)
-            path = copy / ("checkpoints/best.ckpt" if name == "weights" else name)
+            path = copy / (CHECKPOINT if name == "weights" else name)
             whole = path.read_bytes()
             what = damage(path, rng)
-            for kind in ("weights",) if name == "weights" else READ_BY[name]:
-                attempt(kind, path, f"{number} {name}, {what}", counts, say)
+            for kind in READ_BY[name]:
+                attempt(kind, name, copy, f"{number} {name}, {what}", counts, say)
             path.write_bytes(whole)
             if number % 1000 == 999:
                 say(f"{number + 1:,} mutations, {counts['findings']} findings")

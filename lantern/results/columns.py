@@ -123,7 +123,7 @@ def _spread(
 
 
 def _method(method: str, metric: str) -> Column:
-    shown = {"accuracy": EVERYWHERE, "weighted_f1": WRITTEN | (Place.COMPARE if method == VANILLA else WRITTEN)}
+    shown = {"accuracy": EVERYWHERE, "weighted_f1": WRITTEN | Place.COMPARE if method == VANILLA else WRITTEN}
     return _spread(
         f"{method}_{metric}",
         f"{method} {SHORT.get(metric, metric)}",
