@@ -90,7 +90,7 @@ def run_one(config: RunConfig) -> int:
     """One run, shown in full; returns the exit code."""
     from lantern.environment import prepare
 
-    prepare(config.trainer.threads)
+    prepare(config.trainer.threads or 1)
     from lantern.pipeline.preflight import preflight
 
     ready, console = preflight(config), screen()
@@ -145,7 +145,7 @@ def run_sweep(line: CommandLine) -> int:
     from lantern.environment import prepare
 
     configs = line.configs
-    prepare(configs[0].trainer.threads)
+    prepare(configs[0].trainer.threads or 1)
     from experiments.cli.launch import launcher
     from experiments.cli.sweeps import SweepView, results_of
     from lantern.pipeline.preflight import preflight_all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,9 @@ def run_experiment(settings: Sequence[str] | RunConfig, tell: Callable[[str], ob
         UserError: a setting, corpus, key or file is wrong; or the settings are those of several runs.
     """
     config = _config(settings)
-    prepare(config.trainer.threads)
+    # Another process would run a script from its first line; it may start one only where that was asked for.
+    config = replace(config, trainer=replace(config.trainer, workers=config.trainer.workers or 1))
+    prepare(config.trainer.threads or 1)
     from lantern.pipeline.preflight import preflight
     from lantern.pipeline.run import run
 
@@ -52,7 +55,7 @@ def plan_experiment(settings: Sequence[str] | RunConfig) -> Plan:
         UserError: as :func:`run_experiment`; or a price or a tokenizer cannot be had.
     """
     config = _config(settings)
-    prepare(config.trainer.threads)
+    prepare(config.trainer.threads or 1)
     from lantern.pipeline.plan import plan
     from lantern.pipeline.preflight import preflight
 

@@ -33,6 +33,7 @@ def tiny(tmp_path: Path) -> Callable[..., list[str]]:
             "llm=simulated",
             "corpus.dialogues=15",
             "trainer.epochs=4",
+            "trainer.workers=1",
             "weighting.epochs=3",
             "weighting.guard=false",
             "weighting.fit_on=dev",

@@ -35,9 +35,10 @@ class Task:
         config = compose(list(trial.overrides))
         config.variants = []
         config.tracking.group = config.tracking.group or self.group
+        config.trainer.workers = config.trainer.workers or 1  # the launcher has its own idea of how many jobs fit
         from lantern.environment import prepare
 
-        prepare(config.trainer.threads)
+        prepare(config.trainer.threads or 1)
         from lantern.pipeline.preflight import preflight
         from lantern.pipeline.run import attempt
         from lantern.results.progress import record_failure

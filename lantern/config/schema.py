@@ -106,10 +106,11 @@ class TrainerConfig:
     gradient_clip: Positive | None = None
     """Clip gradients by norm. null: off, as published."""
     threads: Annotated[int, Within(least=1, most=1024)] | None = None
-    """CPU threads. null: all cores of this process."""
-    workers: Count = 1
+    """CPU threads of each model, whose last bits depend on their number. null: one, and for an encoder all cores."""
+    workers: Count | None = None
     """Processes that train models at the same time: those of a run's folds, and those of all runs of a sweep. Each
-    holds the corpus, and with ``threads=null`` they share the cores. No number depends on it."""
+    holds the corpus. null: from the command line and on a CPU one for each core, but no more than four, once training
+    has taken ten seconds; else one. No number depends on it."""
     deterministic: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
     """Any other argument of Lightning's ``Trainer`` for the training, such as ``accumulate_grad_batches: 2``."""
@@ -122,7 +123,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         check(self, "trainer")
-        if self.workers > 1 and self.processes > 1:
+        if (self.workers or 1) > 1 and self.processes > 1:
             raise UserError(
                 f"trainer.workers={self.workers} trains several models at once and trainer.devices={self.devices} x "
                 f"trainer.nodes={self.nodes} one model in several processes; take one of the two"

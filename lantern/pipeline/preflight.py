@@ -247,7 +247,7 @@ def check_training(config: RunConfig | FinetuneConfig) -> None:
         raise UserError("trainer=gpu: this machine has no CUDA device that torch can use; take trainer=cpu")
     if trainer.accelerator == "mps" and not _has_metal():
         raise UserError("trainer.accelerator=mps: this machine has no Metal device for torch; take trainer=cpu")
-    if trainer.workers > 1 and isinstance(config, FinetuneConfig):
+    if (trainer.workers or 1) > 1 and isinstance(config, FinetuneConfig):
         raise UserError(f"trainer.workers={trainer.workers}: encoders are fine-tuned one after the other; leave it out")
     if trainer.precision == "tf32" and trainer.accelerator in ("cpu", "mps"):
         raise UserError("trainer.precision=tf32 is for NVIDIA GPUs (trainer=gpu); CPUs may have bf16-mixed")

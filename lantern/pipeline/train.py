@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lantern.config.schema import FinetuneConfig, RunConfig, TrainingDefaults, split_backbone
+from lantern.config.schema import FinetuneConfig, RunConfig, TrainerConfig, TrainingDefaults, split_backbone
 from lantern.corpora.data import CorpusDataModule
 from lantern.corpora.fitted import fitted_for
 from lantern.corpora.folder import Corpus
@@ -40,6 +41,10 @@ LAST = "last.ckpt"
 """Where an interrupted training goes on."""
 MEMORY = re.compile(r"memory|overflow", re.IGNORECASE)
 """What torch says where memory is short."""
+WORTH_IT = 10.0
+"""Seconds of training after which the start of further processes, a few seconds each, pays."""
+AT_ONCE = 4
+"""Models trained at the same time where nobody has said how many: each needs from half a gigabyte to three."""
 log = logging.getLogger(__name__)
 
 
@@ -120,7 +125,7 @@ def workers(runs: Sequence[ReadyRun]) -> Iterator[None]:
     Each of the others goes through the models in order and trains those that nobody has trained or is training. A model
     is a stage under its lock, so that none is trained twice; one that a worker fails to train is left to this process,
     which says why. Workers end with the block, and with this process, however it ends: a training that this interrupts
-    goes on from its last epoch.
+    goes on from its last epoch. Where ``trainer.workers`` is null, they start when training has taken a while.
     """
     jobs: dict[Path, _Job] = {}
     for ready in runs:
@@ -130,23 +135,36 @@ def workers(runs: Sequence[ReadyRun]) -> Iterator[None]:
                 job = _Job(ready.config, stage.split, stage.inputs, folder)
                 jobs.setdefault(ready.store.folder("train", stage.inputs), job)
     trainer = runs[0].config.trainer
-    count = min(trainer.workers, len(jobs)) - 1
-    if count < 1:
-        yield
-        return
-    before, threads = torch.get_num_threads(), trainer.threads or max(1, cores() // (count + 1))
+    most, threads, others = _at_once(trainer), trainer.threads or 1, []
+
+    def start() -> None:
+        left = sum(not (place / "done.json").is_file() for place in jobs)
+        for _ in range(min(most, left) - 1):
+            others.append(SPAWN.Process(target=_work, args=(list(jobs.values()), threads), daemon=True))
+            others[-1].start()
+
+    timer = threading.Timer(WORTH_IT if trainer.workers is None else 0, start)
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    others = [SPAWN.Process(target=_work, args=(list(jobs.values()), threads), daemon=True) for _ in range(count)]
     try:
-        for process in others:
-            process.start()
+        if min(most, len(jobs)) > 1:
+            timer.start()
         yield
     finally:
+        timer.cancel()
+        if timer.ident is not None:
+            timer.join()
         for process in others:
-            if process.pid is not None:
-                process.kill()
-                process.join()
+            process.kill()
+            process.join()
         torch.set_num_threads(before)
+
+
+def _at_once(trainer: TrainerConfig) -> int:
+    """How many models may be trained at the same time."""
+    if trainer.workers is not None:
+        return trainer.workers
+    return min(cores(), AT_ONCE) if trainer.accelerator == "cpu" and trainer.processes == 1 else 1
 
 
 class _Taken(Exception):

@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from experiments.run import main
+from lantern.api import run_experiment
 from lantern.config.compose import compose
 from lantern.errors import UserError
 from lantern.files import is_locked
+from lantern.pipeline import train
 from lantern.pipeline.preflight import ReadyRun, preflight
 from lantern.pipeline.run import run
 from lantern.pipeline.train import BEST, workers
@@ -128,6 +130,37 @@ def test_ctrl_c_ends_the_workers(tiny: Tiny, tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
     run(ready, Recorder())
     assert sorted(trained(tmp_path / "runs").values()) == [1] * 4
+
+
+class Started:
+    """Stands for a process that trains, and counts."""
+
+    count = 0
+
+    def __init__(self, **_: object) -> None: ...
+
+    def start(self) -> None:
+        Started.count += 1
+
+    def kill(self) -> None: ...
+
+    def join(self) -> None: ...
+
+
+def test_a_long_training_gets_workers_but_not_in_a_script(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.SPAWN, "Process", Started)
+    monkeypatch.setattr(train, "cores", lambda: 16)
+    monkeypatch.setattr(Started, "count", 0)
+    config = compose(folds(tiny, "trainer.workers=null"))
+    ready = preflight(config)
+    with workers([ready]):
+        pass
+    assert Started.count == 0
+    monkeypatch.setattr(train, "WORTH_IT", 0.0)
+    with workers([ready]):
+        wait_for(lambda: Started.count == train.AT_ONCE - 1)
+    run_experiment(config)
+    assert Started.count == train.AT_ONCE - 1
 
 
 def test_workers_and_processes_that_train_together_exclude_each_other(tiny: Tiny) -> None:
