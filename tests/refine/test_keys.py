@@ -29,7 +29,7 @@ CASES = [
     (("llm=simulated", "refine.stride=3", "refine.coverage=3"), "df2ab4dac0067de5", 69),
     (("llm=simulated", "llm.elicitation=logprobs"), "02633aa854097c93", 84),
     (("llm=vllm", "llm.elicitation=logprobs", "prompt.answers=words"), "c619ca144131df5b", 84),
-    (("llm=smollm2",), "a22b64572c488717", 84),
+    (("llm=smollm2",), "17614afc55e74627", 84),
     (("llm=vllm", "llm.drop_params=[temperature,max_tokens]", *MASKED), "7f3f12f70279d57e", 84),
 ]
 

@@ -127,12 +127,13 @@ def test_a_prompt_with_a_list_of_its_own_keeps_the_grammar() -> None:
     own = dataclasses.replace(config, system="- Tone: judge the words only\n- Length: short\n" + config.system)
     prompt = Prompt(own, LABELS, None, "logprobs")
     assert "- Tone: judge" in prompt.messages([turn("a")])[0]["content"]
-    assert bind({}, prompt.shape(1))["extra_body"]["grammar"] == 'root ::= "1:" [A-B]'
+    assert bind({}, prompt.shape(1))["extra_body"]["grammar"] == 'root ::= "1:" ("A" | "B")'
 
 
 def test_the_embedded_server_is_bound_to_lines_of_letters() -> None:
     found = bind({"logprobs": True, "extra_body": {"a": 1}}, ReplyShape(2, THREE, "logprobs"))
-    assert found["extra_body"] == {"a": 1, "grammar": 'root ::= "1:" [A-C] "\\n" "2:" [A-C]'}
+    letters = '("A" | "B" | "C")'
+    assert found["extra_body"] == {"a": 1, "grammar": f'root ::= "1:" {letters} "\\n" "2:" {letters}'}
 
 
 @pytest.mark.parametrize("model", ["anthropic/x", "gemini/gemini-2.5-flash", "openai/gpt-5-mini", "ollama_chat/x"])

