@@ -10,9 +10,11 @@ predictions, from the ledger where it has been asked before. A line of the table
 * *usable*: share of the fields with a usable reply;
 * *accuracy*, *log-loss*: of the LLM alone, the mean of an utterance's fields;
 * *most frequent*: the class that it names most often, and how often;
-* *beyond vanilla*: by how many nats an utterance the held-out log-loss falls when its replies join the vanilla
-  prediction in the weighting, against the vanilla prediction with offsets and a temperature alone; cross-validated and
-  with a 95 % bootstrap interval, both over dialogues. Above zero the replies hold something that the model lacks;
+* *beyond vanilla*: by how many nats an utterance the held-out log-loss of the weighting falls when each utterance has
+  its own replies, against replies that were shuffled among all utterances (the mean of three shuffles); cross-validated
+  and with a 95 % bootstrap interval, both over dialogues. Above zero the replies hold something that the model lacks.
+  Against the vanilla prediction alone even an LLM that always says the same would seem to bring something: what the
+  weighting learns from the positions of the utterances and from its greater freedom;
 * *tokens*, *seconds*: per utterance, of all replies, whenever they were bought; *cached* ones came from a prompt cache.
 """
 
@@ -27,6 +29,7 @@ from benchmarks.scale import Quiet
 from lantern.environment import prepare
 
 RESAMPLES = 10_000
+SHUFFLES = 3
 
 
 def main() -> None:
@@ -89,24 +92,22 @@ def numbers(table: Any, config: Any) -> dict[str, Any]:
     """What the LLM alone is worth in *table*, and what it adds to the vanilla prediction."""
     import numpy as np
 
-    from lantern.weighting.features import build_inputs
-    from lantern.weighting.stage import held_out_losses, width_of
     from lantern.weighting.training import fitting
 
+    usable = table.fields.mask.any(axis=1) & (table.labels >= 0)
+    labels = table.labels[usable]
+    _, group = np.unique(table.dialogues[usable].astype(str), return_inverse=True)
+    if not len(labels) or group.max() < 1:
+        return {"usable": float(usable.mean())}
     with fitting(0):
-        inputs = build_inputs(table, coverage=table.coverage, width=width_of(table), score_range=None)
-        usable = inputs.usable.numpy()
-        inputs, labels = inputs.select(inputs.usable), table.labels[usable]
-        _, group = np.unique(table.dialogues[usable].astype(str), return_inverse=True)
-        if not len(inputs) or group.max() < 1:
-            return {"usable": float(usable.mean())}
-        losses = held_out_losses(config, inputs, group, ("vector", "attention"))
+        losses = losses_of(table, config, group)
+        others = [losses_of(shuffled(table, seed), config, group) for seed in range(SHUFFLES)]
     mask = table.fields.mask[usable]
     mean = table.fields.probabilities[usable].sum(axis=1) / mask.sum(axis=1, keepdims=True)
     said = mean.argmax(axis=1)
     counts = np.bincount(said, minlength=len(table.classes))
     floored = np.maximum(mean[np.arange(len(labels)), labels], config.floor)
-    gain = losses["vector"] - losses["attention"]
+    gain = np.mean(others, axis=0) - losses
     return {
         "usable": float(table.fields.mask.mean()),
         "accuracy": float((said == labels).mean()),
@@ -114,10 +115,33 @@ def numbers(table: Any, config: Any) -> dict[str, Any]:
         "majority": float(np.bincount(labels).max() / len(labels)),
         "vanilla_accuracy": float((table.vanilla[usable].argmax(axis=1) == labels).mean()),
         "most_frequent": [table.classes[int(counts.argmax())], float(counts.max() / len(said))],
-        "vanilla_loss": float(losses["vector"].mean()),
+        "loss": float(losses.mean()),
         "beyond": float(gain.mean()),
         "interval": interval(gain, group),
     }
+
+
+def losses_of(table: Any, config: Any, group: Any) -> Any:
+    """Held-out log-loss ``[N]`` of the weighting on the utterances with a usable reply, *group* their dialogues."""
+    from lantern.weighting.features import build_inputs
+    from lantern.weighting.stage import held_out_losses, width_of
+
+    inputs = build_inputs(table, coverage=table.coverage, width=width_of(table), score_range=None)
+    return held_out_losses(config, inputs.select(inputs.usable), group, ("attention",))["attention"]
+
+
+def shuffled(table: Any, seed: int) -> Any:
+    """*table* with the replies of each utterance given to another one, among those that are scored."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    fields = table.fields
+    usable = np.flatnonzero(fields.mask.any(axis=1) & (table.labels >= 0))
+    source = np.arange(len(table))
+    source[usable] = np.random.default_rng(seed).permutation(usable)
+    replies = {name: getattr(fields, name)[source] for name in ("probabilities", "failures", "repaired")}
+    return replace(table, fields=replace(fields, **replies))
 
 
 def interval(gain: Any, group: Any) -> list[float]:
