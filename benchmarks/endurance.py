@@ -84,7 +84,7 @@ def server(folder: Path, latency: float, behaviours: str = "right") -> Iterator[
 def ask(url: str, ledger: str | Path, prompts: int, out: Path) -> None:
     """Refine whole dialogues of the sample corpus, *prompts* different prompts, and write the table to *out*."""
     config = compose(["llm=vllm", f"llm.api_base={url}", f"llm.concurrency={TOGETHER}"])
-    corpus = generate_sample(dialogues=100)
+    corpus = generate_sample(dialogues=120)
     classes = corpus.label_set.classes
     rng = random.Random(0)
     prompt = Prompt(config.prompt, corpus.label_set, None, config.llm.elicitation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,7 +65,12 @@ def plan(runs: Sequence[ReadyRun]) -> Plan:
         requests += [request for question in questions for request in question.sent]
         fields += len(questions)
         times = ready.config.refine.samples * ready.config.refine.coverage
-        shares |= {request.key: len(q.rows) / times for q in questions for request in q.requests}
+        # Fields that read the same, as in a dialogue no longer than the stride, share a prompt.
+        own: defaultdict[str, float] = defaultdict(float)
+        for question in questions:
+            for request in question.requests:
+                own[request.key] += len(question.rows) / times
+        shares |= own
         exact = exact and known
     ledger = Ledger.if_there(config.ledger)
     price = config.llm.price

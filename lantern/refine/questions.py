@@ -45,10 +45,11 @@ class RefineConfig:
     ``every_n``: also in training, at every n-th validation epoch."""
     every_n: Count = 5
     """Used by ``when=every_n``."""
-    stride: Count = 2
+    stride: Count = 4
     """``s``: utterances between neighbouring receptive fields."""
     coverage: Calls = 2
-    """``t``: receptive fields that hold each utterance; the window is ``t * s`` utterances wide."""
+    """``t``: receptive fields that hold each utterance; the window is ``t * s`` utterances wide. Eight of them show the
+    LLM more of the conversation than four, with as many replies per utterance and about half the calls."""
     context: Annotated[str, OneOf("both", "causal")] = "both"
     """``both``: a field shows what comes before and after; ``causal``: every utterance is the last one of its fields,
     at ``coverage`` times as many calls as utterances."""

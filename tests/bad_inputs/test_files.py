@@ -60,8 +60,8 @@ PREDICT: list[Case] = [
 def _stride_zero(place: Place) -> object:
     folder = place.run()
     config = (folder / "config.yaml").read_text()
-    assert "stride: 2" in config
-    (folder / "config.yaml").write_text(config.replace("stride: 2", "stride: 0"))
+    assert "stride: 4" in config
+    (folder / "config.yaml").write_text(config.replace("stride: 4", "stride: 0"))
     return folder
 
 

@@ -96,6 +96,17 @@ def test_a_sweep_counts_what_its_runs_share_once(tiny: Tiny) -> None:
     assert planned(("seed=0",), ("seed=1",)) == (2 * models, 2 * calls)
 
 
+def test_fields_that_read_the_same_are_one_prompt_and_all_their_utterances_count(tiny: Tiny) -> None:
+    ready = preflight(compose(tiny("llm=vllm", "refine.stride=30")), check_backend=False)
+    found = plan([ready])
+    assert found.asking is not None
+    assert found.fields == 2 * found.asking.calls == 2 * found.dialogues, (
+        "both fields of a dialogue are the whole of it"
+    )
+    turns = sum(len(ready.corpus.by_id[name]) for names in ready.refined.values() for name in names)
+    assert found.utterances == pytest.approx(turns)
+
+
 @pytest.mark.slow
 def test_it_needs_no_key_and_sends_nothing(tiny: Tiny, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}

@@ -17,20 +17,26 @@ from lantern.tables import Row
 from tests.rows import table_from_rows
 
 MASKED = ("prompt.names=masked", "prompt.words=false", "prompt.priors=shuffled")
+NARROW = "refine.stride=2"
 CASES = [
-    (("llm=vllm",), "033ff5e62129f568", 84),
-    (("llm=vllm", "llm.elicitation=logprobs"), "dda430ae8a3b894a", 84),
+    (("llm=vllm",), "98bee934ce08e235", 48),
+    (("llm=vllm", NARROW), "033ff5e62129f568", 84),
+    (("llm=vllm", "llm.elicitation=logprobs", NARROW), "dda430ae8a3b894a", 84),
     (
-        ("llm=gpt-4o", "llm.structured=json_object", "llm.seed=3", "llm.temperature=0.7", "refine.samples=2"),
+        ("llm=gpt-4o", "llm.structured=json_object", "llm.seed=3", "llm.temperature=0.7", "refine.samples=2", NARROW),
         "d59ba74a7d38870f",
         112,
     ),
-    (("llm=vllm", "llm.structured=text", "llm.max_tokens=77", "refine.context=causal"), "7a130de45f8809b0", 294),
+    (
+        ("llm=vllm", "llm.structured=text", "llm.max_tokens=77", "refine.context=causal", NARROW),
+        "7a130de45f8809b0",
+        294,
+    ),
     (("llm=simulated", "refine.stride=3", "refine.coverage=3"), "df2ab4dac0067de5", 69),
-    (("llm=simulated", "llm.elicitation=logprobs"), "02633aa854097c93", 84),
-    (("llm=vllm", "llm.elicitation=logprobs", "prompt.answers=words"), "c619ca144131df5b", 84),
-    (("llm=smollm2",), "17614afc55e74627", 84),
-    (("llm=vllm", "llm.drop_params=[temperature,max_tokens]", *MASKED), "7f3f12f70279d57e", 84),
+    (("llm=simulated", "llm.elicitation=logprobs", NARROW), "02633aa854097c93", 84),
+    (("llm=vllm", "llm.elicitation=logprobs", "prompt.answers=words", NARROW), "c619ca144131df5b", 84),
+    (("llm=smollm2", NARROW), "17614afc55e74627", 84),
+    (("llm=vllm", "llm.drop_params=[temperature,max_tokens]", *MASKED, NARROW), "7f3f12f70279d57e", 84),
 ]
 
 

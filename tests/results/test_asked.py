@@ -28,7 +28,7 @@ Tiny = Callable[..., list[str]]
 
 def test_every_kind_of_history_is_read_back_and_nothing_is_written(tmp_path: Path) -> None:
     corpus = generate_sample(dialogues=5)
-    config = compose(["llm=gpt-4o", "refine.coverage=2"])
+    config = compose(["llm=gpt-4o", "refine.stride=2", "refine.coverage=2"])
     refiner = refiner_of(config, corpus.by_id, corpus.label_set, corpus.score_range)
     dialogue, classes = corpus.dialogues[0], corpus.label_set.classes
     vanilla = [1 / len(classes)] * len(classes)

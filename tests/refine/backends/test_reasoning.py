@@ -88,7 +88,7 @@ def test_effort_is_part_of_the_question_where_it_is_set(effort: str, room: int) 
 
 def test_folders_keep_their_names_unless_it_is_set() -> None:
     def name(*more: str) -> str:
-        overrides = ["llm=vllm", "corpus.dialogues=15", "backbone=gru", *more]
+        overrides = ["llm=vllm", "corpus.dialogues=15", "backbone=gru", "refine.stride=2", *more]
         return preflight(compose(overrides), check_backend=False).folder.name
 
     assert name() == name("llm.reasoning_effort=null") == "sample-gru-vllm-seed0-88f1b94b"
