@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,9 +60,10 @@ class ReplyShape:
         return 16 + self.count * (16 if self.elicitation == "words" else 8)
 
     def example(self, compact: bool = False) -> str:
-        """A reply as it will probably be written; *compact*: without white space."""
+        """A reply as it will probably be written, with each answer in turn; *compact*: without blanks."""
         if self.answers:
-            return "\n".join(f"{n}: {self.answers[0]}" for n in self.numbers)
+            blank, lines = "" if compact else " ", zip(self.numbers, itertools.cycle(self.answers))
+            return "\n".join(f"{n}:{blank}{answer}" for n, answer in lines)
         return self.write([[0.15] * len(self.classes)] * self.count, compact)
 
     def write(self, vectors: Sequence[Sequence[float]], compact: bool = False) -> str:
