@@ -140,8 +140,9 @@ def workers(runs: Sequence[ReadyRun]) -> Iterator[None]:
     def start() -> None:
         left = sum(not (place / "done.json").is_file() for place in jobs)
         for _ in range(min(most, left) - 1):
-            others.append(SPAWN.Process(target=_work, args=(list(jobs.values()), threads), daemon=True))
-            others[-1].start()
+            process = SPAWN.Process(target=_work, args=(list(jobs.values()), threads), daemon=True)
+            process.start()
+            others.append(process)  # only a process that has started can be killed
 
     timer = threading.Timer(WORTH_IT if trainer.workers is None else 0, start)
     before = torch.get_num_threads()
