@@ -1,8 +1,8 @@
 """What an LLM knows beyond the vanilla model, by the way it is asked: on development dialogues, never on test.
 
     python -m benchmarks.elicitation corpus=meld backbone=sdt_meld llm=smollm2 weighting.fit_on=dev \
-        --dialogues 100 --ask llm.elicitation=json --ask llm.elicitation=logprobs \
-        --ask "llm.elicitation=logprobs prompt.permute=true refine.calibrate=true" --out study
+        --dialogues 100 --ask llm.elicitation=json --ask llm.elicitation=letters \
+        --ask "llm.elicitation=letters prompt.permute=true refine.calibrate=true" --out study
 
 Every ``--ask`` is one way, a few overrides in quotes. Each is asked about the same dialogues with the same vanilla
 predictions, from the ledger where it has been asked before. A line of the table:

@@ -243,12 +243,12 @@ def fuzz(folder: Path, replies: int, seed: int, over_http: int = 500) -> tuple[C
             retries=0,
             concurrency=256,
         )
-        for elicitation in ("json", "logprobs"):
+        for elicitation in ("json", "letters"):
             config = replace(config, elicitation=elicitation)
             prompt = Prompt(compose([]).prompt, LABELS, None, elicitation)
             refiner = Refiner({}, prompt, RefineConfig(), config)
             engine = Engine(Mutating(config, over_http), ledger)
-            numbers = [n for n in range(seed, seed + replies) if (n % 5 == 0) == (elicitation == "logprobs")]
+            numbers = [n for n in range(seed, seed + replies) if (n % 5 == 0) == (elicitation == "letters")]
             for start in range(0, len(numbers), 5000):
                 part = numbers[start : start + 5000]
                 system = {"role": "system", "content": "rate"}

@@ -119,15 +119,13 @@ def _refined(run: LoadedRun, dialogues: list[Dialogue], llm: str, console: Conso
     from lantern.pipeline.refinement import Refinement
     from lantern.results.texts import asked_of
 
-    chosen, prompt = compose([f"llm={llm}"]).llm, run.config.prompt
-    if prompt.demonstrations:
+    chosen = compose([f"llm={llm}"]).llm
+    if run.config.prompt.demonstrations:
         raise UserError(
             f"--llm={llm}: the prompts of the run {run.folder} show demonstrations from its corpus; take a run without "
             "prompt.demonstrations"
         )
-    if chosen.elicitation == "json":
-        prompt = replace(prompt, answers="letters")  # says nothing there
-    config = replace(run.config, llm=chosen, prompt=prompt)
+    config = replace(run.config, llm=chosen)
     if config.llm.simulated is not None:
         raise UserError("--llm=simulated answers from gold labels, which a conversation of your own does not have")
     if run.weighting is None:

@@ -23,7 +23,7 @@ def did_you_mean(value: str, valid: Sequence[str]) -> str:
     return f" Did you mean {names[close[0]]!r}?" if close else ""
 
 
-_SHAPE = "take an LLM that follows the prompt, another llm.structured, or llm.elicitation=logprobs"
+_SHAPE = "take an LLM that follows the prompt, another llm.structured, or llm.elicitation=letters"
 
 
 class FailureKind(StrEnum):
@@ -73,6 +73,6 @@ class FailureKind(StrEnum):
     BAD_NUMBERS = "bad_numbers", "content", _SHAPE
     WRONG_CLASSES = "wrong_classes", "content", _SHAPE
     NO_LOGPROBS = "no_logprobs", "content", "take llm.elicitation=json: this provider returns no token probabilities"
-    LOW_MASS = "low_mass", "content", "take another prompt.answers, llm.elicitation=json or another LLM"
+    LOW_MASS = "low_mass", "content", "take another llm.elicitation or another LLM"
     """Next to none of the probability lies on the letters or words of the classes."""
     REDIRECT = "redirect", "fatal", "set llm.api_base to the address that it names if you trust it"

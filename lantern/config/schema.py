@@ -216,11 +216,6 @@ class RunConfig:
                 "weighting.fit_on=dev with protocol.selection=paper-style would fit the weighting on the test "
                 "dialogues; take weighting.fit_on=oof"
             )
-        if self.prompt.answers == "words" and self.llm.elicitation == "json" and self.llm.name != "???":
-            raise UserError(
-                "prompt.answers=words says how classes are written with llm.elicitation=logprobs; set that, or take "
-                "prompt.answers=letters"
-            )
         if self.prompt.demonstrations and self.prompt.demonstrations_by == "nearest" and self.refine.calibrate:
             raise UserError(
                 "refine.calibrate=true asks about an empty turn, to which no example is nearest; take "

@@ -195,6 +195,8 @@ def preflight(config: RunConfig, check_backend: bool = True, corpus: Corpus | No
     for section, keys in _NO_PART.items():
         for key in keys:
             identity[section].pop(key)
+    if config.llm.elicitation != "words":
+        identity["prompt"].pop("class_words")
     for (section, keys), unset in _LATER.items():
         if identity[section][keys[0]] == unset:
             for key in keys:
@@ -286,7 +288,6 @@ _NO_PART = {
 _LATER = {
     ("llm", ("reasoning_effort",)): None,
     ("oof", ("seed",)): None,
-    ("prompt", ("answers", "class_words")): "letters",
     ("prompt", ("demonstrations", "demonstrations_by", "examples")): 0,
     ("refine", ("independent",)): False,
     ("trainer", ("compile",)): False,

@@ -120,7 +120,13 @@ def train_inputs(config: RunConfig, corpus: Corpus, split: Split, in_training: b
         "seed": config.seed,
         "trainer": [trainer.precision, trainer.epochs, trainer.patience, trainer.gradient_clip]
         + ([trainer.processes] if trainer.processes > 1 else []),
-        "in_training": [config.refine.when, config.refine.every_n, config.llm.name, config.prompt.digest]
+        "in_training": [
+            config.refine.when,
+            config.refine.every_n,
+            config.llm.name,
+            config.llm.elicitation,
+            config.prompt.digest,
+        ]
         if in_training and config.refine.enabled and config.refine.when != "end"
         else None,
         **training_identity(trainer),

@@ -52,9 +52,6 @@ class PromptConfig:
     permute: bool = False
     """List the classes, and so their letters, in another order in each of an utterance's fields: the LLM's preference
     for a letter or a place then averages out over them. See :meth:`Prompt.order`."""
-    answers: Annotated[str, OneOf("letters", "words")] = "letters"
-    """With ``llm.elicitation=logprobs``, what the LLM writes for a class and whose token probability is read:
-    ``letters`` A, B, ..., or ``words``, the class itself, whose first token must tell it from the others."""
     demonstrations: Annotated[int, Within(least=0, most=100)] = 0
     """Show so many labelled turns of training dialogues, each with the turns before it."""
     demonstrations_by: Annotated[str, OneOf("nearest", "class")] = "nearest"
@@ -67,10 +64,10 @@ class PromptConfig:
     priors_note: str = ""
     """What the vanilla probabilities mean."""
     letters: str = ""
-    """With ``llm.elicitation=logprobs`` in place of the paragraph of *system* that holds ``{reply}``; its own
+    """With ``llm.elicitation=letters`` in place of the paragraph of *system* that holds ``{reply}``; its own
     ``{reply}`` becomes example lines."""
     class_words: str = ""
-    """The same with ``answers=words``."""
+    """The same with ``llm.elicitation=words``."""
     examples: str = ""
     """What stands before the demonstrations."""
     question: str = ""
@@ -103,10 +100,10 @@ class PromptConfig:
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of everything that the prompt says in any dialogue."""
-        parts = [self.system, self.scores, self.priors_note, self.question, self.letters]
+        parts = [self.system, self.scores, self.priors_note, self.question, self.letters, self.class_words]
         parts += [self.priors, str(self.dimensions)]
         parts += ["words withheld"] * (not self.words) + ["names masked"] * (self.names == "masked")
-        parts += ["classes permuted"] * self.permute + [self.class_words] * (self.answers == "words")
+        parts += ["classes permuted"] * self.permute
         if self.demonstrations:
             parts += [self.examples, f"{self.demonstrations} examples by {self.demonstrations_by}"]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -210,9 +207,8 @@ class Prompt:
         score_range: tuple[float, float] | None,
         elicitation: str = "json",
     ) -> None:
-        self.config, self.labels = config, labels
-        self.elicitation = "words" if elicitation == "logprobs" and config.answers == "words" else elicitation
-        if self.elicitation == "words":
+        self.config, self.labels, self.elicitation = config, labels, elicitation
+        if elicitation == "words":
             check_words(labels.classes)
         self._dimensions = config.dimensions and score_range is not None
         self._score_range = score_range or (0.0, 0.0)
@@ -222,7 +218,7 @@ class Prompt:
         """The system part, which lists the classes in *order*."""
         config, labels = self.config, self.labels
         answers = self.shape(1, order).answers
-        marks = [f" ({letter})" for letter in answers or ()] if self.elicitation == "logprobs" else [""] * len(labels)
+        marks = [f" ({letter})" for letter in answers or ()] if self.elicitation == "letters" else [""] * len(labels)
         described = zip(order, marks, strict=True)
         classes = "\n".join(f"- {name}{mark}: {labels.definitions.get(name, name)}" for name, mark in described)
         references = [] if config.priors == "none" else [config.priors_note]

@@ -19,8 +19,8 @@ class ReplyShape:
     """Target utterances, numbered from 1 in the prompt."""
     classes: tuple[str, ...]
     elicitation: str = "json"
-    """``json``, or what stands for a class whose token probabilities are read: ``logprobs`` its letter, ``words`` the
-    class itself."""
+    """``json``, or what stands for a class whose token probabilities are read: ``letters``, or ``words``, the class
+    itself."""
 
     @property
     def answers(self) -> tuple[str, ...] | None:
@@ -88,9 +88,7 @@ def letters(classes: Sequence[str]) -> tuple[str, ...]:
         UserError: more classes than letters.
     """
     if len(classes) > 26:
-        raise UserError(
-            f"llm.elicitation=logprobs can tell at most 26 classes apart, this label set has {len(classes)}"
-        )
+        raise UserError(f"llm.elicitation=letters can tell at most 26 classes apart, this label set has {len(classes)}")
     return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(classes)])
 
 
@@ -103,11 +101,11 @@ def check_words(classes: Sequence[str]) -> None:
     for name in classes:
         if not name[:1].isalnum():
             raise UserError(
-                f"prompt.answers=words: the class {name!r} begins with no letter; take prompt.answers=letters"
+                f"llm.elicitation=words: the class {name!r} begins with no letter; take llm.elicitation=letters"
             )
         longer = [other for other in classes if other != name and other.casefold().startswith(name.casefold())]
         if longer:
             raise UserError(
-                f"prompt.answers=words cannot tell the classes {name!r} and {longer[0]!r} apart: one begins the other; "
-                "take prompt.answers=letters"
+                f"llm.elicitation=words cannot tell the classes {name!r} and {longer[0]!r} apart: one begins the "
+                "other; take llm.elicitation=letters"
             )

@@ -108,11 +108,10 @@ SETTINGS = [
     ("llm.model=gpt-4o", ("llm.model=gpt-4o must be provider/model",)),
     ("llm.name=a/b", ("llm.name='a/b'", "letters, digits")),
     ("llm=vllm llm.api_base=localhost:8000", ("llm.api_base=localhost:8000 must be a URL", "http://")),
-    ("llm.elicitation=letters", ("llm.elicitation=letters is not one of json, logprobs",)),
-    ("llm.elicitation=logprobs llm.drop_params=[logprobs]", ("drop_params=[logprobs] leaves out logprobs", "=json")),
-    ("llm.elicitation=logprobs llm.drop_params=[seed,top_logprobs]", ("leaves out top_logprobs", "=json")),
-    ("prompt.answers=words", ("prompt.answers=words", "llm.elicitation=logprobs")),
-    ("llm=claude llm.api_key_env=SOME_KEY llm.elicitation=logprobs", ("use llm.elicitation=json",)),
+    ("llm.elicitation=logprobs", ("llm.elicitation=logprobs is not one of json, letters, words",)),
+    ("llm.elicitation=letters llm.drop_params=[logprobs]", ("drop_params=[logprobs] leaves out logprobs", "=json")),
+    ("llm.elicitation=words llm.drop_params=[seed,top_logprobs]", ("leaves out top_logprobs", "=json")),
+    ("llm=claude llm.api_key_env=SOME_KEY llm.elicitation=words", ("use llm.elicitation=json",)),
     ("llm=smollm2 llm.embedded=/none.gguf", ("llm.embedded=/none.gguf: there is no such file",)),
     # this machine
     pytest.param(

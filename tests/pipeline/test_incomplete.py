@@ -102,7 +102,7 @@ def test_a_sweep_with_an_incomplete_run(command: Callable[..., list[str]], capsy
         ("cut_off", [], "raise llm.max_tokens"),
         ("cut_off", ["llm.drop_params=[max_tokens]"], "raise llm.max_tokens"),
         ("wrong_count", [], "another llm.structured"),
-        ("no_logprobs", ["llm.elicitation=logprobs"], "llm.elicitation=json"),
+        ("no_logprobs", ["llm.elicitation=letters"], "llm.elicitation=json"),
         ("refusal", [], "take another LLM"),
     ],
 )

@@ -129,9 +129,9 @@ def test_it_needs_no_key_and_sends_nothing(tiny: Tiny, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        ["refine.stride=1"],
-        ["llm.elicitation=logprobs"],
-        ["llm.elicitation=logprobs", "prompt.answers=words", "refine.stride=4", "refine.coverage=1"],
+        ["llm.elicitation=json", "refine.stride=1"],
+        ["llm.elicitation=letters"],
+        ["llm.elicitation=words", "refine.stride=4", "refine.coverage=1"],
     ],
 )
 def test_the_embedded_models_own_tokenizer_is_exact(tiny: Tiny, tmp_path: Path, more: list[str]) -> None:

@@ -21,7 +21,7 @@ NARROW = "refine.stride=2"
 CASES = [
     (("llm=vllm",), "98bee934ce08e235", 48),
     (("llm=vllm", NARROW), "033ff5e62129f568", 84),
-    (("llm=vllm", "llm.elicitation=logprobs", NARROW), "dda430ae8a3b894a", 84),
+    (("llm=vllm", "llm.elicitation=letters", NARROW), "dda430ae8a3b894a", 84),
     (
         ("llm=gpt-4o", "llm.structured=json_object", "llm.seed=3", "llm.temperature=0.7", "refine.samples=2", NARROW),
         "d59ba74a7d38870f",
@@ -33,9 +33,10 @@ CASES = [
         294,
     ),
     (("llm=simulated", "refine.stride=3", "refine.coverage=3"), "df2ab4dac0067de5", 69),
-    (("llm=simulated", "llm.elicitation=logprobs", NARROW), "02633aa854097c93", 84),
-    (("llm=vllm", "llm.elicitation=logprobs", "prompt.answers=words", NARROW), "c619ca144131df5b", 84),
-    (("llm=smollm2", NARROW), "17614afc55e74627", 84),
+    (("llm=simulated", "llm.elicitation=letters", NARROW), "02633aa854097c93", 84),
+    (("llm=vllm", "llm.elicitation=words", NARROW), "c619ca144131df5b", 84),
+    (("llm=smollm2", "llm.elicitation=json", NARROW), "17614afc55e74627", 84),
+    (("llm=smollm2", NARROW), "d1d245dd22d7ba6e", 84),
     (("llm=vllm", "llm.drop_params=[temperature,max_tokens]", *MASKED, NARROW), "7f3f12f70279d57e", 84),
 ]
 

@@ -41,7 +41,7 @@ def reply(*tokens: dict[str, Any], finish: str = "stop") -> Reply:
 
 
 def parse_letters(given: Reply, count: int, classes: tuple[str, ...]) -> Outcome:
-    return parse(given, ReplyShape(count, classes, "logprobs"))
+    return parse(given, ReplyShape(count, classes, "letters"))
 
 
 def test_spellings_are_summed_and_absent_classes_get_a_bound() -> None:
@@ -110,42 +110,42 @@ def test_failures_are_typed(given: Reply, count: int, kind: str) -> None:
 def test_the_prompt_asks_for_letters() -> None:
     config = compose([]).prompt
     labels = LabelSet("three", THREE, {"sad": "low"})
-    prompt = Prompt(config, labels, None, "logprobs")
+    prompt = Prompt(config, labels, None, "letters")
     system, _ = prompt.messages([turn("a"), turn("b")])
     assert "- sad (B): low" in system["content"]
     assert "JSON" not in system["content"]
     assert "1: A\n2: C" in system["content"]
-    assert prompt.shape(2) == ReplyShape(2, THREE, "logprobs")
+    assert prompt.shape(2) == ReplyShape(2, THREE, "letters")
     assert prompt.shape(2).schema is None
     assert "one letter from A to C" in prompt.repair("1: Z", "it was odd", 2)[1]["content"]
     with pytest.raises(UserError, match="at most 26 classes"):
-        Prompt(config, LabelSet("many", tuple(map(str, range(27)))), None, "logprobs")
+        Prompt(config, LabelSet("many", tuple(map(str, range(27)))), None, "letters")
 
 
 def test_a_prompt_with_a_list_of_its_own_keeps_the_grammar() -> None:
     config = compose([]).prompt
     own = dataclasses.replace(config, system="- Tone: judge the words only\n- Length: short\n" + config.system)
-    prompt = Prompt(own, LABELS, None, "logprobs")
+    prompt = Prompt(own, LABELS, None, "letters")
     assert "- Tone: judge" in prompt.messages([turn("a")])[0]["content"]
     assert bind({}, prompt.shape(1))["extra_body"]["grammar"] == 'root ::= "1:" ("A" | "B")'
 
 
 def test_the_embedded_server_is_bound_to_lines_of_letters() -> None:
-    found = bind({"logprobs": True, "extra_body": {"a": 1}}, ReplyShape(2, THREE, "logprobs"))
+    found = bind({"logprobs": True, "extra_body": {"a": 1}}, ReplyShape(2, THREE, "letters"))
     letters = '("A" | "B" | "C")'
     assert found["extra_body"] == {"a": 1, "grammar": f'root ::= "1:" {letters} "\\n" "2:" {letters}'}
 
 
 @pytest.mark.parametrize("model", ["anthropic/x", "gemini/gemini-2.5-flash", "openai/gpt-5-mini", "ollama_chat/x"])
 def test_models_without_token_probabilities_are_refused(model: str) -> None:
-    with pytest.raises(UserError, match=f"llm=c: llm.elicitation=logprobs .* {model} does not"):
-        LiteLLMBackend(BackendConfig(name="c", model=model, elicitation="logprobs")).check_ready()
+    with pytest.raises(UserError, match=f"llm=c: llm.elicitation=letters .* {model} does not"):
+        LiteLLMBackend(BackendConfig(name="c", model=model, elicitation="letters")).check_ready()
 
 
 def test_elicitations_have_names() -> None:
-    LiteLLMBackend(BackendConfig(name="c", model="hosted_vllm/x", elicitation="logprobs")).check_ready()
-    with pytest.raises(UserError, match="Did you mean 'logprobs'"):
-        BackendConfig(name="c", model="openai/x", elicitation="logprob")
+    LiteLLMBackend(BackendConfig(name="c", model="hosted_vllm/x", elicitation="letters")).check_ready()
+    with pytest.raises(UserError, match="Did you mean 'letters'"):
+        BackendConfig(name="c", model="openai/x", elicitation="leters")
 
 
 def asking(found: Any, elicitation: str = "json", permute: bool = False, seed: int = 0, **settings: Any) -> Refiner:
@@ -159,13 +159,13 @@ def asking(found: Any, elicitation: str = "json", permute: bool = False, seed: i
 def test_letters_go_through_the_refiner() -> None:
     found = dialogues([5])
     table = table_of(found)
-    table, stats = asking(found, "logprobs").refine(table, ScriptedEngine(simulate))
+    table, stats = asking(found, "letters").refine(table, ScriptedEngine(simulate))
     assert stats.failed_fields == 0
     assert all(entry.probabilities is not None for row in table for entry in row.fields)
     right = [entry.probabilities[row.label or 0] for row in table for entry in row.fields if entry.probabilities]
     assert np.mean(right) > 0.6
     engine = ScriptedEngine(lambda request: Reply("1: A", "stop"))
-    _, stats = asking(found, "logprobs").refine(table, engine)
+    _, stats = asking(found, "letters").refine(table, engine)
     assert set(stats.failures) == {"no_logprobs"}
     assert stats.calls == stats.fields  # asking again would bring the same
 
@@ -187,8 +187,8 @@ def lettered(request: Request, likely: Callable[[str, str], float]) -> Reply:
 
 
 def permuted(found: dict[str, Dialogue], labels: LabelSet, seed: int, **settings: Any) -> tuple[Refiner, Any]:
-    config = compose(["llm=vllm", "llm.elicitation=logprobs", "prompt.permute=true"])
-    prompt = Prompt(config.prompt, labels, None, "logprobs")
+    config = compose(["llm=vllm", "llm.elicitation=letters", "prompt.permute=true"])
+    prompt = Prompt(config.prompt, labels, None, "letters")
     refiner = Refiner(found, prompt, RefineConfig(**settings), config.llm, seed=seed)
     vanilla = [1 / len(labels)] * len(labels)
     rows = [
@@ -233,7 +233,7 @@ def test_an_llm_that_knows_the_class_is_understood_under_any_order(seed: int) ->
 @pytest.mark.parametrize("context", ["both", "causal"])
 def test_calibration_divides_out_what_the_llm_prefers_for_an_empty_turn(permute: bool, context: str) -> None:
     refiner, table = permuted(dialogues([9, 3]), EMOTIONS, 0, stride=2, coverage=2, context=context, calibrate=True)
-    refiner.prompt = Prompt(dataclasses.replace(refiner.prompt.config, permute=permute), EMOTIONS, None, "logprobs")
+    refiner.prompt = Prompt(dataclasses.replace(refiner.prompt.config, permute=permute), EMOTIONS, None, "letters")
     known = dict(zip(EMOTIONS.classes, (0.02, 0.04, 0.08, 0.4, 0.16, 0.3)))
     liked = dict(zip("ABCDEF", (0.05, 0.05, 0.1, 0.1, 0.1, 0.6)))
 
@@ -283,7 +283,7 @@ def test_the_simulated_llm_prefers_nothing() -> None:
     np.testing.assert_allclose(calibrated.probabilities, plain.probabilities, atol=1e-9)
 
 
-@pytest.mark.parametrize("elicitation", ["json", "logprobs"])
+@pytest.mark.parametrize("elicitation", ["json", "letters"])
 def test_the_simulated_llm_knows_as_much_under_any_order(elicitation: str) -> None:
     found = dialogues([60])
     means = []
@@ -297,7 +297,7 @@ def test_the_simulated_llm_knows_as_much_under_any_order(elicitation: str) -> No
 
 
 def test_orders_are_the_same_in_every_run_and_few_enough_to_be_cached() -> None:
-    prompt = Prompt(compose(["prompt.permute=true"]).prompt, EMOTIONS, None, "logprobs")
+    prompt = Prompt(compose(["prompt.permute=true"]).prompt, EMOTIONS, None, "letters")
     orders = {prompt.order(f"d{k}", field, seed=5) for k in range(20) for field in range(20)}
     assert len(orders) == len(EMOTIONS)
     assert all(sorted(order) == sorted(EMOTIONS.classes) for order in orders)
@@ -310,7 +310,7 @@ def test_orders_are_the_same_in_every_run_and_few_enough_to_be_cached() -> None:
         first, second = prompt.order("d0", field, 0), prompt.order("d0", field + 1, 0)
         moves.append(max(abs(abs(first.index(name) - second.index(name)) - 3) for name in first))
     assert sorted(moves)[:-1] == [0, 0, 0, 1, 1]
-    same = Prompt(compose([]).prompt, EMOTIONS, None, "logprobs")
+    same = Prompt(compose([]).prompt, EMOTIONS, None, "letters")
     assert same.order("d0", 1, seed=5) == EMOTIONS.classes
     assert same.config.digest != prompt.config.digest
 

@@ -218,7 +218,7 @@ def test_one_utterance_needs_no_number() -> None:
         json.dumps({str(n): {"happy": 1} for n in range(20_000)}),
     ],
 )
-@pytest.mark.parametrize("elicitation", ["json", "logprobs"])
+@pytest.mark.parametrize("elicitation", ["json", "letters"])
 def test_no_content_raises_or_takes_long(text: str, elicitation: str) -> None:
     top = [{"token": "A", "logprob": 10**400}]
     tokens = [{"token": part, "logprob": 0.0, "top_logprobs": top} for part in text[:100_000]]

@@ -32,7 +32,7 @@ from tests.rows import table_from_rows
 
 MELD = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 EMOTIONS = LabelSet("six", ("happy", "sad", "neutral", "angry", "excited", "frustrated"))
-WORDS = ["llm=vllm", "llm.elicitation=logprobs", "prompt.answers=words"]
+WORDS = ["llm=vllm", "llm.elicitation=words"]
 
 
 def parse_words(given: Reply, count: int, classes: tuple[str, ...]) -> Outcome:
@@ -84,7 +84,7 @@ def test_failures_are_typed(given: Reply, kind: str) -> None:
 
 
 def test_the_prompt_asks_for_words_of_its_list() -> None:
-    prompt = Prompt(compose(WORDS).prompt, LabelSet("seven", MELD, {"joy": "glad"}), None, "logprobs")
+    prompt = Prompt(compose(WORDS).prompt, LabelSet("seven", MELD, {"joy": "glad"}), None, "words")
     system, _ = prompt.messages([turn("a"), turn("b")])
     assert "- joy: glad\n" in system["content"]
     assert "JSON" not in system["content"]
@@ -92,21 +92,13 @@ def test_the_prompt_asks_for_words_of_its_list() -> None:
     assert prompt.shape(2) == ReplyShape(2, MELD, "words")
     assert prompt.shape(2).schema is None
     assert "one of: neutral, surprise" in prompt.repair("1: Z", "it was odd", 2)[1]["content"]
-    letters = compose(WORDS[:2]).prompt
-    assert letters.digest == compose([]).prompt.digest != prompt.config.digest
-    assert Prompt(prompt.config, LABELS, None, "json").shape(1).elicitation == "json"
 
 
 @pytest.mark.parametrize("classes", [("sad", "Sadness"), ("joy", "(other)")])
 def test_words_that_cannot_be_told_apart_are_refused(classes: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match=r"prompt\.answers=words.*; take prompt\.answers=letters"):
-        Prompt(compose(WORDS).prompt, LabelSet("two", classes), None, "logprobs")
-    Prompt(compose(WORDS[:2]).prompt, LabelSet("two", classes), None, "logprobs")
-
-
-def test_words_need_token_probabilities() -> None:
-    with pytest.raises(UserError, match=r"prompt\.answers=words .* llm\.elicitation=logprobs"):
-        compose(["llm=vllm", "prompt.answers=words"])
+    with pytest.raises(UserError, match=r"llm\.elicitation=words.*; take llm\.elicitation=letters"):
+        Prompt(compose([]).prompt, LabelSet("two", classes), None, "words")
+    Prompt(compose([]).prompt, LabelSet("two", classes), None, "letters")
 
 
 def test_the_embedded_server_is_bound_to_the_words() -> None:
@@ -129,7 +121,7 @@ def worded(request: Request, likely: Any) -> Reply:
 def test_words_go_with_permuted_orders_and_calibration(permute: bool) -> None:
     refiner, table = permuted(dialogues([9, 3]), EMOTIONS, 0, stride=2, coverage=2, calibrate=True)
     settings = [*WORDS, f"prompt.permute={str(permute).lower()}"]
-    refiner.prompt = Prompt(compose(settings).prompt, EMOTIONS, None, "logprobs")
+    refiner.prompt = Prompt(compose(settings).prompt, EMOTIONS, None, "words")
     known = dict(zip(EMOTIONS.classes, (0.02, 0.04, 0.08, 0.4, 0.16, 0.3)))
     liked = (0.05, 0.05, 0.1, 0.1, 0.1, 0.6)
 
@@ -150,7 +142,7 @@ def test_words_go_with_permuted_orders_and_calibration(permute: bool) -> None:
 def test_the_simulated_llm_answers_by_words() -> None:
     config = compose(["llm=simulated", *WORDS[1:]])
     found = dialogues([60])
-    prompt = Prompt(config.prompt, LABELS, None, "logprobs")
+    prompt = Prompt(config.prompt, LABELS, None, "words")
     refiner = Refiner(found, prompt, RefineConfig(stride=2, coverage=2), config.llm, SimulatedConfig())
     engine = ScriptedEngine(simulate)
     table, stats = refiner.refine(table_of(found), engine)

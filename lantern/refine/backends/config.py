@@ -55,9 +55,10 @@ class BackendConfig:
     reasoning_effort: Annotated[str, OneOf(*EFFORTS)] | None = None
     """How long a reasoning model thinks before it answers. null: nothing is sent, the model does as it is used to."""
     seed: int | None = None
-    elicitation: Annotated[str, OneOf("json", "logprobs")] = "json"
-    """``json``: the LLM writes the probabilities. ``logprobs``: it writes a letter or a word (``prompt.answers``) per
-    utterance, and the probabilities are those of the tokens, which some providers do not return."""
+    elicitation: Annotated[str, OneOf("json", "letters", "words")] = "json"
+    """``json``: the LLM writes the probabilities. Else it writes one class per utterance, and the probabilities are
+    those of the tokens, which some providers do not return: ``letters`` A, B, ..., or ``words``, the class itself,
+    whose first token must tell it from the others."""
     structured: Annotated[str, OneOf("json_schema", "json_object", "text")] = "json_schema"
     """How a request wants JSON: ``json_schema`` (strict), ``json_object``, or ``text`` (by the prompt alone)."""
     timeout: Positive = 120.0
@@ -91,10 +92,10 @@ class BackendConfig:
             raise UserError(f"llm.name={self.name!r} must be of letters, digits and . _ + -: it names run folders")
         check(self, "llm", at)
         lost = {"logprobs", "top_logprobs"} & set(self.drop_params)
-        if self.elicitation == "logprobs" and lost:
+        if self.elicitation != "json" and lost:
             raise UserError(
                 f"{at}llm.drop_params=[{','.join(self.drop_params)}] leaves out {' and '.join(sorted(lost))}, which "
-                "llm.elicitation=logprobs is about; take llm.elicitation=json"
+                f"llm.elicitation={self.elicitation} is about; take llm.elicitation=json"
             )
         if self.api_base is not None and not re.fullmatch(r"https?://[^/\s\\@?#]+(?:/[^\s\\]*)?", self.api_base):
             raise UserError(f"{at}llm.api_base={self.api_base} must be a URL, such as http://localhost:8000/v1")

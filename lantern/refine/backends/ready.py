@@ -42,10 +42,10 @@ def check_ready(config: BackendConfig) -> None:
 
         check_installed(config.embedded)
         return
-    if config.elicitation == "logprobs" and "top_logprobs" not in parameters(config):
+    if config.elicitation != "json" and "top_logprobs" not in parameters(config):
         raise UserError(
-            f"{at}: llm.elicitation=logprobs needs the alternatives of each token, which {config.model} does not "
-            "return (by litellm's table); use llm.elicitation=json"
+            f"{at}: llm.elicitation={config.elicitation} needs the alternatives of each token, which {config.model} "
+            "does not return (by litellm's table); use llm.elicitation=json"
         )
     needed: dict[str | None, str] = {config.api_key_env: "your key"}
     needed |= {name: f"the header {header}" for header, name in config.headers.items()}
@@ -136,8 +136,8 @@ def check_words(config: BackendConfig, shape: ReplyShape) -> None:
         meant = [shape.classes[k] for k in meanings(token, shape)]
         if meant != [name]:
             raise UserError(
-                f"llm={config.name}: prompt.answers=words cannot tell {' and '.join(meant or [name])} apart: the first "
-                f"token of {name!r} is {token!r} for this model; take prompt.answers=letters"
+                f"llm={config.name}: llm.elicitation=words cannot tell {' and '.join(meant or [name])} apart: the "
+                f"first token of {name!r} is {token!r} for this model; take llm.elicitation=letters"
             )
 
 

@@ -21,6 +21,8 @@ Row = Mapping[Any, Any]
 VERSION = 2
 """Of the format. Since 2 a request says what its reply must look like; a ledger of format 1 is read, and takes format 2
 with the first thing that is written to it, so that an older Lantern says that it is too old."""
+_OLDER = {"logprobs": "letters"}
+"""Elicitations by the names that they had before."""
 
 TABLES = sa.MetaData()
 PAID = {
@@ -283,10 +285,11 @@ def request_of(text: Any) -> Request | None:
             return None
         provider, model, api_base = content.pop("backend")
         shape = content.pop("shape", None)
+        kind = str(shape["elicitation"]) if shape else ""
         content["shape"] = (
             ReplyShape.of_response_format(content["response_format"])
             if shape is None
-            else ReplyShape(int(shape["count"]), tuple(map(str, shape["classes"])), str(shape["elicitation"]))
+            else ReplyShape(int(shape["count"]), tuple(map(str, shape["classes"])), _OLDER.get(kind, kind))
         )
         request = Request(provider, model, api_base, tuple(map(dict, content.pop("messages"))), **content)
         _ = [message["role"] for message in request.messages], request.key

@@ -135,7 +135,7 @@ def test_one_repair_turn_mends_the_content(refine: Refine, behaviour: str) -> No
 
 @pytest.mark.parametrize(("behaviour", "kind"), LETTERS.items())
 def test_letters_over_http(refine: Refine, tmp_path: Path, behaviour: str, kind: str | None) -> None:
-    stats, table, server = refine([behaviour], elicitation="logprobs")
+    stats, table, server = refine([behaviour], elicitation="letters")
     assert stats.failures == ({} if kind is None else {kind: 1})
     assert mask(table).all() == (kind is None)
     assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.glob("l.sqlite*"))

@@ -23,7 +23,7 @@ from tests.llm_server import LLMServer
 
 KEY = "sk-planted-0123456789abcdef"
 SHAPE = ReplyShape(1, ("happy", "sad"))
-LETTERS = replace(SHAPE, elicitation="logprobs")
+LETTERS = replace(SHAPE, elicitation="letters")
 
 
 @pytest.fixture(autouse=True)

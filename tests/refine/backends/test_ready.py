@@ -119,7 +119,7 @@ def test_parameters_that_a_model_does_not_take(given: dict[str, Any], advice: st
     [
         {"model": "openai/gpt-5", "drop_params": ["temperature"]},
         {"model": "openai/gpt-5", "temperature": 1.0},
-        {"model": "openai/gpt-4o", "seed": 1, "elicitation": "logprobs"},
+        {"model": "openai/gpt-4o", "seed": 1, "elicitation": "letters"},
         {"model": "azure/mine"},
         {"model": "bedrock/anthropic.claude-3-5-sonnet-20240620-v1:0"},
         {"model": "hosted_vllm/gpt-5", "api_base": "http://localhost/v1", "remote": False},

@@ -147,7 +147,7 @@ def test_thoughts_before_letters_are_no_answer() -> None:
     thought = [token(t) for t in ("<think>", "\n1:", " B", "\n", "1:", " A", "\n</think>\n")]
     tokens = [*thought, token("1:"), token(" A", (" A", -0.1), (" B", -2.4))]
     text = "".join(one["token"] for one in tokens)
-    found = parse(Reply(text, "stop", logprobs=tokens), ReplyShape(1, ("happy", "sad"), "logprobs"))
+    found = parse(Reply(text, "stop", logprobs=tokens), ReplyShape(1, ("happy", "sad"), "letters"))
     assert isinstance(found, Answer)
     assert found.probabilities[0][0] > 0.8
 

@@ -151,7 +151,7 @@ def test_token_probabilities_come_through(path: str) -> None:
             {"role": "system", "content": "- happy (A): x\n- sad (B): y"},
             {"role": "user", "content": '<dialogue>\n1. A: "hm"\n</dialogue>\nGo.'},
         ]
-        request = make_request(asking.backend.config, messages, ReplyShape(1, SHAPE.classes, "logprobs"))
+        request = make_request(asking.backend.config, messages, ReplyShape(1, SHAPE.classes, "letters"))
         ((found,),) = asking.run([request])
         assert isinstance(found, Answer)
         assert found.sums == pytest.approx([0.9])
