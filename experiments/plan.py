@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
 
     if configs[0].study is not None:
         raise UserError("experiment=simulate asks no LLM; there is nothing to plan")
-    prepare(configs[0].trainer.threads or 1)
+    prepare(configs[0].trainer.model_threads)
     from lantern.pipeline.plan import models, plan, training_seconds
     from lantern.pipeline.preflight import preflight_all
 

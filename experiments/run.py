@@ -90,7 +90,7 @@ def run_one(config: RunConfig) -> int:
     """One run, shown in full; returns the exit code."""
     from lantern.environment import prepare
 
-    prepare(config.trainer.threads or 1)
+    prepare(config.trainer.model_threads)
     from lantern.pipeline.preflight import preflight
 
     ready, console = preflight(config), screen()
@@ -145,7 +145,7 @@ def run_sweep(line: CommandLine) -> int:
     from lantern.environment import prepare
 
     configs = line.configs
-    prepare(configs[0].trainer.threads or 1)
+    prepare(configs[0].trainer.model_threads)
     from experiments.cli.launch import launcher
     from experiments.cli.sweeps import SweepView, results_of
     from lantern.pipeline.preflight import preflight_all
@@ -200,7 +200,7 @@ def run_study(config: RunConfig) -> None:
 
     from lantern.environment import prepare
 
-    prepare(config.trainer.threads or 1)  # small fits: a second thread costs more than it brings
+    prepare(config.trainer.model_threads)  # small fits: a second thread costs more than it brings
     from lantern.files import check_place, write_json
     from lantern.report.terminal import print_study
     from lantern.weighting.study import study

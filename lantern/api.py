@@ -39,7 +39,7 @@ def run_experiment(settings: Sequence[str] | RunConfig, tell: Callable[[str], ob
     config = _config(settings)
     # Another process would run a script from its first line; it may start one only where that was asked for.
     config = replace(config, trainer=replace(config.trainer, workers=config.trainer.workers or 1))
-    prepare(config.trainer.threads or 1)
+    prepare(config.trainer.model_threads)
     from lantern.pipeline.preflight import preflight
     from lantern.pipeline.run import run
 
@@ -55,7 +55,7 @@ def plan_experiment(settings: Sequence[str] | RunConfig) -> Plan:
         UserError: as :func:`run_experiment`; or a price or a tokenizer cannot be had.
     """
     config = _config(settings)
-    prepare(config.trainer.threads or 1)
+    prepare(config.trainer.model_threads)
     from lantern.pipeline.plan import plan
     from lantern.pipeline.preflight import preflight
 

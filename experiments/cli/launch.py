@@ -38,7 +38,7 @@ class Task:
         config.trainer.workers = config.trainer.workers or 1  # the launcher has its own idea of how many jobs fit
         from lantern.environment import prepare
 
-        prepare(config.trainer.threads or 1)
+        prepare(config.trainer.model_threads)
         from lantern.pipeline.preflight import preflight
         from lantern.pipeline.run import attempt
         from lantern.results.progress import record_failure

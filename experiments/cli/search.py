@@ -35,7 +35,7 @@ def run_search(line: CommandLine) -> int:
     fixed, space = _space(line.overrides)
     if base.protocol.selection == "paper-style":
         raise UserError("search with protocol.selection=paper-style would choose by the test dialogues")
-    prepare(base.trainer.threads or 1)
+    prepare(base.trainer.model_threads)
     import optuna
 
     from experiments.cli.sweeps import SweepView, read_result

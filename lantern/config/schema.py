@@ -121,6 +121,11 @@ class TrainerConfig:
     """Loggers beside ``training/metrics.csv``, by name or with options; they write into the run folder: tensorboard,
     mlflow."""
 
+    @property
+    def model_threads(self) -> int:
+        """CPU threads of a vanilla model."""
+        return self.threads or 1
+
     def __post_init__(self) -> None:
         check(self, "trainer")
         if (self.workers or 1) > 1 and self.processes > 1:

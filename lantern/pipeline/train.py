@@ -135,7 +135,7 @@ def workers(runs: Sequence[ReadyRun]) -> Iterator[None]:
                 job = _Job(ready.config, stage.split, stage.inputs, folder)
                 jobs.setdefault(ready.store.folder("train", stage.inputs), job)
     trainer = runs[0].config.trainer
-    most, threads, others = _at_once(trainer), trainer.threads or 1, []
+    most, threads, others = _at_once(trainer), trainer.model_threads, []
 
     def start() -> None:
         left = sum(not (place / "done.json").is_file() for place in jobs)
