@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from lantern.environment import prepare
 from tests.postgres_server import PostgresServer, binaries, psycopg
 
 prepare(1)
+gc.disable()  # until all tests are found: nothing that is imported goes away again
 # A busy machine is no failure; pytest's own limit holds.
 settings.register_profile("lantern", deadline=None)
 settings.load_profile("lantern")
@@ -18,6 +20,12 @@ settings.load_profile("lantern")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests come first: no worker is left alone with one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """From here on Python looks for garbage again, but not among the modules and the tests."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

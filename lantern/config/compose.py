@@ -65,7 +65,8 @@ def composed(overrides: list[str], name: str, schema: type[T], groups: Sequence[
         check_override(override, schema, groups)
     _add_local_folder()
     overrides = [_stored(override) for override in overrides]
-    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    if f"{name}_schema.yaml" not in ConfigStore.instance().repo:
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     options = [o for o in overrides if o.lstrip("+~").startswith("backbone.")]
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):

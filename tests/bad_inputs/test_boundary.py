@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -147,16 +148,34 @@ def test_a_full_disk_names_the_file_that_matters(place: Place) -> None:
     write_json(where, 1)
 
 
-@pytest.mark.parametrize("blocks", [1, 8, 40, 100, 200, 400])
-def test_files_that_may_not_grow_are_one_line(blocks: int, tmp_path: Path) -> None:
-    code = "import resource, sys; from experiments.cli.console import command; from experiments.run import main;"
-    code += "size = 512 * int(sys.argv.pop(1)); resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)); command(main)"
-    ended = done("-c", code, blocks, *tiny(tmp_path, "backbone.hidden=48"))
-    assert ended.returncode in (0, 2), ended.stderr
+LIMITED = """
+import resource, sys
+from experiments.cli.console import command
+from experiments.run import main
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+given, place = sys.argv[:-1], sys.argv[-1]
+for blocks in (1, 8, 40, 100, 200, 400):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512 * blocks, hard))
+    sys.argv = [*given, f"runs={place}/{blocks}"]
+    try:
+        command(main)
+    except SystemExit as end:
+        for output in (sys.stdout, sys.stderr):
+            print(f"=== {blocks} {end.code or 0}", file=output, flush=True)
+"""
+
+
+def test_files_that_may_not_grow_are_one_line(tmp_path: Path) -> None:
+    ended = done("-c", LIMITED, *tiny(tmp_path, "backbone.hidden=48"), tmp_path)
+    assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr + ended.stdout
-    if ended.returncode:
-        assert ended.stderr.count("\n") == 1, ended.stderr
-        assert str(tmp_path) in ended.stderr, ended.stderr
+    told = re.findall(r"((?:.*\n)*?)=== (\d+) (\d+)\n", ended.stderr)
+    assert [int(blocks) for _, blocks, _ in told] == [1, 8, 40, 100, 200, 400], ended.stderr
+    for err, blocks, code in told:
+        assert code in ("0", "2"), err
+        if code == "2":
+            assert err.count("\n") == 1, err
+            assert f"{tmp_path}/{blocks}" in err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")

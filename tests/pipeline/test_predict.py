@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from experiments.predict import main
-from lantern.config.compose import compose, read_config
+from lantern.config.compose import read_config
 from lantern.corpora.readers.conversations import read_transcript
 from lantern.corpora.sample.generator import generate_sample
 from lantern.corpora.types import Dialogue, Utterance
@@ -21,6 +21,7 @@ from lantern.pipeline.predict import load
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
 from lantern.tables import PredictionTable
+from tests.composed import compose
 from tests.llm_server import LLMServer
 from tests.pipeline.test_run import Recorder
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from experiments.run import main
-from lantern.config.compose import compose
 from lantern.corpora.sample.generator import generate_sample
 from lantern.errors import UserError
 from lantern.pipeline.preflight import preflight, too_wide
 from lantern.pipeline.run import run
 from lantern.refine.types import Progress
 from lantern.tables import PredictionTable
+from tests.composed import compose
 from tests.processes import done
 
 Tiny = Callable[..., list[str]]

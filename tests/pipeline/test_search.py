@@ -13,10 +13,10 @@ import pytest
 
 from experiments import status
 from experiments.run import main
-from lantern.config.compose import compose
 from lantern.errors import UserError
 from lantern.pipeline.preflight import preflight
 from lantern.results.sweep import find_sweep
+from tests.composed import compose
 from tests.processes import start
 
 optuna = pytest.importorskip("optuna")

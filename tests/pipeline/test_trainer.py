@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from experiments.run import main
-from lantern.config.compose import compose
 from lantern.errors import UserError
 from lantern.pipeline import loggers as loggers_module
 from lantern.pipeline import run as run_module
@@ -22,6 +21,7 @@ from lantern.pipeline.preflight import check_training
 from lantern.pipeline.store import training_identity
 from lantern.pipeline.trainer import build_trainer
 from lantern.results.summary import flat_summary
+from tests.composed import compose
 
 Tiny = Callable[..., list[str]]
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from lantern.config.compose import compose
 from lantern.corpora.feature_files import Fit
 from lantern.corpora.folder import Corpus, load_corpus
 from lantern.corpora.protocols.splits import folds, resolve_split
@@ -25,6 +24,7 @@ from lantern.models.batch import Sizes
 from lantern.pipeline.encoders.stage import finetune, ready
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
+from tests.composed import compose
 from tests.features.encoders.conftest import HIDDEN, Settings
 from tests.pipeline.test_run import Recorder
 
