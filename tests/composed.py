@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from pathlib import Path
 
 from lantern.config.compose import compose as compose_anew
 from lantern.config.groups import CONFIG_DIR, folders
@@ -28,3 +29,22 @@ def compose(overrides: list[str]) -> RunConfig:
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> RunConfig:
     return compose_anew(list(overrides))
+
+
+def tiny_run(place: Path, *more: str) -> list[str]:
+    """Overrides of a run that takes a second or two, all of it under *place*.
+
+    None is of the backbone: they are composed twice, first to see what can be set.
+    """
+    return [
+        "backbone=gru",
+        "llm=simulated",
+        "corpus.dialogues=15",
+        "trainer.epochs=4",
+        "trainer.workers=1",
+        "weighting.epochs=3",
+        "weighting.guard=false",
+        "weighting.fit_on=dev",
+        f"runs={place}/runs",
+        *more,
+    ]

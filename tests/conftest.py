@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from lantern.environment import prepare
+from tests.composed import tiny_run
 from tests.postgres_server import PostgresServer, binaries, psycopg
 
 prepare(1)
@@ -30,26 +32,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., list[str]]:
-    """Overrides of a run that takes a second or two, all of it under ``tmp_path``.
-
-    None is of the backbone: they are composed twice, first to see what can be set.
-    """
-
-    def overrides(*more: str) -> list[str]:
-        return [
-            "backbone=gru",
-            "llm=simulated",
-            "corpus.dialogues=15",
-            "trainer.epochs=4",
-            "trainer.workers=1",
-            "weighting.epochs=3",
-            "weighting.guard=false",
-            "weighting.fit_on=dev",
-            f"runs={tmp_path}/runs",
-            *more,
-        ]
-
-    return overrides
+    """Overrides of a run that takes a second or two, all of it under ``tmp_path``."""
+    return functools.partial(tiny_run, tmp_path)
 
 
 @pytest.fixture(scope="session")

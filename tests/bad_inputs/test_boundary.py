@@ -6,7 +6,7 @@ import csv
 import errno
 import io
 import os
-import re
+import resource
 import signal
 import subprocess
 import sys
@@ -22,7 +22,7 @@ from lantern.errors import UserError
 from lantern.files import atomic, write_json
 from lantern.report.sinks.escaping import latex, markdown, printable, to_csv
 from tests.bad_inputs.place import Place, tiny
-from tests.processes import ROOT, done
+from tests.processes import ROOT
 
 
 def _raised(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
@@ -148,34 +148,19 @@ def test_a_full_disk_names_the_file_that_matters(place: Place) -> None:
     write_json(where, 1)
 
 
-LIMITED = """
-import resource, sys
-from experiments.cli.console import command
-from experiments.run import main
-hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-given, place = sys.argv[:-1], sys.argv[-1]
-for blocks in (1, 8, 40, 100, 200, 400):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (512 * blocks, hard))
-    sys.argv = [*given, f"runs={place}/{blocks}"]
+@pytest.mark.parametrize("blocks", [1, 8, 40, 100, 200, 400])
+def test_files_that_may_not_grow_are_one_line(blocks: int, place: Place) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512 * blocks, before[1]))
     try:
-        command(main)
-    except SystemExit as end:
-        for output in (sys.stdout, sys.stderr):
-            print(f"=== {blocks} {end.code or 0}", file=output, flush=True)
-"""
-
-
-def test_files_that_may_not_grow_are_one_line(tmp_path: Path) -> None:
-    ended = done("-c", LIMITED, *tiny(tmp_path, "backbone.hidden=48"), tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert "Traceback" not in ended.stderr + ended.stdout
-    told = re.findall(r"((?:.*\n)*?)=== (\d+) (\d+)\n", ended.stderr)
-    assert [int(blocks) for _, blocks, _ in told] == [1, 8, 40, 100, 200, 400], ended.stderr
-    for err, blocks, code in told:
-        assert code in ("0", "2"), err
-        if code == "2":
-            assert err.count("\n") == 1, err
-            assert f"{tmp_path}/{blocks}" in err
+        code, out, err = place.call("run", *tiny(place.at, "backbone.hidden=48"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code in (0, 2), err
+    assert "Traceback" not in err + out
+    if code:
+        assert err.count("\n") == 1, err
+        assert str(place.at) in err, err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
