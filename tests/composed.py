@@ -32,10 +32,7 @@ def _composed(overrides: tuple[str, ...]) -> RunConfig:
 
 
 def tiny_run(place: Path, *more: str) -> list[str]:
-    """Overrides of a run that takes a second or two, all of it under *place*.
-
-    None is of the backbone: they are composed twice, first to see what can be set.
-    """
+    """Overrides of a run that takes a second or two, all of it under *place*."""
     return [
         "backbone=gru",
         "llm=simulated",
