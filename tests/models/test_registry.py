@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import os
 import subprocess
@@ -24,6 +26,12 @@ FILES = {
 
 def published(name: str) -> tuple[dict[str, torch.Tensor], Backbone]:
     """The official parameters and a model built from them."""
+    state, model = _published(name)
+    return dict(state), copy.deepcopy(model)
+
+
+@functools.cache
+def _published(name: str) -> tuple[dict[str, torch.Tensor], Backbone]:
     meta: dict[str, Any] = json.loads(FILES[name].with_suffix(".json").read_text())
     tensors = load_file(FILES[name].with_suffix(".safetensors"))
     state = {k.removeprefix("state."): v for k, v in tensors.items() if k.startswith("state.")}
