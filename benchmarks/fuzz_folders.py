@@ -22,7 +22,6 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -217,7 +216,7 @@ class Remembered:
         self.whole = whole.read_bytes()
         self(whole)
 
-    def __call__(self, path: Path, **_: object) -> Any:
+    def __call__(self, path: Path) -> Any:
         content = path.read_bytes()
         if content not in self.known:
             self.known = {self.whole: self.known.get(self.whole)}
@@ -237,13 +236,12 @@ def remembered(folder: Path) -> Iterator[None]:
     from lantern.pipeline import predict
     from lantern.results import texts
 
-    load = partial(MultiTaskModule.load_from_checkpoint, map_location="cpu", weights_only=True)
     config = Remembered(predict.read_config, folder / "config.yaml")
-    model = Remembered(load, folder / "checkpoints" / "best.ckpt")
+    model = Remembered(MultiTaskModule.load, folder / "checkpoints" / "best.ckpt")
     with (
         mock.patch.object(predict, "read_config", config),
         mock.patch.object(texts, "read_config", config),
-        mock.patch.object(MultiTaskModule, "load_from_checkpoint", model),
+        mock.patch.object(MultiTaskModule, "load", model),
     ):
         yield
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,9 +9,11 @@ import pytest
 from hypothesis import settings
 
 from lantern.environment import prepare
+from tests.composed import tiny_run
 from tests.postgres_server import PostgresServer, binaries, psycopg
 
 prepare(1)
+gc.disable()  # until all tests are found: nothing that is imported goes away again
 # A busy machine is no failure; pytest's own limit holds.
 settings.register_profile("lantern", deadline=None)
 settings.load_profile("lantern")
@@ -20,28 +24,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def pytest_collection_finish() -> None:
+    """From here on Python looks for garbage again, but not among the modules and the tests."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., list[str]]:
-    """Overrides of a run that takes a second or two, all of it under ``tmp_path``.
-
-    None is of the backbone: they are composed twice, first to see what can be set.
-    """
-
-    def overrides(*more: str) -> list[str]:
-        return [
-            "backbone=gru",
-            "llm=simulated",
-            "corpus.dialogues=15",
-            "trainer.epochs=4",
-            "trainer.workers=1",
-            "weighting.epochs=3",
-            "weighting.guard=false",
-            "weighting.fit_on=dev",
-            f"runs={tmp_path}/runs",
-            *more,
-        ]
-
-    return overrides
+    """Overrides of a run that takes a second or two, all of it under ``tmp_path``."""
+    return functools.partial(tiny_run, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ class PostgresServer:
         make = ["initdb", "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
         try:
             done = self._start(make, subprocess.DEVNULL)
-            if done.wait(60):
+            if done.wait(300):
                 raise RuntimeError(f"initdb failed: {done.returncode}")
             self.start()
         except BaseException:

@@ -65,16 +65,21 @@ def composed(overrides: list[str], name: str, schema: type[T], groups: Sequence[
         check_override(override, schema, groups)
     _add_local_folder()
     overrides = [_stored(override) for override in overrides]
-    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    if f"{name}_schema.yaml" not in ConfigStore.instance().repo:
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     options = [o for o in overrides if o.lstrip("+~").startswith("backbone.")]
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            if options:
-                chosen = hydra_compose(name, overrides=[o for o in overrides if o not in options])
-                if not chosen.backbone:
-                    raise UserError(f"{options[0]}: no backbone is chosen; add backbone=sdt, for example")
-                check_backbone_keys(options, [str(key) for key in chosen.backbone])
-            made = hydra_compose(name, overrides=overrides)
+            try:
+                made = hydra_compose(name, overrides=overrides)
+            except Exception:
+                if options:
+                    chosen = hydra_compose(name, overrides=[o for o in overrides if o not in options]).backbone
+                    _check_chosen(options, chosen)
+                    check_backbone_keys(options, [str(key) for key in chosen])
+                raise
+        if options:
+            _check_chosen(options, "name" in made.backbone)
         written = OmegaConf.to_container(made, resolve=False)
         check_lists(written, schema)
         for key, value in _leaves(written):
@@ -98,6 +103,11 @@ def composed(overrides: list[str], name: str, schema: type[T], groups: Sequence[
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{key}={value} is not a finite number")
     return config
+
+
+def _check_chosen(options: list[str], backbone: object) -> None:
+    if not backbone:
+        raise UserError(f"{options[0]}: no backbone is chosen; add backbone=sdt, for example")
 
 
 def _check_secret(key: str, value: object) -> None:

@@ -136,8 +136,8 @@ def load(folder: str | Path) -> LoadedRun:
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint} is missing: type the command of that run again, it trains nothing twice")
     try:
-        module = MultiTaskModule.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  torch and Lightning raise what they like for a file that is not theirs
+        module = MultiTaskModule.load(checkpoint)
+    except Exception as error:  # noqa: BLE001  torch raises what it likes for a file that is not its own
         raise UserError(f"{checkpoint} is not a checkpoint of this version ({type(error).__name__})") from None
     if not all(bool(value.isfinite().all()) for value in module.state_dict().values()):
         raise UserError(f"{checkpoint} holds NaN or infinity: type the command of that run again")

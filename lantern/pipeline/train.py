@@ -352,8 +352,8 @@ def load_module(folder: Path) -> MultiTaskModule:
     """The trained model of a stage *folder*, on the CPU."""
     best = folder / BEST
     try:
-        return MultiTaskModule.load_from_checkpoint(best, map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001  torch and Lightning raise what they like for a file that is not theirs
+        return MultiTaskModule.load(best)
+    except Exception:  # noqa: BLE001  torch raises what it likes for a file that is not its own
         raise StageFolder(folder, {}).damaged(best) from None
 
 

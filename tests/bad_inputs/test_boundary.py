@@ -6,6 +6,7 @@ import csv
 import errno
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from lantern.errors import UserError
 from lantern.files import atomic, write_json
 from lantern.report.sinks.escaping import latex, markdown, printable, to_csv
 from tests.bad_inputs.place import Place, tiny
-from tests.processes import ROOT, done
+from tests.processes import ROOT
 
 
 def _raised(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
@@ -148,15 +149,18 @@ def test_a_full_disk_names_the_file_that_matters(place: Place) -> None:
 
 
 @pytest.mark.parametrize("blocks", [1, 8, 40, 100, 200, 400])
-def test_files_that_may_not_grow_are_one_line(blocks: int, tmp_path: Path) -> None:
-    code = "import resource, sys; from experiments.cli.console import command; from experiments.run import main;"
-    code += "size = 512 * int(sys.argv.pop(1)); resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)); command(main)"
-    ended = done("-c", code, blocks, *tiny(tmp_path, "backbone.hidden=48"))
-    assert ended.returncode in (0, 2), ended.stderr
-    assert "Traceback" not in ended.stderr + ended.stdout
-    if ended.returncode:
-        assert ended.stderr.count("\n") == 1, ended.stderr
-        assert str(tmp_path) in ended.stderr, ended.stderr
+def test_files_that_may_not_grow_are_one_line(blocks: int, place: Place) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512 * blocks, before[1]))
+    try:
+        code, out, err = place.call("run", *tiny(place.at, "backbone.hidden=48"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code in (0, 2), err
+    assert "Traceback" not in err + out
+    if code:
+        assert err.count("\n") == 1, err
+        assert str(place.at) in err, err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")

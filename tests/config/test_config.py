@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,14 @@ from lantern.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-@pytest.mark.parametrize(("group", "choice"), [(g, c) for g in GROUPS for c in choices(g)])
-def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
-    assert isinstance(compose([f"{group}={choice}"]), RunConfig)
+OF_GROUPS = itertools.zip_longest(*([f"{g}={c}" for c in choices(g)] for g in GROUPS if g != "experiment"))
+TOGETHER = [[one for one in row if one is not None] for row in OF_GROUPS]
+"""The first choice of every group, the second of every group, and so on."""
+
+
+@pytest.mark.parametrize("chosen", [*TOGETHER, *([f"experiment={name}"] for name in choices("experiment"))])
+def test_every_choice_of_every_group_composes(chosen: list[str]) -> None:
+    assert isinstance(compose(chosen), RunConfig)
 
 
 @pytest.mark.timeout(60)

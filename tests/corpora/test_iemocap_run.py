@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 from benchmarks.release import WORDS, Said, write_dialogue
-from lantern.config.compose import compose
 from lantern.corpora.feature_files import FeatureCard
 from lantern.corpora.readers.iemocap import import_iemocap
 from lantern.errors import UserError
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
 from lantern.report.terminal import print_run, print_sweep
+from tests.composed import compose
 from tests.pipeline.test_run import Recorder
 
 Tiny = Callable[..., list[str]]

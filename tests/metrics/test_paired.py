@@ -198,7 +198,7 @@ def test_intervals_of_one_model_agree_with_a_loop_and_are_means_over_seeds() -> 
     rng = np.random.default_rng(1)
     members = [np.flatnonzero((dialogues == name) & (labels >= 0)) for name in np.unique(dialogues)]
     loop = []
-    for _ in range(1500):
+    for _ in range(600):
         rows = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
         loop.append([accuracy_score(labels[rows], a[rows]), f1_score(labels[rows], a[rows], average="weighted")])
     kept = labels >= 0

@@ -15,7 +15,8 @@ from lantern.models.registry import backbone_config, build_backbone
 SIZES = Sizes({"text": 16, "audio": 5}, classes=4, speakers=2, class_weights=(1.0, 2.0, 0.5, 1.5))
 OPTIONS: dict[str, dict[str, Any]] = {
     "sdt": {"hidden": 16, "heads": 4},
-    "corect": {"hidden": 8, "graph_heads": 2, "text_feedforward": 32, "text_layers": 1, "self_attention_layers": 1},
+    "corect": {"hidden": 8, "graph_heads": 2, "text_feedforward": 32}
+    | dict.fromkeys(("text_layers", "self_attention_layers", "crossmodal_layers"), 1),
 }
 LENGTHS = [[9, 6, 11], [20, 7, 13, 2], [5, 5], [12, 1], [30, 41, 8]]
 """The third without padding, the fourth with fewer utterances than a tile."""

@@ -11,13 +11,13 @@ import pytest
 
 from experiments.ledger import main as ledger
 from experiments.plan import main as plan
-from lantern.config.compose import compose
 from lantern.corpora.sample.generator import generate_sample
 from lantern.errors import UserError
 from lantern.pipeline.plan import training_seconds
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
 from lantern.tables import PredictionTable
+from tests.composed import compose
 from tests.pipeline.test_run import Recorder
 
 Tiny = Callable[..., list[str]]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lantern.config.compose import compose
 from lantern.corpora.data import EpochSampler
 from lantern.errors import UserError
 from lantern.pipeline.trainer import follower
+from tests.composed import compose
 from tests.processes import ROOT, start
 
 Tiny = Callable[..., list[str]]

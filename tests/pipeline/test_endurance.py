@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import endurance
-from lantern.config.compose import compose
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
 from lantern.refine.ledger.ledger import Ledger
+from tests.composed import compose
 from tests.pipeline.test_run import Recorder
 from tests.processes import start
 

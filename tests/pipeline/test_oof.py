@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lantern.config.compose import compose
 from lantern.corpora.data import DialogueDataset
 from lantern.corpora.sample.generator import generate_sample
 from lantern.errors import UserError
@@ -24,6 +23,7 @@ from lantern.refine.questions import RefineStats
 from lantern.tables import PredictionTable
 from lantern.weighting.config import WeightingConfig
 from lantern.weighting.stage import fit_weighting
+from tests.composed import compose
 from tests.pipeline.test_run import Recorder
 from tests.rows import table_from_rows
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from experiments.predict import main
-from lantern.config.compose import compose, read_config
+from lantern.config.compose import read_config
 from lantern.corpora.readers.conversations import read_transcript
 from lantern.corpora.sample.generator import generate_sample
 from lantern.corpora.types import Dialogue, Utterance
@@ -21,6 +21,7 @@ from lantern.pipeline.predict import load
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
 from lantern.tables import PredictionTable
+from tests.composed import compose
 from tests.llm_server import LLMServer
 from tests.pipeline.test_run import Recorder
 
@@ -133,9 +134,11 @@ def test_a_second_chat_of_the_same_name_never_replaces_the_first_ones_prediction
     assert "another one" in Path("predicted/_chat/predictions.csv").read_text()
 
 
-@pytest.mark.parametrize("backbone", ["sdt_small", "corect_small"])
+@pytest.mark.parametrize(
+    ("backbone", "small"), [("sdt_small", ["hidden=16"]), ("corect_small", ["hidden=14", "text_feedforward=16"])]
+)
 def test_speakers_beyond_those_of_the_training_corpus_share_the_last_index(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, backbone: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, backbone: str, small: list[str]
 ) -> None:
     sample = generate_sample(dialogues=12)
     texts = [u.text for u in sample.utterances]
@@ -143,6 +146,7 @@ def test_speakers_beyond_those_of_the_training_corpus_share_the_last_index(
         "text", MiniLM().encode(texts), card(len(texts))
     ).save(tmp_path / "corpus")
     overrides = [f"backbone={backbone}", "trainer.epochs=1", f"corpus.path={tmp_path}/corpus", "refine.enabled=false"]
+    overrides += [f"backbone.{setting}" for setting in small]
     loaded = load(run(preflight(compose([*overrides, f"runs={tmp_path}/runs"])), Recorder())["folder"])
     known = loaded.module.hparams["sizes"]["speakers"]
     names = [f"speaker {n}" for n in range(9)]

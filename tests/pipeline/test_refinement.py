@@ -13,7 +13,6 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 
-from lantern.config.compose import compose
 from lantern.pipeline import vanilla
 from lantern.pipeline.preflight import ReadyRun, preflight
 from lantern.pipeline.refinement import Refinement
@@ -21,6 +20,7 @@ from lantern.pipeline.run import run
 from lantern.refine.callback import LLMRefinement
 from lantern.tables import Fields, PredictionTable
 from lantern.weighting.stage import apply_weighting, fit_weighting
+from tests.composed import compose
 from tests.pipeline.test_run import Recorder
 
 Tiny = Callable[..., list[str]]

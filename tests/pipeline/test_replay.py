@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -30,7 +29,7 @@ from lantern.report.sinks.escaping import markdown
 from lantern.results.load import Run
 from lantern.results.sweep import Trial, sweep_of
 from lantern.tables import columns
-from tests.processes import ROOT, start
+from tests.processes import ROOT
 
 SMALL = ["backbone.hidden=16", "trainer.epochs=2", "weighting.epochs=3", "weighting.guard=false"]
 
@@ -63,14 +62,16 @@ def copy(published: Published, tmp_path: Path) -> Path:
 
 
 def test_a_bundle_alone_gives_the_same_table_and_report(
-    published: Published, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    published: Published,
+    copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "home").mkdir()
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
-    process = start("-m", "experiments.replay", "bundle", "--out", "out", place=tmp_path, environment=environment)
-    out, err = process.communicate()
-    assert process.returncode == 0, out + err
-    *_, last = out.strip().splitlines()
+    monkeypatch.chdir(copy.parent)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert replay(["bundle", "--out", "out"]) == 0
+    *_, last = capsys.readouterr().out.strip().splitlines()
     assert re.fullmatch(r"  equal to the published numbers to the last digit \(2 rows, \d+ numbers\)", last)
     assert compare([str(published.runs), "--out", str(tmp_path / "before")]) == 0
     shown = capsys.readouterr().out

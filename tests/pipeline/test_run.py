@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,15 +17,15 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.cli.console import ConsoleReporter, command
 from experiments.run import main
-from lantern.config.compose import compose
 from lantern.corpora.sample.generator import generate_sample
 from lantern.errors import UserError
 from lantern.pipeline.preflight import preflight, too_wide
 from lantern.pipeline.run import run
 from lantern.refine.types import Progress
 from lantern.tables import PredictionTable
-from tests.processes import done
+from tests.composed import compose, tiny_run
 
 Tiny = Callable[..., list[str]]
 
@@ -57,8 +61,15 @@ def go(overrides: list[str], reporter: Recorder | None = None) -> dict[str, Any]
     return run(preflight(compose(overrides)), reporter or Recorder())
 
 
-def test_a_run_leaves_everything(tiny: Tiny) -> None:
-    result = go(tiny())
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, Any]]:
+    """The overrides of a run, and its result."""
+    overrides = tiny_run(tmp_path_factory.mktemp("finished"))
+    return overrides, go(overrides)
+
+
+def test_a_run_leaves_everything(finished: tuple[list[str], dict[str, Any]]) -> None:
+    result = finished[1]
     folder = Path(result["folder"])
     assert json.loads((folder / "metrics.json").read_text(encoding="utf-8")) == json.loads(json.dumps(result))
     methods = result["test"]["methods"]
@@ -81,18 +92,21 @@ def test_a_run_leaves_everything(tiny: Tiny) -> None:
     assert reads[0]["reads_before"] == 0
 
 
-def test_the_same_command_again_trains_nothing_and_asks_nothing(tiny: Tiny) -> None:
-    first = go(tiny())
+def test_the_same_command_again_trains_nothing_and_asks_nothing(
+    finished: tuple[list[str], dict[str, Any]], tmp_path: Path
+) -> None:
+    overrides, first = finished
+    runs = shutil.copytree(Path(first["folder"]).parent, tmp_path / "runs")
     again = Recorder()
-    second = go(tiny(), again)
+    second = go([*overrides, f"runs={runs}"], again)
     assert second["llm"]["calls"] == 0
     assert again.epochs == []
     assert second["test"] == first["test"]
     assert second["weighting"] == first["weighting"]
 
 
-def test_a_run_goes_on_after_ctrl_c_in_training(tiny: Tiny, tmp_path: Path) -> None:
-    whole = go(tiny(f"runs={tmp_path}/other", f"refine.ledger={tmp_path}/other/l.sqlite"))
+def test_a_run_goes_on_after_ctrl_c_in_training(tiny: Tiny, finished: tuple[list[str], dict[str, Any]]) -> None:
+    whole = finished[1]
     with pytest.raises(KeyboardInterrupt):
         go(tiny(), Recorder(stop_at_epoch=3))
     resumed = Recorder()
@@ -113,16 +127,23 @@ def test_a_run_goes_on_after_ctrl_c_in_a_later_stage(tiny: Tiny, stage: str, lef
     assert {"all": calls == prompts, "some": 0 < calls < prompts, "none": calls == 0}[left]
 
 
-def test_ctrl_c_is_told_and_ends_with_130(tiny: Tiny) -> None:
-    code = (
-        "import signal; from experiments.cli.console import ConsoleReporter, command; from experiments.run import main;"
-        "import os;"
-        "ConsoleReporter.training = lambda self, e, n, m: os.kill(os.getpid(), signal.SIGINT) if e == 2 else None;"
-        "command(main)"
-    )
-    ended = done("-c", code, *tiny())
-    assert ended.returncode == 130, ended.stderr
-    assert ended.stderr.strip() == "interrupted; the same command goes on where it stopped"
+def test_ctrl_c_is_told_and_ends_with_130(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press(self: ConsoleReporter, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        if epoch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ConsoleReporter, "training", press)
+    monkeypatch.setattr(sys, "argv", ["run", *tiny()])
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            command(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.strip() == "interrupted; the same command goes on where it stopped"
 
 
 def test_failures_are_counted_and_masked(tiny: Tiny) -> None:
@@ -194,16 +215,12 @@ def test_a_run_ends_with_its_answer_and_the_page_that_shows_it(
     assert re.match(r"(LLM simulated|Whether LLM simulated)", answer)
     page = Path(report.removeprefix("report: "))
     assert answer.split(": ")[1].split(", ")[0] in page.read_text(encoding="utf-8")
-    assert main(["-m", *tiny("seed=0,1")]) == 0
-    *_, answer, report, sweep = (line.strip() for line in capsys.readouterr().out.splitlines() if line.strip())
+    assert main(["-m", *tiny("seed=1,2")]) == 0
+    out = capsys.readouterr().out
+    *_, answer, report, sweep = (line.strip() for line in out.splitlines() if line.strip())
     assert "simulated" in answer
     assert report == f"report: {sweep.removeprefix('sweep: ')}/report.html"
     assert Path(report.removeprefix("report: ")).is_file()
-
-
-def test_a_sweep_prints_the_mean_over_seeds(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-m", *tiny("seed=0,1", "trainer.epochs=2")]) == 0
-    out = capsys.readouterr().out
     assert "1/2" in out
     assert "sweep: test split" in out
     assert " ± " in out

@@ -22,7 +22,6 @@ from rich.console import Console
 from experiments import compare, status
 from experiments.cli.sweeps import state_table
 from experiments.run import main
-from lantern.config.compose import compose
 from lantern.errors import UserError
 from lantern.files import locked
 from lantern.pipeline.preflight import preflight
@@ -32,6 +31,7 @@ from lantern.refine.types import Progress
 from lantern.results import progress
 from lantern.results.progress import RunState, read_state, recorded
 from lantern.results.sweep import find_sweep, read_sweep, titles
+from tests.composed import compose
 from tests.processes import ROOT, start
 
 Tiny = Callable[..., list[str]]

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from lantern.config.compose import compose
 from lantern.config.schema import RunConfig, split_backbone
 from lantern.corpora.data import CorpusDataModule
 from lantern.corpora.sample.generator import generate_sample
@@ -23,6 +22,7 @@ from lantern.pipeline.preflight import ReadyRun, check_training, preflight
 from lantern.pipeline.store import StageFolder, modalities, train_inputs
 from lantern.pipeline.trainer import build_trainer
 from lantern.refine.types import Progress
+from tests.composed import compose
 
 
 @pytest.fixture(scope="module")

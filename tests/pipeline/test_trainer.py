@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from experiments.run import main
-from lantern.config.compose import compose
 from lantern.errors import UserError
 from lantern.pipeline import loggers as loggers_module
 from lantern.pipeline import run as run_module
@@ -22,6 +21,7 @@ from lantern.pipeline.preflight import check_training
 from lantern.pipeline.store import training_identity
 from lantern.pipeline.trainer import build_trainer
 from lantern.results.summary import flat_summary
+from tests.composed import compose, tiny_run
 
 Tiny = Callable[..., list[str]]
 
@@ -124,6 +124,18 @@ def weights(runs: Path) -> list[dict[str, torch.Tensor]]:
     return [torch.load(p, weights_only=True)["state_dict"] for p in runs.glob("*/checkpoints/best.ckpt")]
 
 
+SLOWLY = ("refine.enabled=false", "backbone.lr=0.01", "trainer.epochs=4", "backbone.batch_size=1")
+
+
+@pytest.fixture(scope="module")
+def without_callbacks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights of a run."""
+    place = tmp_path_factory.mktemp("plain")
+    assert main(tiny_run(place, *SLOWLY)) == 0
+    (one,) = weights(place / "runs")
+    return one
+
+
 @pytest.mark.parametrize(
     "callbacks",
     [
@@ -133,11 +145,11 @@ def weights(runs: Path) -> list[dict[str, torch.Tensor]]:
         pytest.param("[{name:accumulation,scheduling:{0:2}}]", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_with_callbacks_selects_another_model(callbacks: str, tiny: Tiny, tmp_path: Path) -> None:
-    plain = tiny("refine.enabled=false", "backbone.lr=0.01", "trainer.epochs=6", "backbone.batch_size=1")
-    assert main(plain) == 0
-    assert main([*plain, f"trainer.callbacks={callbacks}"]) == 0
-    first, second = weights(tmp_path / "runs")
+def test_a_run_with_callbacks_selects_another_model(
+    callbacks: str, without_callbacks: dict[str, torch.Tensor], tiny: Tiny, tmp_path: Path
+) -> None:
+    assert main(tiny(*SLOWLY, f"trainer.callbacks={callbacks}")) == 0
+    first, (second,) = without_callbacks, weights(tmp_path / "runs")
     assert first.keys() == second.keys()
     assert any(not torch.equal(first[name], second[name]) for name in first)
     assert not list((tmp_path / "runs").rglob(".lr_find*"))

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lantern.config.compose import compose
 from lantern.errors import UserError
 from lantern.pipeline import train as stages
 from lantern.pipeline import vanilla
 from lantern.pipeline.preflight import ReadyRun, preflight
 from lantern.pipeline.run import run
 from lantern.tables import PredictionTable
+from tests.composed import compose
 from tests.pipeline.test_run import Recorder
 
 Tiny = Callable[..., list[str]]

@@ -14,13 +14,13 @@ import torch
 
 from experiments.run import main
 from lantern.api import run_experiment
-from lantern.config.compose import compose
 from lantern.errors import UserError
 from lantern.files import is_locked
 from lantern.pipeline import train
 from lantern.pipeline.preflight import ReadyRun, preflight
 from lantern.pipeline.run import run
 from lantern.pipeline.train import BEST, workers
+from tests.composed import compose
 from tests.pipeline.test_run import Recorder
 from tests.pipeline.test_sweep import numbers, start, trained
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lantern.config.compose import compose
 from lantern.config.schema import RunConfig
 from lantern.corpora.folder import Corpus
 from lantern.corpora.protocols.splits import folds, resolve_split
@@ -23,6 +22,7 @@ from lantern.refine.demonstrations import CONTEXT, Demonstrations, meanings
 from lantern.refine.prompt import Demonstration, Prompt
 from lantern.results.texts import examples_of, refiner_of
 from lantern.tables import Row
+from tests.composed import compose
 from tests.refine.test_prompt import turn
 from tests.rows import table_from_rows
 

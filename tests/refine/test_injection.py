@@ -10,13 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lantern.config.compose import compose
 from lantern.corpora.types import Utterance
 from lantern.refine.backends.config import BackendConfig, make_request
 from lantern.refine.prompt import Prompt, Turn, quote
 from lantern.refine.reply import parse
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Answer, Failure, Reply, Request
+from tests.composed import compose
 from tests.refine.test_questions import LABELS
 
 CONFIG = BackendConfig(name="t", model="openai/m")

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from lantern.config.compose import compose
 from lantern.corpora.sample.generator import generate_sample
 from lantern.errors import FailureKind
 from lantern.refine.prompt import Prompt
 from lantern.refine.questions import Refiner
 from lantern.refine.types import Failure, Reply
 from lantern.tables import Row
+from tests.composed import compose
 from tests.rows import table_from_rows
 
 MASKED = ("prompt.names=masked", "prompt.words=false", "prompt.priors=shuffled")

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lantern.config.compose import compose
 from lantern.corpora.types import Dialogue, LabelSet
 from lantern.errors import FailureKind, UserError
 from lantern.refine.backends.config import BackendConfig
@@ -24,6 +23,7 @@ from lantern.refine.reply import parse
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Answer, Failure, Outcome, Reply, Request, Stored
 from lantern.tables import Row
+from tests.composed import compose
 from tests.refine.test_prompt import turn
 from tests.refine.test_questions import LABELS, ScriptedEngine, dialogues, table_of
 from tests.rows import table_from_rows

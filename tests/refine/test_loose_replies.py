@@ -207,7 +207,7 @@ def test_one_utterance_needs_no_number() -> None:
         '{"1": "' + "\\" * 900_001,
         '{"1": ' + "1" * 900_000 + "x}",
         "{'" * 300_000,
-        "{/*" * 300_000,
+        "{/*" * 100_000,
         "{/*" + "*" * 900_000,
         "{a " + "b " * 450_000,
         "x" * 5_000_000,
@@ -222,7 +222,7 @@ def test_one_utterance_needs_no_number() -> None:
 def test_no_content_raises_or_takes_long(text: str, elicitation: str) -> None:
     top = [{"token": "A", "logprob": 10**400}]
     tokens = [{"token": part, "logprob": 0.0, "top_logprobs": top} for part in text[:100_000]]
-    reply = Reply(text, "stop", logprobs=tokens)
+    reply = Reply(text, "stop", logprobs=tokens if elicitation == "logprobs" else None)
     start = time.process_time()
     failure = replies.parse(reply, ReplyShape(2, CLASSES, elicitation))
     assert isinstance(failure, Failure)

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from lantern.config.compose import compose
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import UserError
 from lantern.refine.prompt import Prompt, PromptConfig, Turn, quote, turns_of
+from tests.composed import compose
 
 LABELS = LabelSet("two", ("happy", "sad"), {"happy": "glad or amused"})
 HOSTILE = [

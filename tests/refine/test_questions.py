@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from lantern.config.compose import compose
 from lantern.corpora.types import Dialogue, LabelSet, Utterance
 from lantern.errors import FailureKind, UserError
 from lantern.refine.backends.simulated import SimulatedConfig, oracle, simulate
@@ -17,6 +16,7 @@ from lantern.refine.questions import RefineConfig, Refiner, RefineStats
 from lantern.refine.reply import parse
 from lantern.refine.types import Failure, Outcome, Reply, Request, Stored, Usage
 from lantern.tables import PredictionTable, Row
+from tests.composed import compose
 from tests.rows import table_from_rows
 
 LABELS = LabelSet("two", ("happy", "sad"))

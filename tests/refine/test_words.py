@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lantern.config.compose import compose
 from lantern.corpora.sample.generator import generate_sample
 from lantern.corpora.types import LabelSet
 from lantern.errors import UserError
@@ -25,6 +24,7 @@ from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Answer, Failure, Outcome, Reply, Request
 from lantern.results.texts import refiner_of
 from lantern.tables import Row
+from tests.composed import compose
 from tests.refine.test_letters import permuted, reply, token
 from tests.refine.test_prompt import turn
 from tests.refine.test_questions import LABELS, ScriptedEngine, dialogues, table_of

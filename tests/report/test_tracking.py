@@ -17,7 +17,6 @@ import yaml
 
 from experiments.cli.command_line import expand
 from experiments.run import main
-from lantern.config.compose import compose
 from lantern.config.schema import TrackingConfig
 from lantern.errors import UserError
 from lantern.files import locked
@@ -25,6 +24,7 @@ from lantern.report.sinks.tracking import append_csv, wandb_sweep
 from lantern.report.sinks.wandb_sink import _mode, reachable
 from lantern.results.load import read_run
 from lantern.results.summary import FACTS, SUMMARY_KEYS, facts, flat_summary
+from tests.composed import compose
 from tests.processes import done
 from tests.report.wandb_files import inspect
 from tests.results.made_runs import write_run
@@ -80,7 +80,7 @@ def test_processes_add_whole_lines_to_one_file(tmp_path: Path) -> None:
 
 def test_a_line_waits_for_the_one_that_is_being_written(tmp_path: Path) -> None:
     folder = write_run(tmp_path, "gru", "gpt-4o", 0, turns=40)
-    worker = get_context("spawn").Process(target=append, args=(tmp_path, folder, 1))
+    worker = get_context("fork").Process(target=append, args=(tmp_path, folder, 1))
     with locked(tmp_path / "results.csv.lock"):
         worker.start()
         worker.join(timeout=0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +12,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from lantern.config.compose import compose, to_plain
+from lantern.config.compose import to_plain
 from lantern.errors import FailureKind
 from lantern.files import write_json
 from lantern.results.scores import methods, split_result
 from lantern.tables import PredictionTable
 from lantern.weighting.simulation import World, draw, softmax
+from tests.composed import compose
 from tests.rows import table_from_rows
 
 LLMS = ("simulated", "smollm2", "gpt-4o", "llama-3.1-405b")
@@ -74,6 +77,30 @@ def write_run(
     fold: int | None = None,
 ) -> Path:
     """Write one run folder; ``llm="none"`` makes one without an LLM, *fold* one of ``protocol=loso``."""
+    name, files = _files(
+        backbone, llm, seed, turns, length, coverage, cost, paper_style, tuple(classes), tuple(overrides), fold
+    )
+    (runs / name).mkdir(parents=True, exist_ok=True)
+    for file, content in files.items():
+        (runs / name / file).write_bytes(content)
+    return runs / name
+
+
+@functools.cache
+def _files(
+    backbone: str,
+    llm: str,
+    seed: int,
+    turns: int,
+    length: int,
+    coverage: int,
+    cost: float | None,
+    paper_style: bool,
+    classes: Sequence[str],
+    overrides: Sequence[str],
+    fold: int | None,
+) -> tuple[str, dict[str, bytes]]:
+    """The name and the files of a run folder, made once for all tests that want it."""
     if fold is not None:
         overrides = [*overrides, "protocol=loso", f"protocol.fold={fold}"]
     config = compose(
@@ -107,47 +134,47 @@ def write_run(
         names = ["vanilla", *(f"band {k}" for k in range(coverage))]
         sources = [{"source": n, "present": turns, "mean": float(m)} for n, m in zip(names, mean)]
         weighting = {"name": "attention", "choice": "attention", "fit_on": "oof", "weights": {"sources": sources}}
-    folder = runs / f"made-{backbone}-{llm}-seed{seed}-{len(overrides)}{turns}{'p' * paper_style}{fold or ''}"
+    name = f"made-{backbone}-{llm}-seed{seed}-{len(overrides)}{turns}{'p' * paper_style}{fold or ''}"
     failed = 0 if table.fields is None else int((~table.fields.mask).sum())
-    write_json(
-        folder / "metrics.json",
-        {
-            "title": f"made, {backbone}, {llm}",
-            "folder": "/somewhere/else",
-            "time": f"2026-11-{10 + seed % 15:02d}T08:00:00Z",
-            "seed": seed,
-            "backbone": backbone,
-            "corpus": {"name": "made", "label_set": "made-6", "fingerprint": "ab" * 32, "made_up": True},
-            "protocol": {
-                "name": "own" if fold is None else f"loso, fold {fold}",
-                "fold": fold,
-                "selection": "paper-style" if paper_style else "dev",
-                "train": 40,
-                "dev": 10,
-                "test": len(table.by_dialogue),
-            },
-            "prompt": {"name": "scores", "version": 1, "digest": config.prompt.digest},
-            "llm": None
-            if llm == "none"
-            else {
-                "name": llm,
-                "model": f"provider/{llm}",
-                "fields": turns,
-                "prompts": turns,
-                "calls": turns,
-                "repaired": 3,
-                "failed_fields": failed,
-                "failures": {"cut_off": failed // 2, "refusal": failed - failed // 2} if failed else {},
-                "input_tokens": 1000 * turns,
-                "cached_input_tokens": 0,
-                "output_tokens": 100 * turns,
-                "cost": cost,
-            },
-            "weighting": weighting,
-            "test": split_result(table, found, seed),
-            "notes": ["the corpus is made up by a generator: these numbers say nothing about people"],
+    metrics = {
+        "title": f"made, {backbone}, {llm}",
+        "folder": "/somewhere/else",
+        "time": f"2026-11-{10 + seed % 15:02d}T08:00:00Z",
+        "seed": seed,
+        "backbone": backbone,
+        "corpus": {"name": "made", "label_set": "made-6", "fingerprint": "ab" * 32, "made_up": True},
+        "protocol": {
+            "name": "own" if fold is None else f"loso, fold {fold}",
+            "fold": fold,
+            "selection": "paper-style" if paper_style else "dev",
+            "train": 40,
+            "dev": 10,
+            "test": len(table.by_dialogue),
         },
-    )
-    (folder / "config.yaml").write_text(yaml.safe_dump(to_plain(config)), encoding="utf-8")
-    table.save(folder / "predictions.test.parquet")
-    return folder
+        "prompt": {"name": "scores", "version": 1, "digest": config.prompt.digest},
+        "llm": None
+        if llm == "none"
+        else {
+            "name": llm,
+            "model": f"provider/{llm}",
+            "fields": turns,
+            "prompts": turns,
+            "calls": turns,
+            "repaired": 3,
+            "failed_fields": failed,
+            "failures": {"cut_off": failed // 2, "refusal": failed - failed // 2} if failed else {},
+            "input_tokens": 1000 * turns,
+            "cached_input_tokens": 0,
+            "output_tokens": 100 * turns,
+            "cost": cost,
+        },
+        "weighting": weighting,
+        "test": split_result(table, found, seed),
+        "notes": ["the corpus is made up by a generator: these numbers say nothing about people"],
+    }
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_json(folder / "metrics.json", metrics)
+        (folder / "config.yaml").write_text(yaml.safe_dump(to_plain(config)), encoding="utf-8")
+        table.save(folder / "predictions.test.parquet")
+        return name, {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 import lantern
-from lantern.config.compose import compose
 from lantern.corpora.sample.generator import generate_sample
 from lantern.errors import FailureKind
 from lantern.refine.ledger.ledger import Ledger
@@ -21,6 +20,7 @@ from lantern.results.comparison import compare_runs
 from lantern.results.load import Run, read_run
 from lantern.results.texts import Asked, asked_by, asked_of, refiner_of, texts_of
 from lantern.tables import Fields, Row
+from tests.composed import compose
 from tests.rows import table_from_rows
 
 Tiny = Callable[..., list[str]]

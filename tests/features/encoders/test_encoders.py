@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from lantern.config.compose import compose
 from lantern.corpora.feature_files import Fit
 from lantern.corpora.folder import Corpus, load_corpus
 from lantern.corpora.protocols.splits import folds, resolve_split
@@ -25,6 +24,7 @@ from lantern.models.batch import Sizes
 from lantern.pipeline.encoders.stage import finetune, ready
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
+from tests.composed import compose
 from tests.features.encoders.conftest import HIDDEN, Settings
 from tests.pipeline.test_run import Recorder
 
@@ -129,16 +129,15 @@ def test_features_are_made_once_and_each_fold_has_its_own(tmp_path: Path, settin
     assert not any("out-of-fold ones" in note for note in result["notes"])
 
 
-@pytest.mark.parametrize(
-    "other", [["seed=1"], ["oof.folds=3"], ["oof.seed=1"]], ids=["seed", "folds", "seed of the folds"]
-)
-def test_features_of_other_folds_are_refused(tmp_path: Path, settings: Settings, other: list[str]) -> None:
+def test_features_of_other_folds_are_refused(tmp_path: Path, settings: Settings) -> None:
     finetune(ready(settings("oof.folds=2")), Recorder())
-    with pytest.raises(UserError, match=r"fitted on the labels of other dialogues.*finetune_text corpus=sample .*oof"):
-        preflight(compose(run_overrides(tmp_path, *other)))
+    told = r"fitted on the labels of other dialogues.*finetune_text corpus=sample .*oof"
+    for other in ("seed=1", "oof.folds=3", "oof.seed=1"):
+        with pytest.raises(UserError, match=told):
+            preflight(compose(run_overrides(tmp_path, other)))
+        assert preflight(compose(run_overrides(tmp_path, "weighting.fit_on=dev", other)))
     # Another seed of the backbone with the same folds is fine, and so is the weighting on dev.
     assert preflight(compose(run_overrides(tmp_path, "seed=1", "oof.seed=0")))
-    assert preflight(compose(run_overrides(tmp_path, "weighting.fit_on=dev", *other)))
 
 
 def test_in_sample_features_are_refused_out_of_fold(tmp_path: Path, settings: Settings) -> None:

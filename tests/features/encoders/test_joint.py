@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from lantern.config.compose import compose
 from lantern.corpora.folder import Corpus
 from lantern.corpora.protocols.splits import resolve_split
 from lantern.corpora.sample.generator import generate_sample
@@ -22,6 +21,7 @@ from lantern.models.batch import Sizes
 from lantern.pipeline.encoders.stage import finetune, ready
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
+from tests.composed import compose
 from tests.features.encoders.conftest import HIDDEN, Settings
 from tests.features.encoders.test_encoders import run_overrides, vectors
 from tests.pipeline.test_run import Recorder

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lantern.config.compose import compose
 from lantern.config.schema import LLMConfig
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.engine.engine import Engine
@@ -17,6 +16,7 @@ from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.prompt import Prompt
 from lantern.refine.questions import RefineConfig, Refiner, RefineStats
 from lantern.tables import PredictionTable
+from tests.composed import compose
 from tests.llm_server import BEHAVIOURS, LLMServer
 from tests.refine.conftest import KEY
 from tests.refine.test_questions import LABELS, dialogues, table_of

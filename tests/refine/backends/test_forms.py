@@ -18,7 +18,6 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from lantern.config.compose import compose
 from lantern.config.schema import LLMConfig
 from lantern.refine.backends.batches import BatchClient
 from lantern.refine.backends.config import make_request
@@ -31,6 +30,7 @@ from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.prompt import Prompt
 from lantern.refine.questions import RefineConfig, Refiner, RefineStats
 from lantern.refine.shape import ReplyShape
+from tests.composed import compose
 from tests.refine.test_questions import LABELS, dialogues, table_of
 
 CLASSES = LABELS.classes

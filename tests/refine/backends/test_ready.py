@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from lantern.config.compose import compose
 from lantern.errors import UserError
 from lantern.refine.backends.config import BackendConfig
 from lantern.refine.backends.litellm_backend import LiteLLMBackend
 from lantern.refine.types import Price
 from tests.bad_inputs.place import Place, check
+from tests.composed import compose
 
 
 def config(**given: Any) -> BackendConfig:

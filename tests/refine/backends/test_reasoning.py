@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from experiments.plan import main as plan
-from lantern.config.compose import compose
 from lantern.config.groups import choices
 from lantern.errors import UserError
 from lantern.pipeline.preflight import preflight
@@ -23,6 +22,7 @@ from lantern.refine.engine.loop import background_loop
 from lantern.refine.reply import parse
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Answer, Reply
+from tests.composed import compose
 from tests.llm_server import LLMServer
 from tests.refine.backends.test_forms import serving
 

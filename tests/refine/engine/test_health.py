@@ -129,16 +129,14 @@ def test_spans() -> None:
 # -- through the engine
 
 
-def outage(first: int, seconds: float, kind: str = "connection") -> Callable[[Request, int], Any]:
-    """Replies to *first* calls, then to none for *seconds*."""
-    calls, until = 0, 0.0
+def outage(first: int, over: Callable[[], bool], kind: str = "connection") -> Callable[[Request, int], Any]:
+    """Replies to *first* calls, then to none until it is *over*."""
+    calls = 0
 
     def answer(request: Request, number: int) -> Any:
-        nonlocal calls, until
+        nonlocal calls
         calls += 1
-        if calls == first + 1:
-            until = time.monotonic() + seconds
-        return "fine" if calls <= first or time.monotonic() > until else failing(kind)
+        return "fine" if calls <= first or over() else failing(kind)
 
     return answer
 
@@ -151,18 +149,22 @@ def test_an_outage_costs_no_question(
     monkeypatch.setattr("lantern.refine.engine.limits.backoff", lambda *_, **__: 0.05)
     monkeypatch.setattr("lantern.refine.engine.health.BLIP", 0.0)
     seen: list[Progress] = []
-    backend = Fake(outage(10, 2.0, kind), concurrency=concurrency, retries=1)
+
+    def noticed() -> bool:
+        return any(f"no reply from fake/m ({kind}" in p.notice for p in seen)
+
+    backend = Fake(outage(10, noticed, kind), concurrency=concurrency, retries=1)
     result = engine(backend, ledger, progress=seen.append).run(questions(backend, 60))
     assert all(isinstance(o[0], Answer) for o in result)
     assert backend.asked.total() < 60 + 100, "one call at a time looks whether it is back"
-    assert any(f"no reply from fake/m ({kind}" in p.notice for p in seen)
+    assert noticed()
     assert any("replies again" in p.notice for p in seen)
     assert ledger.stats().answers == 60
 
 
 def test_an_outage_beyond_patience_ends_the_run(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lantern.refine.engine.limits.backoff", lambda *_, **__: 0.05)
-    backend = Fake(outage(10, 3600), concurrency=4, patience=0.8)
+    backend = Fake(outage(10, lambda: False), concurrency=4, patience=0.8)
     start = time.monotonic()
     result = engine(backend, ledger).run(questions(backend, 60))
     assert time.monotonic() - start > 0.7

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from experiments.ledger import main
-from lantern.config.compose import compose
 from lantern.corpora.types import LabelSet, Utterance
 from lantern.errors import FailureKind, UserError
 from lantern.pipeline import preflight as prepare
@@ -25,6 +24,7 @@ from lantern.refine.ledger.ledger import Ledger
 from lantern.refine.prompt import Prompt, Turn
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Failure, Reply, Request, Usage
+from tests.composed import compose
 from tests.pipeline.test_run import Recorder
 
 Tiny = Callable[..., list[str]]
