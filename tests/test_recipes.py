@@ -236,7 +236,8 @@ def small(module: str, arguments: list[str], server: LLMServer) -> list[str]:
     one = compose([shortened(override, 1) for override in varied] if sweep else overrides)
     if one.study is not None:
         return [*arguments, "study.seeds=1", "study.fit=60", "study.test=100", "weighting.epochs=2"]
-    few = [variant.replace("llm=smollm2", "llm=simulated") for variant in one.variants if not _LATER.search(variant)]
+    instead = "llm=simulated llm.elicitation=words"  # as the small LLM is asked
+    few = [variant.replace("llm=smollm2", instead) for variant in one.variants if not _LATER.search(variant)]
     size = [*SMALL, *([f"variants={json.dumps(few)}"] if few != one.variants else [])]
     if one.corpus.name != "sample":
         size.append("corpus.limit_dialogues=20")
