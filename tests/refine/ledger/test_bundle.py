@@ -21,6 +21,7 @@ from lantern.refine.backends.base import Backend
 from lantern.refine.backends.config import BackendConfig, make_request
 from lantern.refine.ledger.bundle import DAMAGED, KNOWN, NO_NUMBERS, NO_SHAPE, QUOTES, export_bundle, import_bundle
 from lantern.refine.ledger.ledger import Ledger
+from lantern.refine.ledger.schema import request_json, request_of
 from lantern.refine.prompt import Prompt, Turn
 from lantern.refine.shape import ReplyShape
 from lantern.refine.types import Failure, Reply, Request, Usage
@@ -142,6 +143,15 @@ def test_rows_of_an_older_lantern_are_exported_by_their_schema(tmp_path: Path) -
         assert (counts.answers, counts.skipped) == (1, {QUOTES: 1})
         assert {stored.shape for stored, _ in ledger.stored()} == {shape}
         assert ledger.verify() == 2
+
+
+def test_a_shape_stored_under_the_older_name_is_one_by_letters() -> None:
+    request = Request(
+        "p", "m", None, ({"role": "user", "content": "x"},), {}, shape=ReplyShape(2, ("a", "b"), "letters")
+    )
+    older = request_json(request).replace('"letters"', '"logprobs"')
+    assert request_of(older) == request
+    assert '"logprobs"' in older
 
 
 @pytest.mark.parametrize(
