@@ -110,6 +110,9 @@ class LLMServer:
     ) -> None:
         self.script, self.latency, self.retry_after, self.log = script, latency, retry_after, log
         self.batches = batches or Batches()
+        self.may_reply = threading.Event()
+        """Replies wait for it; a test that clears it holds every call in flight."""
+        self.may_reply.set()
         self.lose_batches = False
         """Take files and batches, and hang up before saying so."""
         self.allowance = allowance
@@ -141,6 +144,7 @@ class LLMServer:
 
     def stop(self) -> None:
         """End hanging replies and close the socket."""
+        self.may_reply.set()
         self._stopped.set()
         self._server.shutdown()
         self._server.server_close()
@@ -234,6 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
             owner.flying += 1
             owner.most_flying = max(owner.most_flying, owner.flying)
         try:
+            owner.may_reply.wait()
             if owner.latency:
                 time.sleep(owner.latency)
             self.behave(behaviour, body, prompt)

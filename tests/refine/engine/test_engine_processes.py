@@ -133,19 +133,24 @@ def test_killed_runs_resume(ledger: Ledger, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_lands_what_is_in_flight(ledger: Ledger) -> None:
-    with LLMServer(latency=0.5) as server:
-        process = client(server.url, ledger, 100)
-        while len(server.prompts) < 12:
+    with LLMServer() as server:
+        server.may_reply.clear()
+        process = client(server.url, ledger, 100, PATIENT, timeout=100_000)
+        while len(server.prompts) < 8:
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
+        while "stopping" not in process.said:
+            assert process.poll() is None
+            time.sleep(0.01)
+        server.may_reply.set()
         out, err = process.communicate()
         assert process.returncode == 130, err
         assert "Traceback" not in err
-        assert len(server.prompts) < 30
+        assert len(server.prompts) == 8, "nothing more is asked"
         stats = ledger.stats()
-        assert stats.answers == len(server.answered), "all that was paid is kept"
-        assert f"interrupted {len(server.prompts)}" in out
+        assert stats.answers == len(server.answered) == 8, "all that was paid is kept"
+        assert "interrupted 8" in out
         assert stats.claims == 0
 
 
