@@ -107,6 +107,16 @@ def test_training_on_ragged_batches(options: dict[str, Any], bfloat16: bool) -> 
             optimizer.step()
 
 
+def test_an_lstm_on_a_processor_computes_in_single_precision() -> None:
+    encoder = build(text_encoder="lstm").eval().encoders["text"]
+    rows = Rows.of([4, 1, 9], 9, torch.device("cpu"))
+    x = torch.randn(14, SIZES.dims["text"]).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = encoder(x, rows)
+    assert mixed.dtype == torch.float32
+    assert torch.equal(mixed, encoder(x.float(), rows))
+
+
 def test_training_lowers_the_loss() -> None:
     model, batch = build(dropout=0.1).train(), make_batch([6, 3, 9])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

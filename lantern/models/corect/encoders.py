@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -83,8 +84,12 @@ class TextLSTM(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """Encode ``[R, D]`` to ``[R, hidden]``; padding rows, where computed, are zeros."""
+        x = x.to(next(self.lstm.parameters()).dtype)
         packed = pack_padded_sequence(rows.pad(x), rows.lengths.cpu(), batch_first=True, enforce_sorted=False)
-        padded, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=rows.length)
+        # In bfloat16, torch has no LSTM for processors without AVX-512.
+        with torch.autocast("cpu", enabled=False):
+            encoded, _ = self.lstm(packed)
+        padded, _ = pad_packed_sequence(encoded, batch_first=True, total_length=rows.length)
         return rows.take(padded)
 
 
