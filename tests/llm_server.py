@@ -110,9 +110,8 @@ class LLMServer:
     ) -> None:
         self.script, self.latency, self.retry_after, self.log = script, latency, retry_after, log
         self.batches = batches or Batches()
-        self.may_reply = threading.Event()
-        """Replies wait for it; a test that clears it holds every call in flight."""
-        self.may_reply.set()
+        self.may_reply: threading.Semaphore | None = None
+        """Lets so many replies go; the calls after them are held until a test releases more."""
         self.lose_batches = False
         """Take files and batches, and hang up before saying so."""
         self.allowance = allowance
@@ -144,7 +143,6 @@ class LLMServer:
 
     def stop(self) -> None:
         """End hanging replies and close the socket."""
-        self.may_reply.set()
         self._stopped.set()
         self._server.shutdown()
         self._server.server_close()
@@ -238,7 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
             owner.flying += 1
             owner.most_flying = max(owner.most_flying, owner.flying)
         try:
-            owner.may_reply.wait()
+            if owner.may_reply is not None:
+                owner.may_reply.acquire()
             if owner.latency:
                 time.sleep(owner.latency)
             self.behave(behaviour, body, prompt)

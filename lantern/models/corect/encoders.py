@@ -84,9 +84,8 @@ class TextLSTM(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """Encode ``[R, D]`` to ``[R, hidden]``; padding rows, where computed, are zeros."""
-        x = x.to(next(self.lstm.parameters()).dtype)
         packed = pack_padded_sequence(rows.pad(x), rows.lengths.cpu(), batch_first=True, enforce_sorted=False)
-        # In bfloat16, torch has no LSTM for processors without AVX-512.
+        # Under autocast, dialogues of one length go to oneDNN, whose LSTM in bfloat16 needs AVX-512.
         with torch.autocast("cpu", enabled=False):
             encoded, _ = self.lstm(packed)
         padded, _ = pad_packed_sequence(encoded, batch_first=True, total_length=rows.length)

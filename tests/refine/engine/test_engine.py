@@ -17,7 +17,7 @@ from lantern.errors import FailureKind, UserError
 from lantern.refine.backends.base import Backend
 from lantern.refine.backends.config import BackendConfig, make_request
 from lantern.refine.engine.engine import Engine
-from lantern.refine.engine.limits import APART
+from lantern.refine.engine.limits import APART, Gate
 from lantern.refine.failures import BackendFailure
 from lantern.refine.ledger import rows
 from lantern.refine.ledger.ledger import Ledger
@@ -258,8 +258,11 @@ def test_a_failure_keeps_the_reply_whatever_the_parser_says(ledger: Ledger) -> N
     assert ledger.get(asked[0].key) == found
 
 
-def test_retry_after_pauses_everybody(ledger: Ledger) -> None:
+def test_retry_after_pauses_everybody(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[float] = []
+    pauses: list[float | None] = []
+    pause = Gate._pause
+    monkeypatch.setattr(Gate, "_pause", lambda gate, now, wait: (pauses.append(wait), pause(gate, now, wait)))
 
     def answer(request: Request, number: int) -> Any:
         if "q3" not in request.messages[0]["content"] or number > 0:
@@ -271,6 +274,7 @@ def test_retry_after_pauses_everybody(ledger: Ledger) -> None:
     result = engine(backend, ledger).run(questions(backend, 10))
     assert all(isinstance(o[0], Answer) for o in result)
     assert len(told) == 1
+    assert pauses == [0.5]
     later = [at for at in backend.times if at > told[0]]
     assert len(later) >= 5, "of eleven calls, at most six came before"
     assert min(later) >= told[0] + 0.45

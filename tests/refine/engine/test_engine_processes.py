@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -132,38 +133,37 @@ def test_killed_runs_resume(ledger: Ledger, tmp_path: Path) -> None:
         assert [o[0].reply.text for o in whole.run(questions(whole.backend, 60))] == texts
 
 
+def interrupted(server: LLMServer, ledger: Ledger, asked: int) -> Forked:
+    """A patient client that has got Ctrl-C after *asked* prompts and is stopping."""
+    process = client(server.url, ledger, 100, PATIENT, timeout=100_000)
+    while len(server.prompts) < asked:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    while "stopping" not in process.said:
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
 def test_ctrl_c_lands_what_is_in_flight(ledger: Ledger) -> None:
     with LLMServer() as server:
-        server.may_reply.clear()
-        process = client(server.url, ledger, 100, PATIENT, timeout=100_000)
-        while len(server.prompts) < 8:
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        while "stopping" not in process.said:
-            assert process.poll() is None
-            time.sleep(0.01)
-        server.may_reply.set()
+        server.may_reply = threading.Semaphore(4)
+        process = interrupted(server, ledger, asked=12)
+        server.may_reply.release(100)
         out, err = process.communicate()
         assert process.returncode == 130, err
         assert "Traceback" not in err
-        assert len(server.prompts) == 8, "nothing more is asked"
+        assert len(server.prompts) == 12, "nothing more is asked"
         stats = ledger.stats()
-        assert stats.answers == len(server.answered) == 8, "all that was paid is kept"
-        assert "interrupted 8" in out
+        assert stats.answers == len(server.answered) == 12, "all that was paid is kept"
+        assert "interrupted 12" in out
         assert stats.claims == 0
 
 
 def test_second_ctrl_c_abandons(ledger: Ledger) -> None:
     with LLMServer(["hang"]) as server:
-        process = client(server.url, ledger, 100, PATIENT, timeout=100_000)
-        while len(server.prompts) < 8:
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        while "stopping" not in process.said:
-            assert process.poll() is None
-            time.sleep(0.01)
+        process = interrupted(server, ledger, asked=8)
         process.send_signal(signal.SIGINT)  # the server hangs and the grace is long: nothing else ends it
         out, _ = process.communicate()
         assert (process.returncode, "interrupted" in out) == (130, True)
