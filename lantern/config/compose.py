@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -29,6 +31,7 @@ from lantern.refine.failures import redact
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from omegaconf import DictConfig
 
 TUNED = ("backbone", "model", "trainer")
 """Sections of a ``tuned`` file: what the vanilla model's dev weighted F1 depends on."""
@@ -52,34 +55,25 @@ def composed(overrides: list[str], name: str, schema: type[T], groups: Sequence[
     Raises:
         UserError: unknown group choice, unknown key or wrong type, with the valid ones.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    overrides = [quoted_url(override) for override in overrides]
-    overrides = [_free(override) for override in overrides]
-    for override in overrides:
-        check_override(override, schema, groups)
-    _add_local_folder()
-    overrides = [_stored(override) for override in overrides]
+    overrides = [_free(quoted_url(override)) for override in overrides]
+    parsed = [check_override(override, schema, groups) for override in overrides]
+    choices = [_stored(one) for one, read in zip(overrides, parsed, strict=True) if read.key_or_group in groups]
+    values = [read for read in parsed if read.key_or_group not in groups]
     if f"{name}_schema.yaml" not in ConfigStore.instance().repo:
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
-    options = [o for o in overrides if o.lstrip("+~").startswith("backbone.")]
+    options = [override for override in overrides if override.lstrip("+~").startswith("backbone.")]
     try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            try:
-                made = hydra_compose(name, overrides=overrides)
-            except Exception:
-                if options:
-                    chosen = hydra_compose(name, overrides=[o for o in overrides if o not in options]).backbone
-                    _check_chosen(options, chosen)
-                    check_backbone_keys(options, [str(key) for key in chosen])
-                raise
-        if options:
-            _check_chosen(options, "name" in made.backbone)
+        made = copy.deepcopy(_chosen(name, tuple(choices), _files()))
+        if options and not made.backbone:
+            raise UserError(f"{options[0]}: no backbone is chosen; add backbone=sdt, for example")
+        check_backbone_keys(options, [str(key) for key in made.backbone or ()])
+        ConfigLoaderImpl._apply_overrides_to_config(values, made)
         written = OmegaConf.to_container(made, resolve=False)
         check_lists(written, schema)
         for key, value in _leaves(written):
@@ -105,9 +99,24 @@ def composed(overrides: list[str], name: str, schema: type[T], groups: Sequence[
     return config
 
 
-def _check_chosen(options: list[str], backbone: object) -> None:
-    if not backbone:
-        raise UserError(f"{options[0]}: no backbone is chosen; add backbone=sdt, for example")
+@functools.lru_cache
+def _chosen(name: str, choices: tuple[str, ...], files: tuple[tuple[Path, int, int], ...]) -> DictConfig:
+    """What *choices* make of ``configs/<name>.yaml``, before any single value; *files* are :func:`_files`.
+
+    Hydra takes a quarter of a second for it, and the runs of a sweep share it.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    _add_local_folder()
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        return hydra_compose(name, overrides=list(choices))
+
+
+def _files() -> tuple[tuple[Path, int, int], ...]:
+    """The configuration files and when they were changed."""
+    found = [(path, path.stat()) for folder in folders() for path in sorted(folder.rglob(f"*{FILE}"))]
+    return tuple((path, about.st_mtime_ns, about.st_size) for path, about in found)
 
 
 def _check_secret(key: str, value: object) -> None:

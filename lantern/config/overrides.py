@@ -41,10 +41,13 @@ def quoted_url(override: str) -> str:
     return f'{key}="{value}"' if is_url(value) else override
 
 
-def check_override(override: str, schema: type, groups: Sequence[str] = GROUPS) -> None:
-    """Refuse one that Hydra cannot read, several values, and an unknown group, choice or key.
+def check_override(override: str, schema: type, groups: Sequence[str] = GROUPS) -> Override:
+    """*override* as Hydra reads it.
 
     *schema* is the dataclass of the whole configuration, *groups* are its groups.
+
+    Raises:
+        UserError: Hydra cannot read it, it has several values, or there is no such group, choice or key.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -76,11 +79,12 @@ def check_override(override: str, schema: type, groups: Sequence[str] = GROUPS) 
                 f"{override}: {key} takes one list of single values; a sweep over lists is written -m '{key}={lists}'"
             )
     elif group == "tuned" and value.endswith(FILE):
-        return
+        return parsed
     elif value not in (valid := choices(group)) and (group, value) != ("experiment", "null"):
         if group == "llm" and value.lower() in ("none", "null", "off", "no", "false", ""):
             raise UserError(f"{override}: no such llm; a run without one is written refine.enabled=false")
         raise UserError(f"{override}: no such {group}.{did_you_mean(value, valid)} Valid: {', '.join(valid)}")
+    return parsed
 
 
 def _shown(value: Any) -> str:
