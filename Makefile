@@ -9,7 +9,8 @@ unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install -q --no-compile
 # The CPU build of torch is installed only where there is none: a CUDA torch put into .venv before stays.
 TORCH ?= torch==2.13.0
-CORES := $(shell getconf _NPROCESSORS_ONLN)
+# The tests of a file share what they need: they stay in one process, in the order of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test test-all lint setup clean
 
@@ -17,11 +18,10 @@ run: .venv/.ready-local
 	$(BIN)/python -m experiments.run experiment=first_run $(ARGS)
 
 test: .venv/.ready-test
-	$(BIN)/python -m pytest -n $(CORES) --dist worksteal -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not slow' $(ARGS)
 
-# Slow tests often wait, for a process or a server: one more worker than cores.
 test-all: .venv/.ready-test
-	$(BIN)/python -m pytest -n $$(($(CORES) + 1)) --dist worksteal $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: .venv/.ready-test
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ then copies of it under other seeds up to 100 run folders.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -29,19 +30,17 @@ def main() -> None:
                     write_run(runs, backbone, llm, seed, turns=2170, length=70, coverage=3)
         _compare(runs, Path(scratch) / "out")
         for folder in sorted(runs.iterdir()):
-            for copy in range(1, 5):
-                _copy(folder, copy)
+            for number in range(1, 5):
+                copy(folder, folder.with_name(f"{folder.name}-copy{number}"), 5 * number)
         _compare(runs, Path(scratch) / "out")
 
 
-def _copy(folder: Path, copy: int) -> None:
-    import json
-
-    target = folder.with_name(f"{folder.name}-copy{copy}")
-    shutil.copytree(folder, target)
+def copy(run: Path, target: Path, later: int) -> None:
+    """A run folder like *run*, under a seed that is *later*."""
+    shutil.copytree(run, target)
     config = yaml.safe_load((target / "config.yaml").read_text())
     result = json.loads((target / "metrics.json").read_text())
-    config["seed"] = result["seed"] = result["seed"] + 5 * copy
+    config["seed"] = result["seed"] = result["seed"] + later
     (target / "config.yaml").write_text(yaml.safe_dump(config))
     write_json(target / "metrics.json", result)
 

@@ -114,14 +114,16 @@ def test_what_is_in_the_ledger_needs_no_litellm(ledger: Ledger) -> None:
 
 
 def test_killed_runs_resume(ledger: Ledger, tmp_path: Path) -> None:
-    with LLMServer(latency=0.1) as server:
+    with LLMServer() as server:
         for kill_at in (10, 30):
-            process = client(server.url, ledger, 60)
+            server.may_reply = threading.Semaphore(kill_at - len(server.answered))  # then 8 calls are in flight
+            process = client(server.url, ledger, 60, timeout=1000)
             while len(server.answered) < kill_at:
                 assert process.poll() is None
                 time.sleep(0.005)
             process.kill()
             process.communicate()
+        server.may_reply = None
         last = here(server.url, ledger)
         texts = [o[0].reply.text for o in last.run(questions(last.backend, 60))]
     assert last.calls < 60
