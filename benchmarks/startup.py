@@ -59,8 +59,11 @@ def measured(checkout: Path, place: Path) -> Iterator[tuple[str, float]]:
     for number in range(100):
         copy(run, place / "many" / str(number), number)
     yield "compare 100 runs", spent(checkout, place, ["experiments.compare", "many"])
+    spent(checkout, place, ["experiments.import_corpus", "sample", "--dialogues", "20", "--minilm", "--out", "words"])
+    spent(checkout, place, [*RUN[:2], "refine.enabled=false", "corpus.path=words", "trainer.epochs=1", "runs=read"])
+    (reader,) = (path.parent for path in (place / "read").glob("*/metrics.json"))
     (place / "chat.txt").write_text(CHAT)
-    yield "predict a chat", spent(checkout, place, ["experiments.predict", "chat.txt", "--run", str(run)])
+    yield "predict a chat", spent(checkout, place, ["experiments.predict", "chat.txt", "--run", str(reader)])
 
 
 def spent(checkout: Path, place: Path, command: list[str], refused: bool = False) -> float:
