@@ -73,7 +73,7 @@ def composed(overrides: list[str], name: str, schema: type[T], groups: Sequence[
         if options and not made.backbone:
             raise UserError(f"{options[0]}: no backbone is chosen; add backbone=sdt, for example")
         check_backbone_keys(options, [str(key) for key in made.backbone or ()])
-        ConfigLoaderImpl._apply_overrides_to_config(values, made)
+        ConfigLoaderImpl._apply_overrides_to_config(values, made)  # as Hydra does with all that it composes
         written = OmegaConf.to_container(made, resolve=False)
         check_lists(written, schema)
         for key, value in _leaves(written):
@@ -115,8 +115,8 @@ def _chosen(name: str, choices: tuple[str, ...], files: tuple[tuple[Path, int, i
 
 def _files() -> tuple[tuple[Path, int, int], ...]:
     """The configuration files and when they were changed."""
-    found = [(path, path.stat()) for folder in folders() for path in sorted(folder.rglob(f"*{FILE}"))]
-    return tuple((path, about.st_mtime_ns, about.st_size) for path, about in found)
+    found = [path for folder in folders() for path in sorted(folder.rglob(f"*{FILE}")) if path.is_file()]
+    return tuple((path, (about := path.stat()).st_mtime_ns, about.st_size) for path in found)
 
 
 def _check_secret(key: str, value: object) -> None:

@@ -56,6 +56,25 @@ def test_a_header_is_stored_as_the_name_of_its_variable(monkeypatch: pytest.Monk
     assert "secret-of-the-gateway" not in dump(config)
 
 
+def test_runs_of_the_same_choices_share_their_files_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "configs" / "backbone").mkdir(parents=True)
+    mine = tmp_path / "configs" / "backbone" / "mine.yaml"
+    mine.write_text("name: gru\nhidden: 8\n")
+    monkeypatch.chdir(tmp_path)
+    first = compose(["backbone=mine", "backbone.hidden=9", "llm.temperature=0.5"])
+    first.variants.append("seed=7")
+    again = compose(["backbone=mine", "seed=2"])
+    assert (first.backbone["hidden"], again.backbone["hidden"]) == (9, 8)
+    assert (again.seed, again.variants, again.llm.temperature) == (2, [], compose([]).llm.temperature)
+    mine.write_text("name: gru\nhidden: 16\n")
+    assert compose(["backbone=mine", "seed=2"]).backbone["hidden"] == 16
+    mine.unlink()
+    with pytest.raises(UserError, match="no such backbone"):
+        compose(["backbone=mine", "seed=2"])
+
+
 def test_dump_round_trips() -> None:
     import yaml
 
