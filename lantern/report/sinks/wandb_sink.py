@@ -202,6 +202,7 @@ def _start(run: RunConfig, corpus: Mapping[str, Any], folder: Path, **more: Any)
             raise UserError(f"tracking=wandb: W&B does not start ({reason}); take tracking=none") from None
         notes = [f"W&B: {reason}; {LATER}"]
         wandb.teardown()  # its process holds the id of a run that it could not open
+        os.environ.pop("WANDB_SERVICE", None)  # so does one that a parent process has started
         session = wandb.init(mode="offline", **given)
     for stage in STAGES:
         session.define_metric(f"{stage}/*", step_metric=f"{stage}/epoch")
