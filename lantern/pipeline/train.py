@@ -91,6 +91,21 @@ class _RandomState(pl.Callback):
         self._state = {}
 
 
+class Latest(ModelCheckpoint):
+    """Saves the epoch that has ended, at most every :attr:`PAUSE` seconds: a small model trains many in one."""
+
+    PAUSE = 1.0
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False)
+        self._due = 0.0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.strategy.broadcast(time.monotonic() >= self._due):  # all processes save, or none
+            super().on_train_epoch_end(trainer, pl_module)
+            self._due = time.monotonic() + self.PAUSE
+
+
 class _LaterStopping(EarlyStopping):
     """Early stopping that does not look at the epochs before *begin*."""
 
@@ -289,8 +304,7 @@ def fit(
         mode=SELECTION.mode,
         enable_version_counter=False,
     )
-    latest = ModelCheckpoint(folder.path, filename="last", every_n_epochs=1, enable_version_counter=False)
-    watched: list[pl.Callback] = [checkpoint, latest, *callbacks]
+    watched: list[pl.Callback] = [checkpoint, Latest(folder.path), *callbacks]
     if config.trainer.processes == 1:  # several have a state each, and a checkpoint holds one
         watched.append(_RandomState())
     if reporter is not None and config.trainer.processes == 1:  # a terminal does not travel to other processes

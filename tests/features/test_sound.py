@@ -1,10 +1,13 @@
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.io import wavfile
 
+from lantern.errors import UserError
 from lantern.features.extractors.clips import read_sound
+from lantern.features.extractors.logmel import resampled
 from lantern.features.types import Item, Unusable
 from tests.features.conftest import tone, write_wav
 
@@ -58,3 +61,13 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
         assert isinstance(found, Unusable)
         assert found.reason.startswith(reason), found.reason
         assert "\n" not in found.reason
+
+
+def test_sound_needs_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_wav(tmp_path / "a.wav", tone(200, 0.1))
+    monkeypatch.setitem(sys.modules, "scipy.io.wavfile", None)
+    monkeypatch.setitem(sys.modules, "scipy.signal", None)
+    with pytest.raises(UserError, match=r"sound needs SciPy: pip install 'lantern-erc\[sound\]'"):
+        read_sound(Item(0, "u", path=path))
+    with pytest.raises(UserError, match="sound needs SciPy"):
+        resampled(tone(200, 0.1), 22_050, 16_000)

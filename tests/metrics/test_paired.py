@@ -91,7 +91,17 @@ def test_mcnemar_by_hand() -> None:
     b = np.array([1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0])
     result = mcnemar(a, b, labels)
     assert (result.only_a, result.only_b) == (1, 6)
-    assert result.p_value == pytest.approx(stats.binomtest(1, 7).pvalue)
+    assert result.p_value == pytest.approx(stats.binomtest(1, 7).pvalue, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b"), [(0, 1), (3, 3), (0, 60), (49, 50), (120, 180), (1900, 2100), (499_000, 501_000)]
+)
+def test_mcnemar_is_exact_for_any_number_of_utterances(only_a: int, only_b: int) -> None:
+    right = np.repeat([0, 1], (only_a, only_b))
+    result = mcnemar(right, 1 - right, np.zeros_like(right))
+    expected = min(1.0, 2 * stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5))
+    assert result.p_value == pytest.approx(expected, rel=1e-8)
 
 
 def test_holm_by_hand() -> None:

@@ -245,10 +245,11 @@ def test_the_epoch_with_the_highest_dev_score_is_taken(base: ReadyRun, tmp_path:
     assert trained(base, tmp_path / "c", backbone__epochs=6, seed=1)[1] != scores
 
 
-@pytest.mark.parametrize("killed_in", [2, 5])
+@pytest.mark.parametrize(("killed_in", "pause", "rest_epochs"), [(2, 0.0, 6), (5, 0.0, 3), (5, 1000.0, 6)])
 def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
-    base: ReadyRun, tmp_path: Path, killed_in: int, monkeypatch: pytest.MonkeyPatch
+    base: ReadyRun, tmp_path: Path, killed_in: int, pause: float, rest_epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stages.Latest, "PAUSE", pause)
     options = {"backbone__epochs": 7, "backbone__dropout": 0.5, "trainer__patience": 5}
     whole, scores = trained(base, tmp_path / "whole", **options)
 
@@ -263,7 +264,7 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
             trained(base, tmp_path / "killed", **options)
     resumed, rest = trained(base, tmp_path / "killed", **options)
     assert rest == scores[-len(rest) :]
-    assert len(rest) <= 8 - killed_in  # at most the epoch in which it was killed is repeated
+    assert len(rest) <= rest_epochs  # without a pause, at most the epoch in which it was killed is repeated
     assert (resumed.best_epoch, resumed.best_score) == (whole.best_epoch, whole.best_score)
     states = [torch.load(model.checkpoint, weights_only=True)["state_dict"] for model in (whole, resumed)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -6,6 +6,7 @@ time are bounded here, and what exceeds a bound is unusable.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import signal
 import struct
@@ -38,6 +39,7 @@ _UNTIMED = 16.0
 _LEAD = 2.0
 """Seconds by which a seek aims too early: sound and pictures of one moment are not side by side in a file."""
 INSTALL = "pip install 'lantern-erc[video]' (or: pip install av)"
+INSTALL_SOUND = "pip install 'lantern-erc[sound]' (or: pip install scipy)"
 
 
 class UnusableClip(Exception):
@@ -86,8 +88,7 @@ def read_frames(item: Item) -> Iterator[np.ndarray]:
 
 
 def _wav(item: Item, path: Path) -> tuple[np.ndarray, int]:
-    from scipy.io import wavfile
-
+    wavfile = import_scipy("io.wavfile")
     rate, samples = 0, np.zeros(0)
     try:
         with warnings.catch_warnings():
@@ -298,6 +299,18 @@ def import_av() -> Any:
         raise UserError(f"sound and frames of videos need PyAV: {INSTALL}") from None
     av.logging.set_level(av.logging.PANIC)
     return av
+
+
+def import_scipy(module: str) -> Any:
+    """That module of SciPy.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(f"scipy.{module}")
+    except ImportError:
+        raise UserError(f"sound needs SciPy: {INSTALL_SOUND}") from None
 
 
 def _within(start: float, length: float) -> None:

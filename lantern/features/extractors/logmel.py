@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lantern.corpora.feature_files import FeatureCard
-from lantern.features.extractors.clips import each_signal
+from lantern.features.extractors.clips import each_signal, import_scipy
 from lantern.features.types import Item, Recipe, Result
 
 RATE = 16_000
@@ -67,10 +67,8 @@ def resampled(signal: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     """*signal* ``[samples]`` of *rate* Hz with *wanted* Hz."""
     if rate == wanted:
         return signal
-    from scipy.signal import resample_poly
-
     common = math.gcd(rate, wanted)
-    return resample_poly(signal, wanted // common, rate // common)
+    return import_scipy("signal").resample_poly(signal, wanted // common, rate // common)
 
 
 def _frames(signal: np.ndarray, size: int, hop: int) -> Iterator[np.ndarray]:
