@@ -43,8 +43,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def command(main: Callable[[list[str]], int | None]) -> None:
-    """Run *main* on the arguments. Whatever stops it is one line: exit code 130 for Ctrl-C, 1 for a reader that has
-    gone, else 2.
+    """Run *main* on the arguments. Whatever stops it is one line: exit code 130 for Ctrl-C and ``kill``, 1 for a reader
+    that has gone, else 2.
 
     A fault of Lantern's own is one line too, which names the file with its traceback.
     """
@@ -52,7 +52,7 @@ def command(main: Callable[[list[str]], int | None]) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without the character shows a question mark
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is not what stopped the command
-    _leave_at_the_second_ctrl_c()
+    _stop_at_signals()
     try:
         code = main(sys.argv[1:])
         if sys.stdout is not None:
@@ -68,13 +68,16 @@ def command(main: Callable[[list[str]], int | None]) -> None:
     sys.exit(code or 0)
 
 
-def _leave_at_the_second_ctrl_c() -> None:
-    pressed = False
+def _stop_at_signals() -> None:
+    """``kill`` stops as Ctrl-C does, where Lightning by itself would look at it after the next batch; a second one, or a
+    second Ctrl-C, leaves at once.
+    """
+    stopping = False
 
-    def interrupted(*_: object) -> None:
-        nonlocal pressed
-        if not pressed:
-            pressed = True
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
             raise KeyboardInterrupt
         # Nothing is tidied up: what is saved is whole at every moment, as after kill -9.
         os.write(2, b"\x1b[?25h\n" if os.isatty(2) else b"\n")
@@ -82,7 +85,8 @@ def _leave_at_the_second_ctrl_c() -> None:
         os._exit(130)
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, interrupted)
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
 
 
 def _drop_output() -> None:

@@ -127,22 +127,33 @@ def test_a_run_goes_on_after_ctrl_c_in_a_later_stage(tiny: Tiny, stage: str, lef
     assert {"all": calls == prompts, "some": 0 < calls < prompts, "none": calls == 0}[left]
 
 
-def test_ctrl_c_is_told_and_ends_with_130(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("during", ["training", "asking"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_kill_are_told_and_end_with_130(
+    tiny: Tiny,
+    during: str,
+    how: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def press(self: ConsoleReporter, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
-        if epoch == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+    shown = []
 
-    monkeypatch.setattr(ConsoleReporter, "training", press)
+    def show(self: ConsoleReporter, *about: object) -> None:
+        shown.append(about)
+        if len(shown) == 2:
+            os.kill(os.getpid(), how)
+
+    monkeypatch.setattr(ConsoleReporter, during, show)
     monkeypatch.setattr(sys, "argv", ["run", *tiny()])
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with pytest.raises(SystemExit) as ended:
             command(main)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert ended.value.code == 130
+    assert len(shown) == 2
     assert capsys.readouterr().err.strip() == "interrupted; the same command goes on where it stopped"
 
 

@@ -195,9 +195,7 @@ def _start(model: str) -> tuple[Any, str]:
     params.n_ctx = CONTEXT * SLOTS
     params.cache_prompt = True
     params.warmup = False
-    threads = max(1, cores() - 1)
-    params.cpuparams.n_threads = threads
-    params.cpuparams_batch.n_threads = threads
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = cores()
     try:
         server = xllamacpp.Server(params)
     except Exception as error:  # noqa: BLE001  the extension raises whatever C++ threw
