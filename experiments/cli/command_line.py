@@ -74,16 +74,23 @@ def _number_of_trials(search: str) -> int:
 
 
 def parse(overrides: list[str]) -> list[Override]:
-    """*overrides* as Hydra reads them."""
+    """*overrides* as Hydra reads them; the last one of a key counts, but several values of it stand in one place."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     from lantern.config.overrides import quoted_url
 
     try:
-        return OverridesParser.create().parse_overrides([quoted_url(override) for override in overrides])
+        parsed = OverridesParser.create().parse_overrides([quoted_url(override) for override in overrides])
     except (HydraException, RecursionError, ValueError) as error:
         raise UserError(f"-m: {str(error).splitlines()[0]}") from None
+    seen: dict[str, Override] = {}
+    for override in parsed:
+        other = seen.setdefault(override.key_or_group, override)
+        if other is not override and (other.is_sweep_override() or override.is_sweep_override()):
+            both = f"{other.input_line} {override.input_line}"
+            raise UserError(f"-m: {both}: give all values of {override.key_or_group} at once, separated by commas")
+    return parsed
 
 
 def expand(overrides: list[str]) -> list[list[str]]:

@@ -69,9 +69,7 @@ def command(main: Callable[[list[str]], int | None]) -> None:
 
 
 def _stop_at_signals() -> None:
-    """``kill`` stops as Ctrl-C does, where Lightning by itself would look at it after the next batch; a second one, or a
-    second Ctrl-C, leaves at once.
-    """
+    """``kill`` stops as Ctrl-C does (Lightning alone waits for the next batch); the second one at once."""
     stopping = False
 
     def stop(*_: object) -> None:
