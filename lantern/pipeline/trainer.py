@@ -263,6 +263,8 @@ def running(trainer: pl.Trainer) -> Iterator[None]:
         yield
     except SystemExit as stop:
         if trainer.interrupted:
+            if trainer.strategy.launcher is not None:  # spawned processes would train to the end first
+                trainer.strategy.launcher.kill(signal.SIGKILL)
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
             raise KeyboardInterrupt(*getattr(stop.__context__, "args", ())) from None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +49,19 @@ def test_spawned_processes_and_torchrun_train_the_same_model_once(tiny: Tiny, tm
         assert len((tmp_path / name / "test_reads.jsonl").read_text().splitlines()) == 1
         found.append((folder.name, curves, table))
     assert found[0] == found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("several", ["trainer.devices=2", "trainer.workers=2"])
+def test_kill_ends_the_other_processes_too(tiny: Tiny, tmp_path: Path, several: str) -> None:
+    process = start("-m", "experiments.run", *tiny(several, "trainer.epochs=100000", "weighting.fit_on=oof"))
+    while not list((tmp_path / "runs" / "stages").glob("train/*/last.ckpt")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()  # waits for all that write there
+    assert process.returncode == 130, err
+    assert "interrupted; the same command goes on" in err
 
 
 def test_together_the_processes_see_each_dialogue_in_the_order_of_one() -> None:
