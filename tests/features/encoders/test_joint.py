@@ -21,6 +21,7 @@ from lantern.models.batch import Sizes
 from lantern.pipeline.encoders.stage import finetune, ready
 from lantern.pipeline.preflight import preflight
 from lantern.pipeline.run import run
+from lantern.pipeline.train import Latest
 from tests.composed import compose
 from tests.features.encoders.conftest import HIDDEN, Settings
 from tests.features.encoders.test_encoders import run_overrides, vectors
@@ -104,7 +105,10 @@ def test_an_encoder_is_trained_with_a_backbone(tmp_path: Path, settings: Setting
     assert alone.cards["text"].sha256 != corpus.cards["text"].sha256
 
 
-def test_joint_training_goes_on_where_it_was_interrupted(tmp_path: Path, settings: Settings) -> None:
+def test_joint_training_goes_on_where_it_was_interrupted(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Latest, "PAUSE", 0.0)
     whole = finetune(ready(settings(*JOINT, f"runs={tmp_path}/other", f"out={tmp_path}/o")), Recorder())
     for stop in (1, 3):  # while the encoder is frozen, and while both learn
         with pytest.raises(KeyboardInterrupt):
