@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,30 +75,30 @@ def _number_of_trials(search: str) -> int:
 
 
 def parse(overrides: list[str]) -> list[Override]:
-    """*overrides* as Hydra reads them; the last one of a key counts, but several values of it stand in one place."""
+    """*overrides* as Hydra reads them."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     from lantern.config.overrides import quoted_url
 
     try:
-        parsed = OverridesParser.create().parse_overrides([quoted_url(override) for override in overrides])
+        return OverridesParser.create().parse_overrides([quoted_url(override) for override in overrides])
     except (HydraException, RecursionError, ValueError) as error:
         raise UserError(f"-m: {str(error).splitlines()[0]}") from None
-    seen: dict[str, Override] = {}
-    for override in parsed:
-        other = seen.setdefault(override.key_or_group, override)
-        if other is not override and (other.is_sweep_override() or override.is_sweep_override()):
-            both = f"{other.input_line} {override.input_line}"
-            raise UserError(f"-m: {both}: give all values of {override.key_or_group} at once, separated by commas")
-    return parsed
+
+
+def _alternatives(overrides: list[str], of: Callable[[Override], list[str]]) -> list[list[str]]:
+    """What *of* makes of each override; where a later one has the same key, only that one counts."""
+    parsed = parse(overrides)
+    last = {override.key_or_group: place for place, override in enumerate(parsed)}
+    return [of(o) if last[o.key_or_group] == place else of(o)[:1] for place, o in enumerate(parsed)]
 
 
 def expand(overrides: list[str]) -> list[list[str]]:
     """Every combination of the values, in Hydra's syntax: ``a=1,2``, ``a=choice(1,2)``, ``a=range(1,5)``."""
     from lantern.config.overrides import MOST_RUNS
 
-    values = [values_of(override) for override in parse(overrides)]
+    values = _alternatives(overrides, values_of)
     if (runs := math.prod(map(len, values))) > MOST_RUNS:
         raise UserError(f"-m: {runs:,} runs are more than a sweep may have, {MOST_RUNS:,}")
     return [list(trial) for trial in itertools.product(*values)]
@@ -105,7 +106,7 @@ def expand(overrides: list[str]) -> list[list[str]]:
 
 def each_value(overrides: list[str]) -> list[list[str]]:
     """As few runs as have every value in them, and both ends of an interval: what a search may come to."""
-    lists = [_ends(override) for override in parse(overrides)]
+    lists = _alternatives(overrides, _ends)
     first = [values[0] for values in lists]
     others = [(place, value) for place, values in enumerate(lists) for value in values[1:]]
     return [first, *([*first[:place], value, *first[place + 1 :]] for place, value in others)]

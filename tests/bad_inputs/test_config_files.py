@@ -131,8 +131,6 @@ TYPED = [
     (f"seed={'9' * 5000}", ("seed=999", "cannot be read")),
     (f"-m seed=0,{'9' * 5000}", ("error: ",)),
     ("-m seed=range(0,99999999)", ("seed=range(0,99999999): a sweep has at most 10,000 runs",)),
-    ("-m seed=0,1 seed=2,3", ("seed=0,1 seed=2,3: give all values of seed at once",)),
-    ("-m seed=0,1 seed=2", ("seed=0,1 seed=2: give all values of seed at once",)),
     ("-m seed=range(0,200) corpus.seed=range(0,200)", ("40,000 runs are more than a sweep may have, 10,000",)),
     ("-m ~seed", ("~seed is not of the form key=value",)),
     ("variants=[{a:b}]", ("variants: must be a list of texts",)),

@@ -20,6 +20,7 @@ import pytest
 from rich.console import Console
 
 from experiments import compare, status
+from experiments.cli.command_line import expand
 from experiments.cli.sweeps import state_table
 from experiments.run import main
 from lantern.errors import UserError
@@ -228,6 +229,18 @@ def test_compare_and_status_take_a_sweep(tiny: Tiny, tmp_path: Path, capsys: pyt
         read_sweep(sweeps[0])
     with pytest.raises(UserError, match="no sweep there"):
         find_sweep(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("typed", "runs"),
+    [
+        ("seed=0,1 backbone=gru seed=2,3", ["seed=0 backbone=gru seed=2", "seed=0 backbone=gru seed=3"]),
+        ("seed=0,1 seed=2", ["seed=0 seed=2"]),
+        ("seed=2 seed=0,1", ["seed=2 seed=0", "seed=2 seed=1"]),
+    ],
+)
+def test_the_last_values_of_a_key_count(typed: str, runs: list[str]) -> None:
+    assert [" ".join(run) for run in expand(typed.split())] == runs
 
 
 def test_a_plan_of_a_sweep_counts_everything_once(
