@@ -264,7 +264,7 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
             trained(base, tmp_path / "killed", **options)
     resumed, rest = trained(base, tmp_path / "killed", **options)
     assert rest == scores[-len(rest) :]
-    assert len(rest) <= rest_epochs  # without a pause, at most the epoch in which it was killed is repeated
+    assert len(rest) == rest_epochs  # without a pause, only the epoch in which it was killed is repeated
     assert (resumed.best_epoch, resumed.best_score) == (whole.best_epoch, whole.best_score)
     states = [torch.load(model.checkpoint, weights_only=True)["state_dict"] for model in (whole, resumed)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
