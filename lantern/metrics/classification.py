@@ -35,16 +35,20 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) ->
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
+def f1(hits: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """F1 of counts of one shape: right, predicted and gold; 0 where a class is neither gold nor predicted."""
+    return _ratio(2 * hits, predicted + gold)
+
+
 def f1_per_class(confusion: np.ndarray) -> np.ndarray:
-    """F1 ``[..., C]`` of confusion matrices ``[..., C, C]``; 0 where a class is neither gold nor predicted."""
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return _ratio(2 * hits, confusion.sum(-1) + confusion.sum(-2))
+    """F1 ``[C]`` of a confusion matrix ``[C, C]``."""
+    return f1(np.diagonal(confusion), confusion.sum(0), confusion.sum(1))
 
 
-def weighted_f1(confusion: np.ndarray) -> np.ndarray:
-    """Mean of the per-class F1 weighted by gold support, ``[...]`` of ``[..., C, C]``."""
-    support = confusion.sum(-1)
-    return _ratio((f1_per_class(confusion) * support).sum(-1), support.sum(-1))
+def weighted_f1(confusion: np.ndarray) -> float:
+    """Mean of the per-class F1 weighted by gold support; 0 without utterances."""
+    support = confusion.sum(1)
+    return float((f1_per_class(confusion) * support).sum() / max(support.sum(), 1))
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -154,7 +158,7 @@ def _report(
     return {
         "rows": rows,
         "accuracy": float(hits.sum() / rows),
-        "weighted_f1": float(weighted_f1(confusion)),
+        "weighted_f1": weighted_f1(confusion),
         "macro_f1": float(f1[present].mean()),
         "macro_over": [name for name, here in zip(classes, present, strict=True) if here],
         "uar": float(recall[present].mean()),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lantern.metrics.classification import weighted_f1
+from lantern.metrics.classification import f1
 
 METRICS = ("accuracy", "weighted_f1")
 _CHUNK = 500
@@ -79,13 +79,13 @@ def paired_bootstrap(
     Raises:
         ValueError: no pairs, the shapes do not fit or no row is labelled.
     """
-    tables = _confusions(pairs, labels, dialogues, classes)
+    counts = _counts(pairs, labels, dialogues, classes)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
-    for sums in _resampled(tables, resamples, seed):
-        for name, (value_a, value_b) in _mean_metrics(sums, classes).items():
+    for sums in _resampled(counts, resamples, seed):
+        for name, (value_a, value_b) in _mean_metrics(sums).items():
             drawn[name].append(value_b - value_a)
     result = {}
-    whole = _mean_metrics(tables.sum(0)[None], classes)
+    whole = _mean_metrics(counts.sum(0)[None])
     for name, (value_a, value_b) in whole.items():
         differences = np.concatenate(drawn[name])
         low, high = np.quantile(differences, (0.025, 0.975))
@@ -100,8 +100,8 @@ def paired_bootstrap(
             p_value=float(min(1.0, 2 * (side + 1) / (resamples + 1))),
             standard_error=float(differences.std(ddof=1)) if resamples > 1 else 0.0,
             resamples=resamples,
-            dialogues=len(tables),
-            rows=int(tables[:, 0].sum()),
+            dialogues=len(counts),
+            rows=int(counts[:, 2, :, 0].sum()),
         )
     return result
 
@@ -127,24 +127,27 @@ def intervals(
         ValueError: as there.
     """
     # Each model is its own partner: what is drawn are values then, not differences.
-    tables = _confusions([(one, one) for one in predicted], labels, dialogues, classes)[:, ::2]
-    if len(tables) < 2:
+    counts = _counts([(one, one) for one in predicted], labels, dialogues, classes)[..., ::2]
+    if len(counts) < 2:
         return None
-    drawn = [_metrics(sums, classes) for sums in _resampled(tables, resamples, seed)]
+    drawn = [_metrics(sums) for sums in _resampled(counts, resamples, seed)]
     result = {}
-    for name, values in _metrics(tables.sum(0)[None], classes).items():
+    for name, values in _metrics(counts.sum(0)[None]).items():
         low, high = np.quantile(np.concatenate([one[name].mean(1) for one in drawn]), (0.025, 0.975))
-        result[name] = Interval(float(values.mean()), float(low), float(high), len(tables))
+        result[name] = Interval(float(values.mean()), float(low), float(high), len(counts))
     return result
 
 
-def _confusions(
+def _counts(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]],
     labels: np.ndarray,
     dialogues: Sequence[str] | np.ndarray,
     classes: int,
 ) -> np.ndarray:
-    """Confusion matrices ``[dialogues, A B A B ..., C·C]``."""
+    """Utterances that are right, predicted and gold, ``[dialogues, 3, C, A B A B ...]``.
+
+    All that the metrics need of the confusion matrices of each dialogue: fewer columns to add up when it is drawn.
+    """
     if not pairs:
         raise ValueError("there are no predictions to compare")
     names = np.asarray(dialogues)
@@ -154,19 +157,22 @@ def _confusions(
         if names.shape != kept.shape:
             raise ValueError(f"{names.shape} dialogues for {kept.shape} labels")
         _, group = np.unique(names[kept], return_inverse=True)
-        groups, cells = int(group.max()) + 1, classes * classes
-        cell = group * cells + gold * classes
-        counts += [np.bincount(cell + p, minlength=groups * cells).reshape(groups, cells).astype(float) for p in (a, b)]
-    return np.stack(counts, axis=1)
+        groups = int(group.max()) + 1
+        for predicted in (a, b):
+            right = predicted == gold
+            rows = (group[right], gold[right]), (group, predicted), (group, gold)
+            each = [np.bincount(g * classes + c, minlength=groups * classes).reshape(groups, classes) for g, c in rows]
+            counts.append(np.stack(each, axis=1).astype(float))
+    return np.stack(counts, axis=-1)
 
 
-def _resampled(tables: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Sums ``[R, models, C·C]`` of *tables* over drawn dialogues, some hundred resamples at a time."""
-    rng, groups = np.random.default_rng(seed), len(tables)
+def _resampled(counts: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Sums ``[R, 3, C, models]`` of *counts* over drawn dialogues, some hundred resamples at a time."""
+    rng, groups = np.random.default_rng(seed), len(counts)
     for start in range(0, resamples, _CHUNK):
         size = min(_CHUNK, resamples - start)
         times = rng.multinomial(groups, np.full(groups, 1 / groups), size=size).astype(float)
-        yield (times @ tables.reshape(groups, -1)).reshape(size, *tables.shape[1:])
+        yield (times @ counts.reshape(groups, -1)).reshape(size, *counts.shape[1:])
 
 
 def mcnemar(predicted_a: np.ndarray, predicted_b: np.ndarray, labels: np.ndarray) -> McNemar:
@@ -270,14 +276,14 @@ def _aligned(
     return a[kept].astype(np.int64), b[kept].astype(np.int64), gold[kept].astype(np.int64), kept
 
 
-def _mean_metrics(tables: np.ndarray, classes: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Per metric the values of A and B ``[R]``, averaged over pairs: confusion matrices ``[R, A B A B ..., C·C]``."""
-    found = _metrics(tables, classes)
+def _mean_metrics(counts: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Per metric the values of A and B ``[R]``, averaged over pairs: counts ``[R, 3, C, A B A B ...]``."""
+    found = _metrics(counts)
     return {name: (values[:, 0::2].mean(1), values[:, 1::2].mean(1)) for name, values in found.items()}
 
 
-def _metrics(tables: np.ndarray, classes: int) -> dict[str, np.ndarray]:
-    """Per metric the values ``[R, models]`` of confusion matrices ``[R, models, C·C]``."""
-    confusion = tables.reshape(*tables.shape[:2], classes, classes)
-    accuracy = np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
-    return {"accuracy": accuracy, "weighted_f1": weighted_f1(confusion)}
+def _metrics(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Per metric the values ``[R, models]`` of counts ``[R, 3, C, models]``."""
+    hits, predicted, gold = counts[:, 0], counts[:, 1], counts[:, 2]
+    rows = gold.sum(1)
+    return {"accuracy": hits.sum(1) / rows, "weighted_f1": (f1(hits, predicted, gold) * gold).sum(1) / rows}

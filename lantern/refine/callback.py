@@ -93,4 +93,4 @@ def score(table: PredictionTable, probabilities: np.ndarray) -> float:
     if not known.any():
         return 0.0
     confusion = confusion_matrix(probabilities[known].argmax(axis=1), table.labels[known], len(table.classes))
-    return float(weighted_f1(confusion))
+    return weighted_f1(confusion)
