@@ -124,7 +124,7 @@ def _elsewhere(key: str, value: str, schema: type) -> str:
     found = found or [f"{group}={value}" for group in GROUPS if value in choices(group)]
     if not found and name:
         leaves = {one.rpartition(".")[2]: one for one in reversed(known)}
-        found = [leaves[one] for one in difflib.get_close_matches(name, leaves, n=1)]
+        found = [leaves[one] for one in difflib.get_close_matches(name, leaves, n=1, cutoff=0.8)]
     return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 

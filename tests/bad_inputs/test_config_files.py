@@ -108,6 +108,7 @@ TYPED = [
     ("coverag=3", ("Did you mean 'refine.coverage'?",)),
     ("max_cost=3", ("Did you mean 'refine.max_cost'?",)),
     ("temperature=1", ("'llm.temperature'",)),
+    ("llm.api_version=1", ("unknown key 'llm.api_version'. Valid: name,",)),
     ("model=sdt", ("model is a section of keys. Did you mean 'backbone=sdt'?",)),
     ("bacbone=sdt", ("Did you mean 'backbone",)),
     ("llm=none", ("llm=none: no such llm; a run without one is written refine.enabled=false",)),
