@@ -35,14 +35,14 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) ->
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
-def f1(hits: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
+def f1_of_counts(hits: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """F1 of counts of one shape: right, predicted and gold; 0 where a class is neither gold nor predicted."""
     return _ratio(2 * hits, predicted + gold)
 
 
 def f1_per_class(confusion: np.ndarray) -> np.ndarray:
     """F1 ``[C]`` of a confusion matrix ``[C, C]``."""
-    return f1(np.diagonal(confusion), confusion.sum(0), confusion.sum(1))
+    return f1_of_counts(np.diagonal(confusion), confusion.sum(0), confusion.sum(1))
 
 
 def weighted_f1(confusion: np.ndarray) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lantern.metrics.classification import f1
+from lantern.metrics.classification import f1_of_counts
 
 METRICS = ("accuracy", "weighted_f1")
 _CHUNK = 500
@@ -286,4 +286,5 @@ def _metrics(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Per metric the values ``[R, models]`` of counts ``[R, 3, C, models]``."""
     hits, predicted, gold = counts[:, 0], counts[:, 1], counts[:, 2]
     rows = gold.sum(1)
-    return {"accuracy": hits.sum(1) / rows, "weighted_f1": (f1(hits, predicted, gold) * gold).sum(1) / rows}
+    weighted = (f1_of_counts(hits, predicted, gold) * gold).sum(1) / rows
+    return {"accuracy": hits.sum(1) / rows, "weighted_f1": weighted}
