@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -74,6 +75,11 @@ class Forked:
         return self._process.pid
 
     @property
+    def children(self) -> list[int]:
+        """The processes that it has started and that still run."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+    @property
     def returncode(self) -> int | None:
         return self._process.exitcode
 
@@ -104,6 +110,14 @@ class Forked:
         for thread in self._readers:
             thread.join()
         return self._said[0], self._said[1]
+
+
+def wait_until_gone(pids: Sequence[int], patience: float = 200) -> None:
+    """Wait until none of the processes *pids* runs any more."""
+    end = time.monotonic() + patience
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < end, "workers outlive their parent"
+        time.sleep(0.05)
 
 
 def start(*command: object, place: Path = ROOT, environment: Mapping[str, str] | None = None) -> Forked:

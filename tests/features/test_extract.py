@@ -23,7 +23,7 @@ from lantern.features.extractors.logmel import DIMS, log_mel_stats
 from lantern.features.sources import SOUNDS, find_clips
 from lantern.features.types import Item, Recipe, Result
 from tests.features.conftest import tone, write_wav, write_wavs
-from tests.processes import ROOT, Forked, start
+from tests.processes import ROOT, Forked, start, wait_until_gone
 
 
 def run(folder: Path, *more: object) -> Corpus:
@@ -122,13 +122,13 @@ def test_after_a_kill_the_same_command_goes_on(
     options = ["--modality", "audio", "--clips", str(wavs), "--jobs", str(jobs)]
     process = start("-m", "experiments.extract_features", folder, *options)
     kept = _wait_for_results(folder, process)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = process.children
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 4 <= kept < len(corpus.utterances)
     assert list(load_corpus(folder).features) == ["text"]
     assert leftovers(folder) == [".c.features"]
-    _wait_until_gone(children)
+    wait_until_gone(workers)
     found = run(folder, *options)
     out = capsys.readouterr().out
     reused = int(out.split(" of them from the interrupted command")[0].rsplit(" ", 1)[-1])
@@ -150,13 +150,6 @@ def _wait_for_results(folder: Path, process: Forked) -> int:
                 return int(count)
         time.sleep(0.01)
     raise AssertionError("the command did not get so far")
-
-
-def _wait_until_gone(pids: Sequence[str]) -> None:
-    end = time.monotonic() + 200
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < end, "workers outlive their parent"
-        time.sleep(0.05)
 
 
 class Stop(BaseException):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from experiments.replay import main as replay
 from experiments.run import main as run
 from lantern.corpora.folder import Corpus
 from lantern.corpora.sample.generator import generate_sample
+from lantern.environment import cores
 from lantern.errors import UserError
 from lantern.files import read_json
 from lantern.pipeline.replay import bundle as bundles
@@ -29,7 +33,7 @@ from lantern.report.sinks.escaping import markdown
 from lantern.results.load import Run
 from lantern.results.sweep import Trial, sweep_of
 from lantern.tables import columns
-from tests.processes import ROOT
+from tests.processes import ROOT, start, wait_until_gone
 
 SMALL = ["backbone.hidden=16", "trainer.epochs=2", "weighting.epochs=3", "weighting.guard=false"]
 
@@ -252,6 +256,26 @@ def test_what_this_repository_publishes_is_whole(folder: Path) -> None:
         filled = [head for head in rows[0] if any(row[head] != "-" for row in rows)]
         for row in rows:
             assert f"| {' | '.join(markdown(row[head]) for head in filled)} |" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
+def test_a_replay_that_is_stopped_leaves_no_worker(number: signal.Signals, tmp_path: Path) -> None:
+    process = start("-m", "experiments.replay", PUBLISHED[0], "--out", tmp_path / "out")
+    end = time.monotonic() + 240
+    while "1/" not in process.said and process.returncode is None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    workers = process.children
+    assert len(workers) >= cores() > 1 or cores() == 1
+    for pid in [process.pid, *workers]:  # as the terminal does
+        if number == signal.SIGINT or pid == process.pid:
+            os.kill(pid, number)
+    said, error = process.communicate(timeout=240)
+    wait_until_gone(workers)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert "Traceback" not in said + error
+    assert f"{len(bundles.read_bundle(PUBLISHED[0]).runs)}/" not in said
 
 
 def test_runs_of_another_version_are_published_with_a_warning(

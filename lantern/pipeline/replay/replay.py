@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lantern.config.compose import read_config
-from lantern.environment import cores
+from lantern.environment import SPAWN, cores, serve_parent
 from lantern.errors import UserError
 from lantern.files import NUMBER, OrNull, misfit, read_json, write_json
 from lantern.pipeline.evaluate import measure
@@ -45,8 +44,9 @@ def replay(bundle: Bundle, out: Path, progress: Callable[[str], None] | None = N
     with contextlib.ExitStack() as stack:
         done: Iterable[None] = map(_replay_run, bundle.runs, folders)
         if workers > 1:
-            pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-            done = stack.enter_context(pool).map(_replay_run, bundle.runs, folders)
+            pool = ProcessPoolExecutor(workers, SPAWN, serve_parent)
+            stack.callback(pool.shutdown, cancel_futures=True)  # an interruption waits for the runs at hand alone
+            done = pool.map(_replay_run, bundle.runs, folders)
         for number, (source, _) in enumerate(zip(bundle.runs, done, strict=True), 1):
             if progress is not None:
                 progress(f"{number}/{len(folders)}  {source.name}")
