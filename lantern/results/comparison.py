@@ -123,6 +123,7 @@ class Line:
             cost=self.cost,
             share=possible_share(self.group.results),
             name=self.name,
+            weighted_f1=self.difference("weighted_f1"),
         )
 
     def llm_sum(self, key: str) -> int | None:

@@ -65,6 +65,8 @@ class Verdict:
     further: int | None
     """More labelled test utterances that would decide an open question with 80 % power; None where it is decided, or
     the dialogues are too few to say."""
+    weighted_f1: Difference | None
+    """The same difference in weighted F1; None where there is none."""
 
     @property
     def numbers(self) -> str:
@@ -91,7 +93,20 @@ class Verdict:
 
     @property
     def reason(self) -> str:
-        """Why it does not help, or what an open question lacks; empty otherwise."""
+        """Why it does not help, what an open question lacks, and a weighted F1 that says the opposite; or empty."""
+        return "; ".join(part for part in (self._why, self._opposite) if part)
+
+    @property
+    def _opposite(self) -> str:
+        """Merging often names a frequent class more often: accuracy rises, and rare classes lose."""
+        f1 = self.weighted_f1
+        if f1 is None or round(self.gain, 1) * round(100 * f1.difference, 1) >= 0:
+            return ""
+        moves = "rises" if f1.difference > 0 else "falls"
+        return f"weighted F1 {moves}, {100 * f1.difference:+.1f} [{100 * f1.low:+.1f}, {100 * f1.high:+.1f}]"
+
+    @property
+    def _why(self) -> str:
         if self.decision == Decision.NO_HELP:
             return "no class changes" if self.low == self.high == 0 else "a gain of a point or more is ruled out"
         if self.decision != Decision.OPEN:
@@ -121,6 +136,7 @@ def verdict(
     share: float | None = None,
     name: str = "",
     family_of: str = "settings",
+    weighted_f1: Difference | Mapping[str, Any] | None = None,
 ) -> Verdict:
     """What a paired *difference* of accuracy says.
 
@@ -133,8 +149,9 @@ def verdict(
         share: what :func:`possible_share` gives.
         name: of the setting in its table; backbone and LLM are taken out of it. It may name the backbone more
             precisely, by its file (``sdt_small``).
+        weighted_f1: its paired difference, as *difference* is.
     """
-    one = difference if isinstance(difference, Difference | None) else Difference(**difference)
+    one, f1 = _difference(difference), _difference(weighted_f1)
     precise = next((part for part in name.split() if part.startswith(f"{backbone}_")), backbone)
     corrected = one.p_value if one is not None and p_value is None else p_value
     decision, further = (Decision.OPEN, None) if one is None else _decide(one, corrected or 0.0, max(family, 1))
@@ -153,7 +170,12 @@ def verdict(
         dialogues=dialogues if one is None else one.dialogues,
         share=share,
         further=further,
+        weighted_f1=f1,
     )
+
+
+def _difference(one: Difference | Mapping[str, Any] | None) -> Difference | None:
+    return one if isinstance(one, Difference | None) else Difference(**one)
 
 
 def _decide(one: Difference, p_value: float, family: int) -> tuple[Decision, int | None]:
@@ -190,9 +212,10 @@ def run_verdict(result: Mapping[str, Any]) -> Verdict | None:
         return None
     paired = (test.get("against_vanilla") or {}).get(WEIGHTED) or {}
     accuracy = paired.get("accuracy")
+    decidable = accuracy is not None and accuracy["dialogues"] > 1
     gain = test["methods"][WEIGHTED]["accuracy"] - test["methods"]["vanilla"]["accuracy"]
     return verdict(
-        None if accuracy is None or accuracy["dialogues"] < 2 else accuracy,
+        accuracy if decidable else None,
         paired.get("holm"),
         paired.get("family", 1),
         backbone=str(result["backbone"]),
@@ -202,6 +225,7 @@ def run_verdict(result: Mapping[str, Any]) -> Verdict | None:
         cost=llm.get("cost"),
         share=possible_share([result]),
         family_of="merges",
+        weighted_f1=paired.get("weighted_f1") if decidable else None,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def difference(points: float, low: float, high: float, p_value: float, **more: A
     return replace(one, **more)
 
 
-def of(one: Difference | None, p_value: float | None = None, **more: Any) -> Verdict:
+def of(one: Difference | dict[str, Any] | None, p_value: float | None = None, **more: Any) -> Verdict:
     given = {"backbone": "sdt", "llm": "gpt-4o", "gain": 1.0, "dialogues": 31, "cost": 1.35} | more
     return verdict(one, p_value, given.pop("family", 4), **given)
 
@@ -64,6 +64,24 @@ def test_each_answer_has_its_sentence(
     points: float, low: float, high: float, p_value: float, claim: str, rest: str
 ) -> None:
     assert str(of(difference(points, low, high, p_value), p_value)) == claim + rest
+
+
+@pytest.mark.parametrize(
+    ("points", "f1", "said"),
+    [
+        (2.6, -1.9, "; weighted F1 falls, -1.9 [-2.9, -0.9]"),
+        (-2.6, 1.9, "; weighted F1 rises, +1.9 [+0.9, +2.9]"),
+        (2.6, 1.9, ""),
+        (2.6, -0.04, ""),
+        (0.04, -1.9, ""),
+    ],
+)
+def test_a_weighted_f1_that_goes_the_other_way_is_said(points: float, f1: float, said: str) -> None:
+    one = difference(points, points - 1, points + 1, 0.004)
+    with_f1 = of(one, 0.004, weighted_f1=difference(f1, f1 - 1, f1 + 1, 0.1))
+    assert str(with_f1) == str(of(one, 0.004)) + said
+    stored = of(asdict(one), 0.004, weighted_f1=asdict(difference(f1, f1 - 1, f1 + 1, 0.1)))
+    assert stored == with_f1
 
 
 def test_the_corrected_p_decides_and_the_family_of_one_is_not_named() -> None:
