@@ -45,8 +45,7 @@ def replay(bundle: Bundle, out: Path, progress: Callable[[str], None] | None = N
         done: Iterable[None] = map(_replay_run, bundle.runs, folders)
         if workers > 1:
             pool = ProcessPoolExecutor(workers, SPAWN, serve_parent)
-            stack.callback(pool.shutdown, cancel_futures=True)  # an interruption waits for the runs at hand alone
-            done = pool.map(_replay_run, bundle.runs, folders)
+            done = stack.enter_context(pool).map(_replay_run, bundle.runs, folders)
         for number, (source, _) in enumerate(zip(bundle.runs, done, strict=True), 1):
             if progress is not None:
                 progress(f"{number}/{len(folders)}  {source.name}")
