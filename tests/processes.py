@@ -112,9 +112,9 @@ class Forked:
         return self._said[0], self._said[1]
 
 
-def wait_until_gone(pids: Sequence[int], patience: float = 200) -> None:
+def wait_until_gone(pids: Sequence[int]) -> None:
     """Wait until none of the processes *pids* runs any more."""
-    end = time.monotonic() + patience
+    end = time.monotonic() + 200
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < end, "workers outlive their parent"
         time.sleep(0.05)

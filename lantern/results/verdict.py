@@ -149,7 +149,7 @@ def verdict(
         share: what :func:`possible_share` gives.
         name: of the setting in its table; backbone and LLM are taken out of it. It may name the backbone more
             precisely, by its file (``sdt_small``).
-        weighted_f1: its paired difference, as *difference* is.
+        weighted_f1: its paired difference, as *difference* is; left out where that is None.
     """
     one, f1 = _difference(difference), _difference(weighted_f1)
     precise = next((part for part in name.split() if part.startswith(f"{backbone}_")), backbone)
@@ -170,7 +170,7 @@ def verdict(
         dialogues=dialogues if one is None else one.dialogues,
         share=share,
         further=further,
-        weighted_f1=f1,
+        weighted_f1=None if one is None else f1,
     )
 
 
@@ -212,10 +212,9 @@ def run_verdict(result: Mapping[str, Any]) -> Verdict | None:
         return None
     paired = (test.get("against_vanilla") or {}).get(WEIGHTED) or {}
     accuracy = paired.get("accuracy")
-    decidable = accuracy is not None and accuracy["dialogues"] > 1
     gain = test["methods"][WEIGHTED]["accuracy"] - test["methods"]["vanilla"]["accuracy"]
     return verdict(
-        accuracy if decidable else None,
+        None if accuracy is None or accuracy["dialogues"] < 2 else accuracy,
         paired.get("holm"),
         paired.get("family", 1),
         backbone=str(result["backbone"]),
@@ -225,7 +224,7 @@ def run_verdict(result: Mapping[str, Any]) -> Verdict | None:
         cost=llm.get("cost"),
         share=possible_share([result]),
         family_of="merges",
-        weighted_f1=paired.get("weighted_f1") if decidable else None,
+        weighted_f1=paired.get("weighted_f1"),
     )
 
 
